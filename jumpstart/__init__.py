@@ -1,0 +1,42 @@
+"""jumpstart: skip training steps by solving them.
+
+    import jumpstart as js
+
+    objective = js.supervised(model, inputs, targets, loss="mse")
+    solution = js.solve(objective)          # where training would end; changes nothing
+    result = js.jump(objective)             # move the weights there, if the real loss agrees
+    optimizer = js.JumpOptimizer(torch.optim.AdamW(model.parameters()), objective)
+
+See docs/theory.md for the equations that docstrings cite.
+"""
+
+from . import basis as bases
+from . import errors, gate, losses
+from .horizon import Steps, steps
+from .jumping import JumpResult, jump
+from .losses import Loss
+from .objective import Objective, Term, residual, supervised
+from .solver import Solution, solve
+from .trust import Outcome, Trust
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "JumpResult",
+    "Loss",
+    "Objective",
+    "Outcome",
+    "Solution",
+    "Steps",
+    "Term",
+    "Trust",
+    "bases",
+    "errors",
+    "gate",
+    "jump",
+    "losses",
+    "residual",
+    "solve",
+    "steps",
+    "supervised",
+]

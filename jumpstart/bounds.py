@@ -1,0 +1,127 @@
+"""How far an answer from a truncated basis can be from the full linearized run.
+
+Every bound is on ‖u_k(t) − u(t)‖₂ over all training outputs. Source: docs/theory.md, section 4 (equations 9 and 10).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .flow import ReducedFlow
+from .horizon import Steps, Times
+from .linearize import Linearization
+
+NODES = 400
+
+
+def error_bound(flow: ReducedFlow, lin: Linearization, t: float) -> float:
+    """An upper bound on the error of the outputs at flow time t, in the outputs' units.
+
+    Krylov bases and squared loss: the smaller of a residual bound (equation 9) and an energy bound (equation 10),
+    for one more network product in all. Other truncated bases and losses: the residual of the flow integrated over
+    time by quadrature (equation 10b), for 8 vjps and one product for the operator norm. Dense bases: rounding.
+    """
+    basis = flow.basis
+    rounding = 1e4 * torch.finfo(lin.u.dtype).eps * float(torch.linalg.vector_norm(lin.u) + 1e-300)
+    if basis.complete:
+        return rounding
+    if t == 0:
+        return 0.0
+    bounds = []
+    curvature = flow.loss.curvature
+    if basis.remainder is not None and flow.loss.quadratic and curvature is not None and basis.decay is None:
+        bounds.append(_residual(flow, t, curvature))
+        bounds.append(_energy(flow, t, curvature))
+    else:
+        bounds.append(_sampled(flow, lin, t))
+    return min(bounds) + rounding
+
+
+def _grid(t: float) -> Tensor:
+    """Nodes on [0, t], dense at both ends."""
+    x = torch.linspace(0, 1, NODES, dtype=torch.float64)
+    near_zero = t * torch.logspace(-12, 0, NODES, dtype=torch.float64)
+    return torch.cat([x * t, near_zero, t - near_zero]).clamp(0, t).unique()
+
+
+def _residual(flow: ReducedFlow, t: float, curvature: float) -> float:
+    """∫ β_k |c_k(s)| ‖A e^{−(t−s)G} q_{k+1}‖ ds, the norm bounded by ‖A q_{k+1}‖ and by 1/√(2eβ(t−s))."""
+    remainder = flow.basis.remainder
+    assert remainder is not None
+    if remainder.norm == 0:
+        return 0.0
+    if math.isinf(t):
+        return math.inf
+    image = float(torch.linalg.vector_norm(remainder.image()))
+    s = _grid(t)
+    last = flow.at(Times(tuple(s.tolist()), False))[:, -1].abs()
+    upper = remainder.norm * torch.maximum(last[1:], last[:-1])
+    # ∫ min(a, b/√τ) dτ in closed form on each interval, so that only |c_k| is sampled.
+    b = 1 / math.sqrt(2 * math.e * curvature)
+    knee = (b / max(image, 1e-300)) ** 2
+
+    def antiderivative(tau: Tensor) -> Tensor:
+        short = image * tau
+        long = image * knee + 2 * b * (tau.clamp_min(knee).sqrt() - math.sqrt(knee))
+        return torch.where(tau < knee, short, long)
+
+    weights = antiderivative(t - s[:-1]) - antiderivative(t - s[1:])
+    return float((upper * weights).sum())
+
+
+def _energy(flow: ReducedFlow, t: float, curvature: float) -> float:
+    """Both runs end near the targets: Φ(u(t)) ≤ Φ(u_k(t)) + ‖c(t)‖²/2t, by convexity; at t = ∞ by Pythagoras."""
+    c = flow.at(Times((t,), True))[0]
+    reached = float(flow.predicted(c))
+    if math.isinf(t):
+        return math.sqrt(2 * reached / curvature)
+    other = reached + float(c.square().sum()) / (2 * t)
+    return math.sqrt(2 * reached / curvature) + math.sqrt(2 * other / curvature)
+
+
+def _sampled(flow: ReducedFlow, lin: Linearization, t: float) -> float:
+    """‖A‖ ∫ ‖(I − QQᵀ)(Aᵀ∇Φ(u_k(s)) + W z)‖ ds: the linearized flow contracts, so defects only add up."""
+    if math.isinf(t):
+        return math.inf
+    basis, metric = flow.basis, flow.basis.metric
+    s = torch.cat([torch.zeros(1, dtype=torch.float64), t * torch.logspace(-3, 0, 7, dtype=torch.float64)])
+    c = flow.at(Times(tuple(s.tolist()), False))
+    z0 = metric.unscale(lin.theta)
+    defects, largest = [], torch.zeros_like(lin.theta)
+    for row in c:
+        g = flow.loss.grad(flow.outputs(row).to(lin.u.dtype))
+        full = metric.scale(lin.vjp(g))
+        if metric.decays:
+            full = full + metric.decay * (z0 + metric.unscale(basis.displacement(row)))
+        inside = metric.unscale(basis.displacement(flow.gradient(row)))
+        defect = full - inside
+        if float(torch.linalg.vector_norm(defect)) >= (max(defects) if defects else 0.0):
+            largest = defect
+        defects.append(float(torch.linalg.vector_norm(defect)))
+    total = sum(
+        float(s[i + 1] - s[i]) * max(defects[i], defects[i + 1]) for i in range(len(defects) - 1)
+    )
+    return _operator_norm(lin, flow, largest) * total
+
+
+def _operator_norm(lin: Linearization, flow: ReducedFlow, start: Tensor) -> float:
+    """‖A‖ from above: the largest image in the basis, or four power steps from the defect with 5% on top."""
+    metric = flow.basis.metric
+    best = float(torch.linalg.matrix_norm(flow.images, ord=2))
+    v = start
+    for _ in range(4):
+        length = torch.linalg.vector_norm(v)
+        if not bool(length > 0):
+            break
+        image = lin.jvp(metric.scale(v / length))
+        best = max(best, float(torch.linalg.vector_norm(image)))
+        v = metric.scale(lin.vjp(image))
+    return 1.05 * best
+
+
+def steps_bound(flow: ReducedFlow, lin: Linearization, horizon: Steps) -> float:
+    """The bound for a number of SGD steps: that of the flow time they span, for rates below 1/λ_max."""
+    return error_bound(flow, lin, horizon.time)

@@ -1,0 +1,55 @@
+"""Named errors: each quotes what it was given and says what to do instead.
+
+Misuse raises one of these before anything is changed; numerical trouble during a jump is not an
+exception but an :class:`jumpstart.Outcome`.
+"""
+
+from __future__ import annotations
+
+
+class JumpstartError(Exception):
+    """Base class of every error that jumpstart raises on purpose."""
+
+
+class InputError(JumpstartError, ValueError):
+    """Something that was passed in cannot be used; the message quotes it."""
+
+
+class NonFiniteError(InputError):
+    """Inputs, targets, weights or outputs hold NaN or infinity."""
+
+
+class ShapeError(InputError):
+    """Shapes that have to agree do not."""
+
+
+class EmptyBatchError(ShapeError):
+    """There is not a single sample."""
+
+
+class TargetError(InputError):
+    """Targets have the wrong dtype or lie outside the range that the loss allows."""
+
+
+class NoParametersError(InputError):
+    """No trainable parameter is left to move."""
+
+
+class HorizonError(InputError):
+    """A horizon that is negative, NaN or of an unknown kind."""
+
+
+class OutputTypeError(JumpstartError, TypeError):
+    """The module or an ``outputs`` function returned something other than a tensor."""
+
+
+class NondeterministicError(JumpstartError, RuntimeError):
+    """The model answers differently when asked twice, so there is nothing to linearize."""
+
+
+class NonConvexError(InputError):
+    """The loss has negative curvature in the outputs, so its flow has no closed form."""
+
+
+class MemoryLimitError(InputError):
+    """No method fits the memory limit."""

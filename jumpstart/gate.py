@@ -1,0 +1,71 @@
+"""Population-risk gates: pure rules on a mean and the variance of that mean, for modes and for optimizers alike.
+
+Source: Litman & Guo, arXiv:2605.01172; docs/theory.md, section 6.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+
+def hard(mean_square: Tensor, noise: Tensor, alpha: float = 1.0) -> Tensor:
+    """1 where m̂² > α ŝ, else 0; ŝ is the variance of the mean, not of one sample."""
+    return (mean_square > alpha * noise).to(mean_square.dtype)
+
+
+def soft(mean_square: Tensor, noise: Tensor, alpha: float = 1.0, lam: float = 1.0) -> Tensor:
+    """(m̂² − αŝ)₊ / ((m̂² − αŝ)₊ + λŝ): opens gradually above the hard rule's threshold."""
+    signal = (mean_square - alpha * noise).clamp_min(0)
+    return _ratio(signal, signal + lam * noise)
+
+
+def snr(mean_square: Tensor, noise: Tensor, lam: float = 1.0) -> Tensor:
+    """m̂² / (m̂² + λŝ): Wiener's gate, never quite shut."""
+    return _ratio(mean_square, mean_square + lam * noise)
+
+
+RULES = {"hard": hard, "soft": soft, "snr": snr}
+
+
+def apply(rule: str, mean_square: Tensor, noise: Tensor, **options: float) -> Tensor:
+    """A gate in [0, 1] by the rule's name."""
+    if rule not in RULES:
+        raise InputError(f"gate={rule!r} is none of {sorted(RULES)}.")
+    return RULES[rule](mean_square, noise, **options)
+
+
+def moments(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared mean and variance of the mean, over samples, of per-sample contributions to Σ_i s_i.
+
+    Args:
+        scores: (k, n); row k sums to the gradient along mode k, so that sample i's own gradient is n·s_ki.
+
+    Returns:
+        (k,) μ_k² and (k,) σ_k²/(n − 1), with σ² the mean squared deviation: the paper's threshold.
+
+    Raises:
+        InputError: with fewer than two samples there is no variance.
+    """
+    n = scores.shape[-1]
+    if n < 2:
+        raise InputError("a gate needs at least two samples to tell signal from noise.")
+    own = n * scores
+    mean = own.mean(-1)
+    return mean.square(), own.var(-1, unbiased=False) / (n - 1)
+
+
+def population_decrease(mean_square: Tensor, noise: Tensor, filters: Tensor) -> Tensor:
+    """Σ_k (μ_k² − σ_k²/(n − 1)) φ(λ_k, t): unbiased first-order decrease of the population risk, one per horizon.
+
+    Args:
+        filters: (T, k) values φ(λ_k, t).
+    """
+    return filters @ (mean_square - noise)
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    # 0/0 is a mode without signal or noise: closed. No absolute ε, which would shut the gate on small gradients.
+    return torch.where(below > 0, above / below.clamp_min(torch.finfo(below.dtype).tiny), torch.zeros_like(above))

@@ -1,0 +1,110 @@
+"""Horizons: how far ahead to solve, in flow time or in steps of SGD.
+
+Flow time is learning rate × steps: one plain SGD step of rate η advances it by η (docs/theory.md, section 1).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import HorizonError
+
+
+@dataclass(frozen=True)
+class Steps:
+    """``count`` steps of full-batch SGD at rate ``lr``; build it with :func:`steps`."""
+
+    count: int
+    lr: float
+
+    @property
+    def time(self) -> float:
+        """The flow time that the steps span."""
+        return self.count * self.lr
+
+
+def steps(count: int, lr: float) -> Steps:
+    """A horizon of ``count`` full-batch gradient-descent steps at learning rate ``lr``.
+
+    Unlike the flow time ``count * lr`` it reproduces the discrete steps exactly, the oscillation and divergence
+    of too large a rate included (docs/theory.md, equation 6).
+
+    Raises:
+        HorizonError: if ``count`` is not a whole number ≥ 0 or ``lr`` is not positive and finite.
+    """
+    if isinstance(count, bool) or count != int(count) or count < 0:
+        raise HorizonError(f"steps(count={count!r}, …): count must be a whole number of steps, 0 or more.")
+    if not (math.isfinite(lr) and lr > 0):
+        raise HorizonError(f"steps(…, lr={lr!r}): the learning rate must be positive and finite.")
+    return Steps(int(count), float(lr))
+
+
+@dataclass(frozen=True)
+class Times:
+    """One or many flow times, as float64 on the CPU; ``scalar`` remembers that one number was asked for."""
+
+    values: tuple[float, ...]
+    scalar: bool
+
+
+Horizon = float | int | Steps | Tensor
+Parsed = Times | Steps
+
+
+def parse(t: Horizon | Times) -> Parsed:
+    """Check a horizon and bring it to one of two forms.
+
+    Raises:
+        HorizonError: for negative or NaN times, or anything that is no number, ``js.steps`` or 1-D tensor.
+    """
+    if isinstance(t, (Steps, Times)):
+        return t
+    if isinstance(t, Tensor) and t.dim() == 1:
+        values, scalar = tuple(t.detach().to("cpu", torch.float64).tolist()), False
+    elif isinstance(t, Tensor) and t.dim() == 0:
+        values, scalar = (float(t),), True
+    elif isinstance(t, (int, float)) and not isinstance(t, bool):
+        values, scalar = (float(t),), True
+    else:
+        shown = f"a tensor of shape {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t)
+        raise HorizonError(
+            f"horizon {shown}: give a flow time (learning rate × steps) as a number, math.inf, "
+            "a 1-D tensor of such numbers, or js.steps(count, lr)."
+        )
+    for value in values:
+        if math.isnan(value) or value < 0:
+            raise HorizonError(f"horizon {value!r}: flow time must be 0 or more (math.inf for the end of training).")
+    return Times(values, scalar)
+
+
+def phi(rates: Tensor, horizon: Parsed) -> Tensor:
+    """The filter φ(λ, t) = (1 − e^{−λt})/λ, or its exact discrete twin (1 − (1 − ηλ)^m)/λ, with φ(0, t) = t.
+
+    At t = ∞ it is 1/λ, and 0 at λ = 0: a direction without curvature has no gradient either, and stays.
+
+    Args:
+        rates: (k,) eigenvalues λ of the reduced flow.
+        horizon: T flow times, or a number of steps (then T = 1).
+
+    Returns:
+        (T, k). Source: docs/theory.md, equations 4 and 6.
+    """
+    lam = rates[None, :]
+    zero = lam == 0
+    safe = torch.where(zero, torch.ones_like(lam), lam)
+    if isinstance(horizon, Steps):
+        m, eta = horizon.count, horizon.lr
+        step = eta * lam
+        # expm1∘log1p keeps small ηλ exact; past ½ the plain power does, and the sign it needs beyond 1.
+        near = -torch.expm1(m * torch.log1p(-step.clamp(max=0.5)))
+        far = 1 - (1 - step) ** m
+        return torch.where(zero, torch.full_like(lam, m * eta), torch.where(step < 0.5, near, far) / safe)
+    times = torch.tensor(horizon.values, dtype=rates.dtype, device=rates.device)[:, None]
+    endless = torch.isinf(times)
+    finite = torch.where(endless, torch.zeros_like(times), times)
+    filtered = torch.where(zero, finite.expand(-1, lam.shape[1]), -torch.expm1(-finite * safe) / safe)
+    return torch.where(endless, torch.where(zero, torch.zeros_like(lam), 1 / safe), filtered)

@@ -1,0 +1,158 @@
+"""``jump``: one accepted or rejected move of the weights. A rejected one changes nothing, to the bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .basis import Basis
+from .choose import Plan, build
+from .cost import Ledger
+from .errors import HorizonError, InputError
+from .flow import ReducedFlow
+from .linearize import linearize
+from .metric import MetricLike
+from .objective import Objective
+from .parameters import Select
+from .proposal import Proposal, attempt
+from .solver import metric_of, set_gate
+from .trust import Outcome, Trust
+
+TOLERANCE = 1e-3  # of the reduced flow inside a jump: the real loss decides, so more digits buy nothing
+
+
+@dataclass(frozen=True)
+class JumpResult:
+    """What a jump did.
+
+    Attributes:
+        outcome: an :class:`Outcome`; its value is a sentence.
+        horizon: flow time of the accepted (or best) candidate, ∞ for a scaled full step, NaN if there was none.
+        before, predicted, actual: loss at the start, promised by the linearization, and measured; with weight
+            decay, its penalty included.
+        corrected: the second-order correction was used. corrections: reuses of the factorization that were kept.
+        candidates: how many were measured.
+        seconds, gradient_evaluations: what it cost (``jumpstart.cost``).
+        trust: pass it to the next jump.
+        directions: (r, P) the displacement taken, for recycling; empty if rejected.
+    """
+
+    outcome: Outcome
+    horizon: float
+    before: float
+    predicted: float
+    actual: float
+    corrected: bool
+    corrections: int
+    candidates: int
+    seconds: float
+    gradient_evaluations: float
+    basis: str
+    modes: int
+    trust: Trust
+    plan: Plan | None = field(repr=False, default=None)
+    directions: Tensor | None = field(repr=False, default=None)
+
+    @property
+    def accepted(self) -> bool:
+        return self.outcome.accepted
+
+    @property
+    def ratio(self) -> float:
+        """ρ = actual / predicted decrease."""
+        return self.trust.ratio(self.before, self.predicted, self.actual)
+
+
+def jump(
+    objective: Objective,
+    *,
+    basis: str | Basis = "auto",
+    depth: int | None = None,
+    metric: MetricLike = None,
+    weight_decay: float | None = None,
+    horizon: float | None = None,
+    family: str = "horizon",
+    second_order: bool | None = None,
+    reuse: int = 2,
+    gate: str | None = None,
+    trust: Trust | None = None,
+    params: Select = None,
+    memory_limit: float | None = None,
+    recycle: Tensor | None = None,
+) -> JumpResult:
+    """Solve the stretch ahead, look for the horizon that serves the real loss best, and move the weights there.
+
+    Args:
+        basis, depth, metric, weight_decay, gate, params, memory_limit: as for :func:`jumpstart.solve`.
+        horizon: try this flow time alone; None searches, from the last accepted one in ``trust``.
+        family: "horizon" follows the linearized run for some time; "scale" goes part of the way to its end, which
+            travels further from a poor start where the loss is a sum of squares (docs/theory.md, section 5).
+        second_order: correct for the curvature of the network along the step; None does so for dense bases, whose
+            factorization costs more than the correction.
+        reuse: how many chord corrections to try after the step.
+        trust: ``result.trust`` of the jump before.
+        recycle: (r, P) directions to keep in a Krylov basis, such as ``result.directions`` of the jump before.
+
+    Returns:
+        A :class:`JumpResult`. Unless it is accepted, parameters, buffers, optimizer state and random state are
+        exactly what they were.
+
+    Raises:
+        InputError and its kinds (``jumpstart.errors``), before anything has changed.
+    """
+    if not isinstance(objective, Objective):
+        raise InputError(f"jump needs a js.Objective (see js.supervised), got {type(objective).__name__}.")
+    if family not in ("horizon", "scale"):
+        raise InputError(f"family={family!r} is none of 'horizon', 'scale'.")
+    if not isinstance(reuse, int) or reuse < 0:
+        raise InputError(f"reuse={reuse!r}: give a number of corrections, 0 or more.")
+    if horizon is not None and not horizon > 0:
+        raise HorizonError(f"horizon={horizon!r}: flow time must be positive (or None to search).")
+    begun = time.perf_counter()
+    objective = objective if params is None else objective.subset(params)
+    state = trust if trust is not None else Trust()
+    if horizon is not None:
+        state = Trust(horizon=float(horizon), floor=state.floor, limit=1)
+    ledger = Ledger()
+    lin = linearize(objective, ledger=ledger)
+    loss = objective.loss
+    before = float(loss.value(lin.u))
+    chosen = metric_of(metric, objective, weight_decay)
+    gradient_norm = float(torch.linalg.vector_norm(loss.grad(lin.u)))
+    if gradient_norm == 0 and not chosen.decays:
+        return JumpResult(
+            Outcome.STATIONARY, math.nan, before, before, before, False, 0, 0, time.perf_counter() - begun,
+            ledger.gradient_evaluations, "none", 0, state,
+        )  # fmt: skip
+    built, plan = build(lin, loss, chosen, basis, depth, memory_limit, recycle)
+    flow = ReducedFlow(built, loss, lin.u, TOLERANCE)
+    set_gate(flow, gate)
+    corrected = built.kind == "dense" if second_order is None else second_order
+    proposal = Proposal(lin, loss, built, flow, corrected)
+    found = attempt(proposal, state, family=family, reuse=reuse)
+    best = found.best
+    if found.outcome.accepted:
+        assert best is not None
+        objective.space.write(objective.model, lin.theta + best.displacement)
+    result_trust = found.trust if horizon is None else Trust(horizon=float(horizon))
+    return JumpResult(
+        outcome=found.outcome,
+        horizon=best.horizon if best else math.nan,
+        before=found.before,
+        predicted=best.predicted if best else math.nan,
+        actual=best.loss if best else math.nan,
+        corrected=best.corrected if best else False,
+        corrections=found.corrections,
+        candidates=found.candidates,
+        seconds=time.perf_counter() - begun,
+        gradient_evaluations=ledger.gradient_evaluations,
+        basis=built.kind,
+        modes=built.size,
+        trust=result_trust,
+        plan=plan,
+        directions=best.displacement[None] if best is not None and found.outcome.accepted else None,
+    )

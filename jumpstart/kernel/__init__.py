@@ -1,0 +1,1 @@
+"""Empirical neural tangent kernels, dense (layer by layer) and matrix-free."""

@@ -1,0 +1,53 @@
+"""K_SS and K_QS of a linearization, put together from its parts."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..linearize import Linearization
+from ..metric import Metric
+from ..parts import Batch
+from .dense import dense_kernel
+
+
+def layered(lin: Linearization) -> bool:
+    """Whether every part is a batch through the model, so that the kernel can be formed layer by layer."""
+    return all(isinstance(part, Batch) for part in lin.parts)
+
+
+def train_kernel(lin: Linearization, metric: Metric) -> Tensor:
+    """K_SS = J D Jᵀ (N, N) over the outputs of the linearization, flattened sample by sample."""
+    if not layered(lin):
+        j = lin.jacobian()
+        j = j if metric.root is None else j * metric.root
+        return j @ j.T
+    blocks: list[list[Tensor]] = []
+    for i, left in enumerate(lin.parts):
+        row = [blocks[j][i].T for j in range(i)]
+        row += [_block(lin, metric, left, right if j else None) for j, right in enumerate(lin.parts[i:])]
+        blocks.append(row)
+    return torch.cat([torch.cat(row, 1) for row in blocks])
+
+
+def query_kernel(lin: Linearization, query: Batch, metric: Metric) -> Tensor:
+    """K_QS = J_Q D Jᵀ (M, N) between query points and the outputs of the linearization."""
+    return torch.cat([_block(lin, metric, query, part) for part in lin.parts], 1)
+
+
+def _block(lin: Linearization, metric: Metric, left: Any, right: Any) -> Tensor:
+    params = lin.net.space.unflatten(lin.theta)
+    c = max(1, lin.u.numel() // max(1, lin.u.shape[0]))
+    lin.ledger.forwards += 1
+    lin.ledger.pulls += c + 1  # one backward pass an output, and the self-check
+    d = None if metric.root is None else lin.net.space.unflatten(metric.root.square())
+    return dense_kernel(
+        lambda tensors, x: Batch.apply(partial(lin.net.call, tensors), x),
+        params,
+        left.inputs,
+        None if right is None else right.inputs,
+        metric=d,
+    )

@@ -1,0 +1,272 @@
+"""Record how a network uses its parameters: layer inputs, layer outputs and the gradients at those outputs.
+
+One forward pass runs under a `TorchFunctionMode` that sees every functional call (F.linear, conv, embedding,
+norms).  A call that receives one of the watched parameter tensors, matched by identity, is kept as a `Use`.
+Backward passes to the recorded outputs then give all that per-sample parameter gradients are made of.
+Anything this file does not recognise is simply not recorded; `jumpstart.kernel.dense` finds out by a check
+against autograd and takes a slower route for the parameters concerned.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+Call = Callable[[dict[str, Tensor], Any], Tensor]
+
+_CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+# function as the mode sees it -> (kind, its argument names in order)
+_WATCHED: dict[Any, tuple[str, tuple[str, ...]]] = {
+    F.linear: ("linear", ("input", "weight", "bias")),
+    torch.conv1d: ("conv", _CONV),
+    torch.conv2d: ("conv", _CONV),
+    torch.conv3d: ("conv", _CONV),
+    F.embedding: (
+        "embedding",
+        ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse"),
+    ),
+    F.layer_norm: ("layer_norm", ("input", "normalized_shape", "weight", "bias", "eps")),
+    F.rms_norm: ("rms_norm", ("input", "normalized_shape", "weight", "eps")),
+    F.group_norm: ("group_norm", ("input", "num_groups", "weight", "bias", "eps")),
+    F.batch_norm: (
+        "batch_norm",
+        ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+    ),
+}
+
+# A parameter, or an embedding of positions, that meets the batch by broadcasting in a sum or product.
+_BROADCAST: dict[Any, str] = {
+    Tensor.add: "shift",
+    Tensor.__add__: "shift",
+    Tensor.__radd__: "shift",
+    torch.add: "shift",
+    Tensor.mul: "scale",
+    Tensor.__mul__: "scale",
+    Tensor.__rmul__: "scale",
+    torch.mul: "scale",
+}
+
+
+@dataclass(eq=False)
+class Use:
+    """One functional call that read watched parameters.
+
+    `weight` / `bias` are parameter names (None: absent or not watched), `weight_shape` is the shape of the
+    weight tensor even when unwatched, `input` is detached, `out` is the graph tensor whose gradient is the
+    layer's delta, `args` the bound arguments, `delta` (c, n, *out.shape[1:]) once `backpropagate` has run.
+    """
+
+    kind: str
+    weight: str | None
+    bias: str | None
+    weight_shape: tuple[int, ...]
+    input: Tensor
+    out: Tensor
+    args: dict[str, Any]
+    delta: Tensor | None = None
+
+
+@dataclass
+class Tape:
+    """A recorded forward pass: `u` (n, c) with its graph, `leaves` the parameter copies it was taken at."""
+
+    u: Tensor
+    n: int
+    c: int
+    leaves: dict[str, Tensor]
+    uses: list[Use] = field(default_factory=list)
+    dropped: set[str] = field(default_factory=set)  # names with a use that has no per-sample form
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, names: dict[int, str]) -> None:
+        super().__init__()
+        self.names = names
+        self.uses: list[Use] = []
+        self.tables: dict[int, tuple[Tensor, Use]] = {}  # embeddings returned so far; the tensor pins its id
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        watched = _WATCHED.get(func)
+        if watched is None:
+            return self._broadcast(_BROADCAST[func], args, out) if func in _BROADCAST and not kwargs else out
+        kind, order = watched
+        bound = dict(zip(order, args, strict=False)) | kwargs
+        weight = self.names.get(id(bound.get("weight")))
+        bias = self.names.get(id(bound.get("bias")))
+        if (weight is None and bias is None) or not out.requires_grad:
+            return out
+        shape = () if bound.get("weight") is None else tuple(bound["weight"].shape)
+        rest = {k: v for k, v in bound.items() if k not in ("input", "weight", "bias")}
+        self.uses.append(Use(kind, weight, bias, shape, bound["input"].detach(), out, rest))
+        # The caller gets a copy, so that in-place operations on it leave the recorded output intact.
+        result = out.clone()
+        if kind == "embedding":
+            self.tables[id(result)] = (result, self.uses[-1])
+        return result
+
+    def _broadcast(self, kind: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        """Record `batch + p` or `batch * p`; an embedding of positions + batch becomes one of every sample."""
+        if not out.requires_grad:
+            return out
+        for p, other in (args, args[::-1]):
+            if kind == "shift" and id(p) in self.tables:
+                use = self.tables[id(p)][1]
+                shape = (out.shape[0], *use.input.shape[-(out.dim() - 2) :]) if out.dim() > 2 else ()
+                fewer = p.dim() < out.dim() or p.shape[0] != out.shape[0]
+                if fewer and p.shape[:-1].numel() == out.shape[1:-1].numel() and shape == out.shape[:-1]:
+                    index = use.input.reshape(1, *shape[1:]).expand(shape)
+                    if use in self.uses:
+                        self.uses.remove(use)
+                    self.uses.append(Use(use.kind, use.weight, None, use.weight_shape, index, out, use.args))
+                    return out.clone()
+            if id(p) in self.names and isinstance(other, Tensor):
+                # a view keeps the input's own number of dimensions equal to the output's
+                inner = other.detach().reshape(*[1] * (out.dim() - other.dim()), *other.shape)
+                self.uses.append(Use(kind, self.names[id(p)], None, tuple(p.shape), inner, out, {}))
+                return out.clone()
+        return out
+
+
+def record(call: Call, params: Mapping[str, Tensor], x: Any) -> Tape:
+    """Run `call` once on detached leaf copies of `params`, recording the uses of each.
+
+    Returns a `Tape` (graph alive).  Raises TypeError unless `call` returns one real floating tensor and
+    ValueError unless it has a leading batch dimension.  Independent of the caller's grad mode.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        leaves = {k: p.detach().requires_grad_(True) for k, p in params.items()}
+        recorder = _Recorder({id(p): k for k, p in leaves.items()})
+        stack.enter_context(recorder)
+        u = call(leaves, x)
+    if not isinstance(u, Tensor) or not u.is_floating_point():
+        raise TypeError("call must return one real floating-point tensor of shape (n, *out)")
+    if u.dim() == 0 or u.numel() == 0:
+        raise ValueError(f"call must return a non-empty tensor with a leading batch dimension, got {u.shape}")
+    n = u.shape[0]
+    with torch.enable_grad():
+        tape = Tape(u.reshape(n, -1), n, u.numel() // n, leaves)
+    for use in recorder.uses:
+        if _per_sample(use, n):
+            tape.uses.append(use)
+        else:
+            tape.dropped.update(name for name in (use.weight, use.bias) if name is not None)
+    return tape
+
+
+def _per_sample(use: Use, n: int) -> bool:
+    """Can this use be differentiated sample by sample, rows of its input being samples?"""
+    x, args = use.input, use.args
+    if use.kind in ("shift", "scale"):
+        shape, out = use.weight_shape, use.out.shape
+        return len(out) > 0 and out[0] == n and (len(shape) < len(out) or shape[0] == 1)
+    if x.dim() == 0 or x.shape[0] != n or use.out.shape[0] != n:
+        return False
+    if use.kind == "linear":
+        return x.dim() >= 2
+    if use.kind == "conv":
+        return x.dim() == len(use.weight_shape)  # one dimension fewer means an unbatched image
+    if use.kind == "embedding":
+        return args.get("max_norm") is None and not args.get("scale_grad_by_freq", False)
+    if use.kind in ("layer_norm", "rms_norm"):
+        return x.dim() > len(args["normalized_shape"])
+    if use.kind == "batch_norm":
+        return not args.get("training", False)
+    return True
+
+
+def backpropagate(tape: Tape, dtype: torch.dtype) -> None:
+    """Fill `use.delta` (c, n, *out): row (j, i) is d(sum_i' u[i', j]) / d out[i], stored in `dtype`.
+
+    If samples do not interact this is d u[i, j] / d out[i].  c backward passes, no parameter gradients.
+    """
+    if not tape.uses:
+        return
+    outs = [use.out for use in tape.uses]
+    for use in tape.uses:
+        use.delta = use.out.new_empty((tape.c, *use.out.shape), dtype=dtype)
+    for lo in range(0, tape.c, 16):
+        block = slice(lo, min(lo + 16, tape.c))
+        seeds = tape.u.new_zeros(block.stop - lo, tape.n, tape.c)
+        for row, j in enumerate(range(lo, block.stop)):
+            seeds[row, :, j] = 1.0
+        for use, g in zip(tape.uses, pull_back(tape.u, outs, seeds), strict=True):
+            assert use.delta is not None
+            use.delta[block] = 0.0 if g is None else g
+
+
+def pull_back(u: Tensor, inputs: list[Tensor], seeds: Tensor) -> list[Tensor | None]:
+    """Vector-Jacobian products (k, *input) of u with k cotangents `seeds` (k, *u.shape); None for unreached.
+
+    Batched over cotangents where every operation has a batching rule (1.2 to 2 times faster), else a loop.
+    """
+
+    def pull(seed: Tensor, batched: bool) -> list[Tensor | None]:
+        got = torch.autograd.grad(
+            u, inputs, seed, retain_graph=True, allow_unused=True, is_grads_batched=batched
+        )
+        return [g.to_dense() if g is not None and g.is_sparse else g for g in got]
+
+    if len(seeds) > 1:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*performance drop.*")
+            try:
+                return pull(seeds, True)
+            except RuntimeError:
+                pass
+    rows = [pull(seed, False) for seed in seeds]
+    return [
+        None if g[0] is None else torch.stack([t for t in g if t is not None])
+        for g in zip(*rows, strict=True)
+    ]
+
+
+def split_batch(x: Any, n: int) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
+    """Take apart nested tuples / lists / dicts into the tensors whose leading dimension is n.
+
+    Returns those tensors and a function that puts replacements for them back; other leaves are kept.
+    """
+    found: list[Tensor] = []
+
+    def strip(v: Any) -> Any:
+        if isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == n:
+            found.append(v)
+        elif isinstance(v, Mapping):
+            for item in v.values():
+                strip(item)
+        elif isinstance(v, list | tuple):
+            for item in v:
+                strip(item)
+
+    strip(x)
+
+    def rebuild(tensors: list[Tensor]) -> Any:
+        pending = iter(tensors)
+
+        def fill(v: Any) -> Any:
+            if isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == n:
+                return next(pending)
+            if isinstance(v, Mapping):
+                return {k: fill(item) for k, item in v.items()}
+            if isinstance(v, list | tuple):
+                items = [fill(item) for item in v]
+                if hasattr(v, "_fields"):  # namedtuple
+                    return type(v)(*items)
+                return type(v)(items)
+            return v
+
+        return fill(x)
+
+    return found, rebuild

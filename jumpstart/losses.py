@@ -1,0 +1,360 @@
+"""Convex losses Φ of the outputs u: value, gradient, curvature B, a square root of it, per-sample losses.
+
+Reductions are those of ``torch.nn.functional`` (the mean), so that flow time is the time of the user's SGD on the
+user's loss (docs/theory.md, section 1). Outputs have shape (n, …); every method takes any number of leading batch
+dimensions before that shape, so that many horizons or basis vectors go through together.
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import InputError, NonConvexError, NonFiniteError, ShapeError, TargetError
+
+
+class Loss(abc.ABC):
+    """A convex loss with its targets bound to it: Φ(u) for outputs u of one shape.
+
+    ``curvature`` is the number β where B = β·I everywhere, else None; ``quadratic`` says that B is constant.
+    """
+
+    curvature: float | None = None
+    quadratic: bool = False
+    targets: Tensor
+
+    @abc.abstractmethod
+    def check(self, u: Tensor) -> None:
+        """Raise if outputs of this shape and dtype cannot go with the targets."""
+
+    @abc.abstractmethod
+    def per_sample(self, u: Tensor) -> Tensor:
+        """(…, n): losses whose sum is Φ; sample i depends on row i of the outputs alone."""
+
+    @abc.abstractmethod
+    def grad(self, u: Tensor) -> Tensor:
+        """g = ∇Φ(u), shaped like u."""
+
+    @abc.abstractmethod
+    def hvp(self, u: Tensor, v: Tensor) -> Tensor:
+        """B(u) v; v may have further leading dimensions."""
+
+    @abc.abstractmethod
+    def sqrt(self, u: Tensor, v: Tensor) -> Tensor:
+        """S v with B = S Sᵀ."""
+
+    @abc.abstractmethod
+    def sqrt_t(self, u: Tensor, v: Tensor) -> Tensor:
+        """Sᵀ v with B = S Sᵀ."""
+
+    def value(self, u: Tensor) -> Tensor:
+        """Φ(u): a scalar, or one per leading dimension."""
+        return self.per_sample(u).sum(-1)
+
+    def to(self, u: Tensor) -> Loss:
+        """The same loss with its targets on the device (and, if floating, in the dtype) of the outputs u."""
+        dtype = u.dtype if self.targets.is_floating_point() else self.targets.dtype
+        if self.targets.device == u.device and self.targets.dtype == dtype:
+            return self
+        twin = copy.copy(self)
+        twin.targets = self.targets.to(u.device, dtype)
+        return twin
+
+
+class Squares(Loss):
+    """Φ = ½ β Σ (u − y)²; mse is β = 2/N, and residual objectives are β = 1 with y = 0."""
+
+    quadratic = True
+
+    def __init__(self, targets: Tensor, curvature: float) -> None:
+        self.targets, self.curvature = targets.detach(), float(curvature)
+
+    def check(self, u: Tensor) -> None:
+        _same_shape(u, self.targets, "squared-error")
+
+    def per_sample(self, u: Tensor) -> Tensor:
+        squares = (u - self.targets).square()
+        inner = max(self.targets.dim() - 1, 0)
+        return 0.5 * self.curvature * (squares.flatten(-inner).sum(-1) if inner else squares)
+
+    def grad(self, u: Tensor) -> Tensor:
+        return self.curvature * (u - self.targets)
+
+    def hvp(self, u: Tensor, v: Tensor) -> Tensor:
+        return self.curvature * v
+
+    def sqrt(self, u: Tensor, v: Tensor) -> Tensor:
+        return self.curvature**0.5 * v
+
+    sqrt_t = sqrt
+
+
+def mse(targets: Tensor) -> Squares:
+    """``F.mse_loss`` with reduction "mean": Φ = Σ (u − y)² / N over all N entries.
+
+    Raises:
+        TargetError: targets are not floating point.
+    """
+    _finite_targets(targets)
+    if not targets.is_floating_point():
+        raise TargetError(
+            f"mse needs floating-point targets, got {targets.dtype}: use targets.float(), or one-hot vectors for "
+            "classes (F.one_hot(y).float()), or loss='cross_entropy'."
+        )
+    return Squares(targets, 2.0 / max(targets.numel(), 1))
+
+
+class CrossEntropy(Loss):
+    """``F.cross_entropy`` over the last dimension of u (…, C), mean over the targets that are not ignored.
+
+    Args:
+        targets: integer classes of shape u.shape[:-1], or probabilities of u's shape.
+        ignore_index: integer targets of this value carry no loss.
+
+    Raises:
+        TargetError: targets are neither integer classes nor non-negative rows that sum to one.
+    """
+
+    def __init__(self, targets: Tensor, ignore_index: int = -100) -> None:
+        targets = targets.detach()
+        self.classes = not targets.is_floating_point()
+        if self.classes and targets.dtype in (torch.bool,):
+            raise TargetError("cross_entropy got boolean targets: give integer classes, or use loss='logistic'.")
+        if not self.classes:
+            _finite_targets(targets)
+            if bool((targets < 0).any()) or not torch.allclose(
+                targets.sum(-1), torch.ones((), dtype=targets.dtype, device=targets.device), atol=1e-4
+            ):
+                raise TargetError(
+                    "cross_entropy got floating-point targets that are no probabilities (rows must be ≥ 0 and sum "
+                    "to 1): for integer classes pass targets.long()."
+                )
+        self.targets, self.ignore_index = targets, ignore_index
+        self._tables: tuple[Tensor, Tensor] | None = None
+
+    def check(self, u: Tensor) -> None:
+        if u.dim() < 2:
+            raise ShapeError(f"cross_entropy needs outputs (n, …, classes), got shape {tuple(u.shape)}.")
+        expected = u.shape[:-1] if self.classes else u.shape
+        if self.targets.shape != expected:
+            raise ShapeError(
+                f"cross_entropy: outputs {tuple(u.shape)} need targets {tuple(expected)} (classes in the last "
+                f"dimension), got {tuple(self.targets.shape)}."
+            )
+        if self.classes:
+            kept = self.targets[self.targets != self.ignore_index]
+            if kept.numel() == 0:
+                raise TargetError("cross_entropy: every target is ignore_index, so there is no loss to train on.")
+            low, high = int(kept.min()), int(kept.max())
+            if low < 0 or high >= u.shape[-1]:
+                raise TargetError(
+                    f"cross_entropy: targets run from {low} to {high}, but the outputs have classes 0 to "
+                    f"{u.shape[-1] - 1}."
+                )
+
+    def _rows(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Target probabilities (n, …, C) and row weights (n, …, 1) that sum to one."""
+        if self._tables is None or self._tables[0].dtype != u.dtype or self._tables[0].device != u.device:
+            if self.classes:
+                kept = self.targets != self.ignore_index
+                rows = F.one_hot(self.targets.where(kept, torch.zeros_like(self.targets)).long(), u.shape[-1])
+                weight = kept.to(u.dtype) / kept.sum()
+            else:
+                rows = self.targets
+                weight = torch.full(u.shape[-rows.dim() : -1], 1.0, dtype=u.dtype, device=u.device)
+                weight = weight / weight.numel()
+            self._tables = rows.to(u.device, u.dtype), weight.to(u.device)[..., None]
+        return self._tables
+
+    def per_sample(self, u: Tensor) -> Tensor:
+        y, w = self._rows(u)
+        losses = -(w * y * u.log_softmax(-1)).sum(-1)
+        inner = y.dim() - 2
+        return losses.flatten(-inner).sum(-1) if inner else losses
+
+    def grad(self, u: Tensor) -> Tensor:
+        y, w = self._rows(u)
+        return w * (u.softmax(-1) - y)
+
+    def hvp(self, u: Tensor, v: Tensor) -> Tensor:
+        _, w = self._rows(u)
+        p = u.softmax(-1)
+        pv = p * v
+        return w * (pv - p * pv.sum(-1, keepdim=True))
+
+    def sqrt(self, u: Tensor, v: Tensor) -> Tensor:
+        _, w = self._rows(u)
+        p = u.softmax(-1)
+        root = p.sqrt()
+        return w.sqrt() * (root * v - p * (root * v).sum(-1, keepdim=True))
+
+    def sqrt_t(self, u: Tensor, v: Tensor) -> Tensor:
+        _, w = self._rows(u)
+        p = u.softmax(-1)
+        return w.sqrt() * p.sqrt() * (v - (p * v).sum(-1, keepdim=True))
+
+
+class Logistic(Loss):
+    """``F.binary_cross_entropy_with_logits``, mean over all entries; targets in [0, 1], shaped like u.
+
+    Raises:
+        TargetError: a target lies outside [0, 1].
+    """
+
+    def __init__(self, targets: Tensor) -> None:
+        targets = targets.detach()
+        _finite_targets(targets)
+        if targets.numel() and (float(targets.min()) < 0 or float(targets.max()) > 1):
+            raise TargetError(
+                f"logistic targets must lie in [0, 1], got {float(targets.min()):g} to {float(targets.max()):g}: "
+                "labels of −1/+1 become (y + 1) / 2."
+            )
+        self.targets = targets if targets.is_floating_point() else targets.to(torch.get_default_dtype())
+
+    def check(self, u: Tensor) -> None:
+        _same_shape(u, self.targets, "logistic")
+
+    def per_sample(self, u: Tensor) -> Tensor:
+        y = self.targets
+        losses = (F.softplus(u) - y * u) / y.numel()
+        inner = max(y.dim() - 1, 0)
+        return losses.flatten(-inner).sum(-1) if inner else losses
+
+    def grad(self, u: Tensor) -> Tensor:
+        return (u.sigmoid() - self.targets) / self.targets.numel()
+
+    def _curvatures(self, u: Tensor) -> Tensor:
+        return u.sigmoid() * (-u).sigmoid() / self.targets.numel()
+
+    def hvp(self, u: Tensor, v: Tensor) -> Tensor:
+        return self._curvatures(u) * v
+
+    def sqrt(self, u: Tensor, v: Tensor) -> Tensor:
+        return self._curvatures(u).sqrt() * v
+
+    sqrt_t = sqrt
+
+
+class Convex(Loss):
+    """Any convex loss, by autograd: Φ = mean over samples of ``fn(row of u, row of targets)``.
+
+    Args:
+        fn: maps one sample's outputs and targets to a scalar; torch operations only, convex in the outputs.
+        targets: (n, …) tensor, row i belonging to sample i.
+
+    Raises:
+        NonConvexError: a sample's Hessian has a negative eigenvalue (on the first use of the curvature).
+    """
+
+    def __init__(self, fn: Callable[[Tensor, Tensor], Tensor], targets: Tensor) -> None:
+        if not callable(fn):
+            raise InputError(f"Convex needs a function (outputs, targets) -> scalar for one sample, got {fn!r}.")
+        self.fn, self.targets = fn, targets.detach()
+
+    def check(self, u: Tensor) -> None:
+        if u.dim() == 0 or u.shape[0] != self.targets.shape[0]:
+            raise ShapeError(f"outputs {tuple(u.shape)} and targets {tuple(self.targets.shape)} differ in samples.")
+        loss = self.fn(u[0], self.targets[0])
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ShapeError(f"the loss of one sample must be a scalar tensor, got {got}.")
+        self._hessian(u)
+
+    def _one(self, row: Tensor, target: Tensor) -> Tensor:
+        return self.fn(row, target).reshape(()) / self.targets.shape[0]
+
+    def _over(self, u: Tensor, rows: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply ``rows`` (which maps (n, …) to (n, …)) under every leading dimension of u."""
+        lead = u.dim() - self._rank
+        for _ in range(lead):
+            rows = torch.vmap(rows)
+        return rows(u)
+
+    _rank = 1
+
+    def to(self, u: Tensor) -> Loss:
+        twin = copy.copy(super().to(u))
+        assert isinstance(twin, Convex)
+        twin._rank = u.dim()
+        return twin
+
+    def per_sample(self, u: Tensor) -> Tensor:
+        return self._over(u, lambda x: torch.vmap(self._one)(x, self.targets))
+
+    def grad(self, u: Tensor) -> Tensor:
+        return self._over(u, lambda x: torch.vmap(torch.func.grad(self._one))(x, self.targets))
+
+    def hvp(self, u: Tensor, v: Tensor) -> Tensor:
+        return torch.func.jvp(self.grad, (u.expand_as(v).contiguous(),), (v,))[1]
+
+    def _hessian(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        shape = u.shape[1:]
+
+        def one(row: Tensor, target: Tensor) -> Tensor:
+            return self._one(row.reshape(shape), target)
+
+        hessians = torch.vmap(torch.func.hessian(one))(u.flatten(1) if u.dim() > 1 else u[:, None], self.targets)
+        lam, vectors = torch.linalg.eigh(hessians)
+        require_convex(lam, "a sample's loss")
+        return lam.clamp_min(0).sqrt(), vectors
+
+    def sqrt(self, u: Tensor, v: Tensor) -> Tensor:
+        root, vectors = self._hessian(u)
+        flat = v.reshape(*v.shape[: v.dim() - u.dim()], u.shape[0], -1)
+        return torch.einsum("nij,nj,...nj->...ni", vectors, root, flat).reshape(v.shape)
+
+    def sqrt_t(self, u: Tensor, v: Tensor) -> Tensor:
+        root, vectors = self._hessian(u)
+        flat = v.reshape(*v.shape[: v.dim() - u.dim()], u.shape[0], -1)
+        return (torch.einsum("nij,...ni->...nj", vectors, flat) * root).reshape(v.shape)
+
+
+def require_convex(eigenvalues: Tensor, what: str) -> None:
+    """Raise if eigenvalues of a Hessian are negative beyond rounding.
+
+    Raises:
+        NonConvexError: quotes the most negative one.
+    """
+    if eigenvalues.numel() == 0:
+        return
+    low, high = float(eigenvalues.min()), float(eigenvalues.abs().max())
+    if low < -1e3 * torch.finfo(eigenvalues.dtype).eps ** 0.75 * max(high, 1e-30):
+        raise NonConvexError(
+            f"{what} has negative curvature in the outputs ({low:.3g} against {high:.3g}): jumpstart solves convex "
+            "losses of the network's outputs; move the non-convex part into the outputs function."
+        )
+
+
+def make(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tensor | None) -> Loss:
+    """A loss from its name, a per-sample function, or itself."""
+    if isinstance(loss, Loss):
+        return loss
+    if targets is None:
+        raise InputError(f"loss {loss!r} needs targets.")
+    if callable(loss):
+        return Convex(loss, targets)
+    table: dict[str, Callable[[Tensor], Loss]] = {"mse": mse, "cross_entropy": CrossEntropy, "logistic": Logistic}
+    if loss not in table:
+        raise InputError(f"loss={loss!r} is not known: use one of {sorted(table)}, a function or a js.Loss.")
+    return table[loss](targets)
+
+
+def _same_shape(u: Tensor, targets: Tensor, name: str) -> None:
+    if u.shape != targets.shape:
+        hint = ""
+        if u.numel() == targets.numel():
+            hint = f": targets.reshape({tuple(u.shape)}) would agree (torch would broadcast, which is a silent bug)"
+        raise ShapeError(f"{name} loss: outputs {tuple(u.shape)} and targets {tuple(targets.shape)} differ{hint}.")
+
+
+def _finite_targets(targets: Tensor) -> None:
+    if not isinstance(targets, Tensor):
+        raise InputError(f"targets must be a tensor, got {type(targets).__name__}.")
+    if targets.is_floating_point() and not bool(torch.isfinite(targets).all()):
+        bad = int((~torch.isfinite(targets)).sum())
+        raise NonFiniteError(f"{bad} of {targets.numel()} targets are NaN or infinite: drop or fix those samples.")

@@ -1,0 +1,215 @@
+"""What is being trained: a model, its outputs, and a convex loss on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import EmptyBatchError, InputError, NonFiniteError, ShapeError
+from .losses import Loss, Squares, make
+from .parameters import Net, ParameterSpace, Select
+from .parts import Batch, Opaque, Part, Points, leaves, require_finite, weight_scale
+
+
+class Objective:
+    """A model, the outputs that are trained, and a convex loss Φ(u) on them.
+
+    Args:
+        model: any module.
+        outputs: function of the model as a pure callable ``net`` that returns a tensor u (n, …); for instance
+            ``lambda net: net(chosen) - net(rejected)``.
+        loss: a :class:`jumpstart.Loss` with its targets bound to it.
+        params: which parameters move (names, patterns, or a function); None for all that require a gradient.
+        training: evaluate the model in this mode and put its own back; None leaves every submodule as it is.
+
+    Raises:
+        NoParametersError, OutputTypeError, ShapeError, TargetError, NonFiniteError, …: see ``jumpstart.errors``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        outputs: Callable[[Callable[..., Any]], Tensor],
+        loss: Loss,
+        *,
+        params: Select = None,
+        training: bool | None = None,
+    ) -> None:
+        self._build(model, [Opaque(outputs)], loss, params, training)
+
+    @classmethod
+    def from_parts(
+        cls,
+        model: nn.Module,
+        parts: Sequence[Part],
+        loss: Loss | Callable[[Tensor], Loss],
+        params: Select = None,
+        training: bool | None = None,
+    ) -> Objective:
+        """An objective from explicit parts; ``loss`` may be built from the outputs once they are known."""
+        self = cls.__new__(cls)
+        self._build(model, parts, loss, params, training)
+        return self
+
+    def _build(
+        self,
+        model: nn.Module,
+        parts: Sequence[Part],
+        loss: Loss | Callable[[Tensor], Loss],
+        params: Select,
+        training: bool | None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+        self.model, self.parts = model, tuple(parts)
+        self.params, self.training = params, training
+        self.space = ParameterSpace(model, params)
+        self.net = Net(model, self.space, training)
+        theta = self.theta()
+        u = self.outputs(theta)
+        if not isinstance(loss, Loss):
+            loss = loss(u)
+        if u.dim() == 0:
+            raise ShapeError("the outputs are a single number without a sample dimension: return shape (n, …).")
+        if u.numel() == 0:
+            raise EmptyBatchError(f"the outputs have shape {tuple(u.shape)}: there is nothing to train on.")
+        require_finite_outputs(u)
+        loss = loss.to(u)
+        loss.check(u)
+        self.loss, self.shape = loss, u.shape
+
+    def theta(self) -> Tensor:
+        """The model's present weights as a fresh vector (P,)."""
+        return self.space.read(self.model)
+
+    @torch.no_grad()
+    def outputs(self, theta: Tensor) -> Tensor:
+        """u (n, …) at weights θ (P,); one forward pass, the model is left alone."""
+        net = self.net.bind(theta)
+        found = [part.outputs(net) for part in self.parts]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def value(self, theta: Tensor) -> float:
+        """Φ at weights θ (P,)."""
+        return float(self.loss.value(self.outputs(theta)))
+
+    def gradient(self, theta: Tensor) -> tuple[float, Tensor]:
+        """Φ and ∇_θ Φ (P,) at weights θ; one gradient evaluation."""
+        total, grads, at = 0.0, torch.zeros_like(theta), 0
+        if len(self.parts) == 1:
+            grad, total_t = torch.func.grad_and_value(
+                lambda th: self.loss.value(self.parts[0].outputs(self.net.bind(th)))
+            )(theta)
+            return float(total_t), grad
+        u = self.outputs(theta)
+        g, total = self.loss.grad(u), float(self.loss.value(u))
+        for part in self.parts:
+            rows, pull = torch.func.vjp(lambda th, part=part: part.outputs(self.net.bind(th)), theta)
+            grads = grads + pull(g[at : at + rows.shape[0]])[0]
+            at += rows.shape[0]
+        return total, grads
+
+    def subset(self, params: Select) -> Objective:
+        """The same objective with other parameters free to move."""
+        return Objective.from_parts(self.model, self.parts, self.loss, params, self.training)
+
+
+def require_finite_outputs(u: Tensor) -> None:
+    """Raise if the network's outputs are not finite.
+
+    Raises:
+        NonFiniteError: counts them.
+    """
+    if not bool(torch.isfinite(u).all()):
+        bad = int((~torch.isfinite(u)).sum())
+        raise NonFiniteError(
+            f"{bad} of {u.numel()} outputs are NaN or infinite at the present weights: there is nothing to "
+            "linearize; check the inputs' scale and the weights."
+        )
+
+
+def supervised(
+    model: nn.Module,
+    inputs: Any,
+    targets: Tensor | None = None,
+    loss: str | Callable[[Tensor, Tensor], Tensor] | Loss = "mse",
+    *,
+    params: Select = None,
+    chunk: int | None = None,
+    training: bool | None = None,
+) -> Objective:
+    """Outputs of a model on a batch of inputs against targets, under a named loss.
+
+    Args:
+        inputs: a tensor (n, …), a tuple of them (``model(*inputs)``) or a dict (``model(**inputs)``).
+        targets: (n, …); what the loss's counterpart in ``torch.nn.functional`` takes.
+        loss: "mse", "cross_entropy", "logistic", a per-sample function (outputs, target) -> scalar, or a js.Loss.
+        chunk: evaluate at most this many samples at a time, to bound memory; None for all at once.
+
+    Raises:
+        InputError and its kinds, quoting the offending input.
+
+    Example:
+        >>> objective = supervised(torch.nn.Linear(3, 1), torch.randn(8, 3), torch.randn(8, 1))
+        >>> objective.shape
+        torch.Size([8, 1])
+    """
+    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+        raise InputError(f"chunk={chunk!r}: give a number of samples of at least 1, or None.")
+    batch = Batch(inputs)
+    require_finite(inputs, "inputs")
+    bound = make(loss, targets)
+    if bound.targets.dim() == 0 or bound.targets.shape[0] != batch.size:
+        raise ShapeError(f"{batch.size} inputs but targets of shape {tuple(bound.targets.shape)}: one row a sample.")
+    parts = [batch] if chunk is None or chunk >= batch.size else batch.split(chunk)
+    return Objective.from_parts(model, parts, bound, params, training)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One weighted residual, given at ONE point: ``fn(net, x)`` with x (d,) returns a scalar or a vector.
+
+    Derivatives inside ``fn`` are taken with ``torch.func`` (``grad``, ``jacrev``, ``hessian``, ``jvp``).
+
+    Args:
+        points: (m, d), or any tensor whose rows are points.
+        weight: factor of Σ |fn|² in Φ = ½ Σ_terms weight · Σ_points |fn|².
+    """
+
+    fn: Callable[[Callable[..., Any], Tensor], Tensor]
+    points: Tensor
+    weight: float = 1.0
+
+
+def residual(
+    model: nn.Module,
+    *terms: Term | Callable[[Callable[..., Any]], Tensor],
+    params: Select = None,
+    training: bool | None = None,
+) -> Objective:
+    """A residual objective Φ = ½ Σ_terms weight · Σ_points |fn|², for PINNs and least squares.
+
+    Terms are :class:`Term` (a residual at one point; the library batches over points), or functions
+    ``fn(net) -> (N,)`` of the whole network for coupled residuals. The outputs are the residuals times √weight,
+    stacked in the order given.
+    """
+    if not terms:
+        raise InputError("residual(model) needs at least one js.Term or function.")
+    parts: list[Part] = []
+    for term in terms:
+        if isinstance(term, Term):
+            if not isinstance(term.points, Tensor) or term.points.dim() == 0:
+                raise ShapeError(f"a term's points must be a tensor with one row a point, got {term.points!r}.")
+            if term.points.shape[0] == 0:
+                raise EmptyBatchError(f"a term has no points (shape {tuple(term.points.shape)}).")
+            require_finite(leaves(term.points), "collocation points")
+            parts.append(Points(term.fn, term.points, weight_scale(term.weight)))
+        elif callable(term):
+            parts.append(Opaque(lambda net, fn=term: fn(net).reshape(-1)))
+        else:
+            raise InputError(f"a term must be a js.Term or a function of the network, got {type(term).__name__}.")
+    return Objective.from_parts(model, parts, lambda u: Squares(torch.zeros_like(u), 1.0), params, training)

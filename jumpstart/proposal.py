@@ -1,0 +1,172 @@
+"""One jump: from a reduced flow to weights that the real loss agrees with. It decides nothing about the next.
+
+Every candidate is a displacement from θ₀, pulled back at θ₀ and judged on the true loss. Nothing here writes to the
+model. Source: docs/theory.md, section 5.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .basis import Basis
+from .flow import ReducedFlow
+from .horizon import Times
+from .linearize import Linearization
+from .losses import Loss
+from .trust import Best, Outcome, Trust, search
+
+CHORD_GAIN = 0.8  # a reuse of the factorization must leave at most this share of the loss, or it is the last
+GEODESIC = 0.5  # largest ‖δ₂‖/‖δ₁‖ at which the second-order correction is believed (Transtrum & Sethna 2012)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A displacement and what the real network answers there.
+
+    Attributes:
+        horizon: flow time, infinite for scaled full steps.
+        displacement: δθ (P,). outputs: real u. loss: real Φ (with the decay's penalty). predicted: the model's Φ.
+        corrected: whether the second-order correction is part of it.
+    """
+
+    horizon: float
+    displacement: Tensor
+    outputs: Tensor
+    loss: float
+    predicted: float
+    corrected: bool
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A linearized problem that candidates are drawn from: pay once, query many."""
+
+    lin: Linearization
+    loss: Loss
+    basis: Basis
+    flow: ReducedFlow
+    second_order: bool
+
+    def penalty(self, theta: Tensor) -> float:
+        """½ zᵀ W z, the loss that weight decay descends along with Φ."""
+        metric = self.basis.metric
+        if not metric.decays:
+            return 0.0
+        return float(0.5 * (metric.decay * metric.unscale(theta).square()).sum())
+
+    def before(self) -> float:
+        """Loss at θ₀."""
+        return float(self.loss.value(self.lin.u)) + self.penalty(self.lin.theta)
+
+    def measure(self, displacement: Tensor) -> tuple[Tensor, float]:
+        """Real outputs and loss at θ₀ + δ; one forward pass."""
+        theta = self.lin.theta + displacement
+        u = self.lin.outputs(theta)
+        loss = float(self.loss.value(u)) + self.penalty(theta)
+        return u, loss if bool(torch.isfinite(displacement).all()) else math.nan
+
+    def candidate(self, c: Tensor, horizon: float) -> Candidate:
+        """The candidate with coefficients c (k,), with the second-order correction where it is small enough."""
+        displacement, corrected = self.basis.displacement(c), False
+        predicted = float(self.flow.predicted(c))
+        if self.basis.metric.decays:
+            predicted += self.penalty(self.lin.theta + displacement)
+        if self.second_order:
+            bent = 0.5 * self.lin.second(displacement)
+            push = self.flow.curve(self.flow.outputs(c), bent)
+            c2 = self.flow.response(push, Times((horizon,), True), c)[0]
+            if bool(torch.linalg.vector_norm(c2) <= GEODESIC * torch.linalg.vector_norm(c)):
+                displacement, corrected = displacement + self.basis.displacement(c2), True
+        u, loss = self.measure(displacement)
+        return Candidate(horizon, displacement, u, loss, predicted, corrected)
+
+    def reuse(self, start: Candidate, count: int) -> tuple[Candidate, int]:
+        """Further corrections with the same factorization (chord steps), as long as each gains enough."""
+        best, done = start, 0
+        for _ in range(count):
+            g = self.loss.grad(best.outputs)
+            c = self.flow.response(g, Times((best.horizon,), True))[0]
+            displacement = best.displacement + self.basis.displacement(c)
+            u, loss = self.measure(displacement)
+            if not loss < CHORD_GAIN * best.loss:
+                if loss < best.loss:
+                    best, done = _moved(best, displacement, u, loss), done + 1
+                break
+            best, done = _moved(best, displacement, u, loss), done + 1
+        return best, done
+
+
+def _moved(best: Candidate, displacement: Tensor, u: Tensor, loss: float) -> Candidate:
+    return Candidate(best.horizon, displacement, u, loss, best.predicted, best.corrected)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The best candidate of a search, how it was found, and the verdict on it."""
+
+    outcome: Outcome
+    best: Candidate | None
+    before: float
+    candidates: int
+    corrections: int
+    trust: Trust
+
+
+def attempt(proposal: Proposal, trust: Trust, *, family: str = "horizon", reuse: int = 2) -> Attempt:
+    """Search horizons (to land) or scales of the full step (to travel) on the real loss, correct, and judge.
+
+    The weights are not written; the caller does that where the outcome is ACCEPTED.
+    """
+    before, flow = proposal.before(), proposal.flow
+    if not bool(torch.linalg.vector_norm(flow.slope) > 0):
+        return Attempt(Outcome.STATIONARY, None, before, 0, 0, trust)
+    seen: dict[float, Candidate] = {}
+    full = flow.at(Times((math.inf,), True))[0] if family == "scale" else None
+
+    def evaluate(position: float) -> float:
+        if full is not None:
+            found = proposal.candidate(position * full, math.inf)
+        else:
+            found = proposal.candidate(flow.at(Times((position,), True))[0], position)
+        # Only the best is kept: candidates hold vectors of the parameters' size.
+        if not seen or not next(iter(seen.values())).loss <= found.loss:
+            seen.clear()
+            seen[position] = found
+        return found.loss
+
+    start = trust.scale if full is not None else trust.horizon or _first_horizon(proposal)
+    top = 1.0 if full is not None else math.inf
+    result: Best = search(evaluate, start, before, trust.growth, trust.limit, top)
+    best = seen[result.position] if result.position in seen else None
+    if best is None or not best.loss < math.inf:
+        return Attempt(Outcome.NOT_FINITE, None, before, result.tried, 0, _shrunk(trust, result, full))
+    corrections = 0
+    if best.loss < before and reuse:
+        best, corrections = proposal.reuse(best, reuse)
+    if not trust.accepts(before, best.predicted, best.loss):
+        return Attempt(Outcome.NO_DECREASE, best, before, result.tried, corrections, _shrunk(trust, result, full))
+    state = trust.after(scale=result.position) if full is not None else trust.after(horizon=result.position)
+    return Attempt(Outcome.ACCEPTED, best, before, result.tried, corrections, state)
+
+
+def _shrunk(trust: Trust, result: Best, full: Tensor | None) -> Trust:
+    smaller = max(result.position, 1e-280)
+    return trust.after(scale=smaller) if full is not None else trust.after(horizon=smaller)
+
+
+def _first_horizon(proposal: Proposal) -> float:
+    """Where the linearized run has made half of the progress it makes over the grid: a start for the search."""
+    flow = proposal.flow
+    curved = float(flow.start.rates.max())
+    cauchy = 1.0 / curved if curved > 0 else 1.0
+    times = [cauchy * 4.0**j for j in range(12)]
+    losses = flow.predicted(flow.at(Times(tuple(times), False)))
+    now = float(flow.predicted(torch.zeros_like(flow.slope)))
+    half = now - 0.5 * (now - float(losses.min()))
+    return next((t for t, loss in zip(times, losses.tolist(), strict=True) if loss <= half), times[0])
+
+
