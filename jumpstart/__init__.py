@@ -12,31 +12,39 @@ See docs/theory.md for the equations that docstrings cite.
 
 from . import basis as bases
 from . import errors, gate, losses
+from .diagnostics import Report, compare, jumped, jumps_only, stepped
 from .horizon import Steps, steps
 from .jumping import JumpResult, jump
 from .losses import Loss
 from .objective import Objective, Term, residual, supervised
 from .solver import Solution, solve
+from .training import JumpOptimizer
 from .trust import Outcome, Trust
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "JumpOptimizer",
     "JumpResult",
     "Loss",
     "Objective",
     "Outcome",
+    "Report",
     "Solution",
     "Steps",
     "Term",
     "Trust",
     "bases",
+    "compare",
     "errors",
     "gate",
     "jump",
+    "jumped",
+    "jumps_only",
     "losses",
     "residual",
     "solve",
+    "stepped",
     "steps",
     "supervised",
 ]

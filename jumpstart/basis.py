@@ -7,7 +7,7 @@ Source: docs/theory.md, sections 2 and 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .kernel import assemble
-from .krylov import independent_rows, lanczos, lanczos_dual
+from .krylov import independent_rows, lanczos, lanczos_dual, orthogonalize
 from .linearize import Linearization
 from .losses import Loss
 from .metric import Metric
@@ -64,7 +64,7 @@ class Basis:
         if self.cotangents is not None:
             s = torch.tensordot(c[:at].to(self.cotangents.dtype), self.cotangents, dims=1)
             total = self.metric.scale(self.metric.scale(self.pull(s.to(self.images.dtype))))
-        if self.vectors is not None and self.vectors.shape[0]:
+        if self.vectors is not None and (total is None or self.vectors.shape[0]):
             step = self.metric.scale((c[at:].to(self.vectors.dtype) @ self.vectors).to(self.images.dtype))
             total = step if total is None else total + step
         assert total is not None
@@ -188,6 +188,8 @@ def krylov(lin: Linearization, loss: Loss, metric: Metric, depth: int, *, side: 
     start = metric.scale(lin.vjp(loss.grad(lin.u)))
     if metric.decays:
         start = start + metric.decay * metric.unscale(lin.theta)
+    if not bool((start != 0).any()):
+        return _nothing(lin, metric)
 
     def product(v: Tensor) -> Tensor:
         image = lin.jvp(metric.scale(v))
@@ -212,6 +214,12 @@ def krylov(lin: Linearization, loss: Loss, metric: Metric, depth: int, *, side: 
         route="parameters",
     )
     return with_decay(basis, lin) if metric.decays else basis
+
+
+def _nothing(lin: Linearization, metric: Metric) -> Basis:
+    """No direction at all: the gradient is exactly zero, and the flow stays where it is."""
+    images, vectors = lin.u.new_zeros(0, *lin.u.shape), lin.theta.new_zeros(0, lin.theta.numel())
+    return Basis("krylov", metric, images, vectors, None, lin.vjp, complete=True)
 
 
 def _krylov_outputs(lin: Linearization, loss: Loss, metric: Metric, depth: int) -> Basis:
@@ -269,6 +277,9 @@ def recycled(lin: Linearization, loss: Loss, metric: Metric, kept: Tensor, depth
         images.append(lin.jvp(metric.scale(v)))
         return metric.scale(lin.vjp(loss.hvp(lin.u, images[-1])))
 
+    fresh = orthogonalize(start, old.vectors)
+    if not bool(torch.linalg.vector_norm(fresh) > torch.finfo(start.dtype).eps * torch.linalg.vector_norm(start)):
+        return replace(with_decay(replace(old, metric=metric), lin) if metric.decays else old, kind="recycled")
     run = lanczos(product, start, depth, deflate=old.vectors)
     basis = Basis(
         kind="recycled",
@@ -306,7 +317,8 @@ def with_decay(basis: Basis, lin: Linearization) -> Basis:
     if isinstance(metric.decay, Tensor):
         rows = basis.rows().double()
         w = metric.decay.double()
-        return replace(basis, decay=(rows * w) @ rows.T, drift=rows @ (w * z0), squares=None)
+        whole = basis.complete and basis.size == z0.numel()
+        return replace(basis, decay=(rows * w) @ rows.T, drift=rows @ (w * z0), squares=None, complete=whole)
     rate = float(metric.decay)
     if basis.cotangents is not None:
         inner = basis.cotangents.flatten(1).double() @ lin.jvp(lin.theta).double().reshape(-1)

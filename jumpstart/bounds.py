@@ -101,9 +101,7 @@ def _sampled(flow: ReducedFlow, lin: Linearization, t: float) -> float:
         if float(torch.linalg.vector_norm(defect)) >= (max(defects) if defects else 0.0):
             largest = defect
         defects.append(float(torch.linalg.vector_norm(defect)))
-    total = sum(
-        float(s[i + 1] - s[i]) * max(defects[i], defects[i + 1]) for i in range(len(defects) - 1)
-    )
+    total = sum(float(s[i + 1] - s[i]) * max(defects[i], defects[i + 1]) for i in range(len(defects) - 1))
     return _operator_norm(lin, flow, largest) * total
 
 

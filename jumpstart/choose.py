@@ -1,4 +1,4 @@
-"""Which basis: from counted cost, under a memory limit. Nothing is timed, so that a run can be repeated."""
+"""Which basis: from the measured time of one forward pass and counted flops, under a memory limit."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from .metric import Metric
 
 DEPTH = 12  # Krylov vectors where none are asked for (docs/decisions/0005)
 EIGH_FLOPS = 25.0  # eigh of an N×N matrix costs about this many N³, at the rate of a matrix product
+PATIENCE = 4.0  # dense answers every horizon exactly, so it is worth this many times the cost of Krylov
+RATES = {"cpu": 8e9, "cuda": 1e12}  # flop/s in float64 that factorizations reach, per CPU thread or per GPU
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A choice and the reasons for it: predicted gradient evaluations and bytes of each way that was weighed."""
+    """A choice and the reasons for it: predicted seconds and bytes of each way that was weighed."""
 
     kind: str
     depth: int
-    costs: dict[str, float]
+    seconds: dict[str, float]
     bytes: dict[str, float]
     limit: float
     reason: str
@@ -36,8 +38,8 @@ class Plan:
     def explain(self) -> str:
         """A few lines for people."""
         lines = [f"basis: {self.kind} ({self.reason}); memory limit {self.limit / 2**30:.1f} GiB"]
-        for name, cost in self.costs.items():
-            lines.append(f"  {name:<8} {cost:9.1f} gradient evaluations, {self.bytes[name] / 2**20:9.1f} MiB (counted)")
+        for name, cost in self.seconds.items():
+            lines.append(f"  {name:<8} {1e3 * cost:9.1f} ms, {self.bytes[name] / 2**20:9.1f} MiB (predicted)")
         return "\n".join(lines)
 
 
@@ -52,12 +54,16 @@ def available_memory(device: torch.device) -> float:
 
 
 def plan(
-    lin: Linearization, loss: Loss, metric: Metric, kind: str = "auto", depth: int | None = None, memory_limit: Any = None
+    lin: Linearization,
+    loss: Loss,
+    metric: Metric,
+    kind: str = "auto",
+    depth: int | None = None,
+    memory_limit: Any = None,
 ) -> Plan:
-    """Weigh dense against Krylov.
+    """Weigh dense against Krylov: network passes at the measured time of one, factorizations at counted flops.
 
-    One gradient evaluation is counted as 6·n·P multiply-adds, which is exact for fully connected networks and too
-    little for weight sharing; the dense way is therefore preferred slightly too rarely for convolutions.
+    Only a borderline choice can differ between two runs; name the basis where it must not.
 
     Raises:
         MemoryLimitError: neither fits.
@@ -71,21 +77,23 @@ def plan(
         raise InputError(f"memory_limit={memory_limit!r}: give a positive number of bytes.")
     limit = float(memory_limit) if memory_limit is not None else available_memory(lin.theta.device)
     n, p, size = lin.u.numel(), lin.theta.numel(), lin.u.element_size()
-    samples = max(1, lin.u.shape[0])
-    c = n / samples
-    gradient_flops = 6.0 * samples * p
-    small = min(n, p)
+    c = n / max(1, lin.u.shape[0])
+    gradient = 3 * lin.forward_seconds  # FORWARD = 1/3 of a gradient evaluation
+    rate = RATES.get(lin.theta.device.type, 8e9) * (torch.get_num_threads() if lin.theta.device.type == "cpu" else 1)
+    small, large = min(n, p), max(n, p)
     layered = assemble.layered(lin) and n <= p
-    dense_flops = (2.0 * n * n * (p / 50 if layered and metric.root is None else p)) + EIGH_FLOPS * small**3
+    # Layer by layer, a layer of in·out weights costs in + out multiply-adds a pair of outputs instead of in·out.
+    pairs = 2.0 * n * n * min(p, 4 * p**0.5) if layered and metric.root is None else 2.0 * small * small * large
+    flops = pairs + EIGH_FLOPS * small**3
     if not loss.quadratic:
-        dense_flops += 20 * EIGH_FLOPS * small**3  # one factorization for each Rosenbrock step
-    dense_cost = (c + 1) * PULL + GRADIENT + dense_flops / gradient_flops
+        flops += 20 * EIGH_FLOPS * small**3  # one factorization for each Rosenbrock step
+    passes = ((c + 1) * PULL + GRADIENT) if layered else 2 * GRADIENT * c
     dense_bytes = 8.0 * (4 * small * small + (0 if layered else 3 * n * p))
     k = min(depth or DEPTH, n, p)
-    krylov_cost = k * (PUSH + PULL)
     krylov_bytes = float(size * k * (p + n) + 8 * k * n)
     least_bytes = float(size * 2 * k * n + 8 * k * n) if not metric.decays else krylov_bytes
-    costs, needs = {"dense": dense_cost, "krylov": krylov_cost}, {"dense": dense_bytes, "krylov": krylov_bytes}
+    costs = {"dense": passes * gradient + flops / rate, "krylov": k * (PUSH + PULL) * gradient}
+    needs = {"dense": dense_bytes, "krylov": krylov_bytes}
     fits = {"dense": dense_bytes <= limit, "krylov": min(krylov_bytes, least_bytes) <= limit}
     if kind != "auto":
         if not fits[kind]:
@@ -93,11 +101,10 @@ def plan(
         return Plan(kind, k, costs, needs, limit, "asked for")
     if not any(fits.values()):
         raise MemoryLimitError(_too_small("any basis", needs, limit))
-    # Dense answers every horizon exactly, Krylov with an error bound: dense is worth a few times the cost.
-    if fits["dense"] and dense_cost <= 4 * krylov_cost:
+    if fits["dense"] and costs["dense"] <= PATIENCE * costs["krylov"]:
         return Plan("dense", k, costs, needs, limit, "exact, and affordable")
     if fits["krylov"]:
-        why = "dense would not fit" if not fits["dense"] else "dense would cost more than four times as much"
+        why = "dense would not fit" if not fits["dense"] else f"dense would take over {PATIENCE:g} times as long"
         return Plan("krylov", k, costs, needs, limit, why)
     return Plan("dense", k, costs, needs, limit, "Krylov would not fit")
 

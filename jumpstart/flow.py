@@ -26,6 +26,7 @@ class Modes:
 
     rates: Tensor
     vectors: Tensor | None  # None: the identity
+    floor: float = 0.0  # rates below it were rounding and have been set to zero
 
     def into(self, c: Tensor) -> Tensor:
         """Vᵀ c for rows c (…, k)."""
@@ -34,6 +35,13 @@ class Modes:
     def out(self, m: Tensor) -> Tensor:
         """V m for rows m (…, k)."""
         return m if self.vectors is None else m @ self.vectors.T
+
+    def filter(self, horizon: Parsed) -> Tensor:
+        """φ(Λ, t) (T, k). A rate that is rounding moves no further than one at the floor would: else noise · t grows."""
+        filters = phi(self.rates, horizon)
+        if self.floor == 0:
+            return filters
+        return torch.where(self.rates == 0, filters.clamp_max(1 / self.floor), filters)
 
 
 class ReducedFlow:
@@ -54,8 +62,13 @@ class ReducedFlow:
         self._loss = loss.to(self.u)
         self.k = basis.size
         self.slope = self.gradient(torch.zeros(self.k, dtype=torch.float64, device=u.device))  # b = −ċ(0)
+        self._scale = 0.0
         self.start = self.modes_at(self.u)
+        self._scale = float(self.start.rates.max()) if self.k else 0.0
         self.gates = torch.ones_like(self.start.rates)
+        top = float(self.start.rates.max()) if self.k else 0.0
+        # Points that the integration has come by: flow time, coefficients, next step size.
+        self._reached = [(0.0, torch.zeros_like(self.slope), 0.1 / top if top > 0 else 1.0)]
 
     # -- pieces ------------------------------------------------------------------------------------------------
 
@@ -81,19 +94,26 @@ class ReducedFlow:
         Raises:
             NonConvexError: the loss curves down along some direction.
         """
+        if self.k == 0:
+            return Modes(self.images.new_zeros(0), None)
         flat = self.basis.decay is None or bool(_is_scalar(self.basis.decay))
         if self._loss.curvature is not None and self.basis.squares is not None and flat:
             shift = 0.0 if self.basis.decay is None else float(self.basis.decay[0, 0])
             return Modes(self._loss.curvature * self.basis.squares.double() + shift, None)
         images = self.images.reshape(self.k, *self.shape)
-        matrix = self.images @ self._loss.hvp(u, images).reshape(self.k, -1).T
+        if self._loss.known_convex:  # a Gram matrix: semidefinite however small the curvature has become
+            half = self._loss.sqrt_t(u, images).reshape(self.k, -1)
+            matrix = half @ half.T
+        else:
+            matrix = self.images @ self._loss.hvp(u, images).reshape(self.k, -1).T
         if self.basis.decay is not None:
             matrix = matrix + self.basis.decay
         rates, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
-        require_convex(rates, "the loss, restricted to the basis,")
+        if not self._loss.known_convex:
+            require_convex(rates, "the loss, restricted to the basis,", self._scale)
         # Below rounding a rate is zero: at t = ∞ it would otherwise move the weights by noise / noise.
-        floor = self.k * torch.finfo(self.basis.images.dtype).eps * rates.max().clamp_min(0)
-        return Modes(torch.where(rates > floor, rates, torch.zeros_like(rates)), vectors)
+        floor = self.k * torch.finfo(self.basis.images.dtype).eps * max(float(rates.max()), 0.0)
+        return Modes(torch.where(rates > floor, rates, torch.zeros_like(rates)), vectors, floor)
 
     # -- answers -----------------------------------------------------------------------------------------------
 
@@ -101,7 +121,7 @@ class ReducedFlow:
         """Coefficients c (T, k) at each horizon, gated if a gate is set."""
         if self._loss.quadratic:
             b = self.start.into(self.slope)
-            c = self.start.out(-phi(self.start.rates, horizon) * b)
+            c = self.start.out(-self.start.filter(horizon) * b)
         elif isinstance(horizon, Steps):
             c = self._descend(horizon)[None]
         else:
@@ -119,7 +139,7 @@ class ReducedFlow:
         """
         modes = self.start if c is None or self._loss.quadratic else self.modes_at(self.outputs(c))
         pushed = self.images @ g.double().reshape(-1)
-        answer = modes.out(-phi(modes.rates, horizon) * modes.into(pushed))
+        answer = modes.out(-modes.filter(horizon) * modes.into(pushed))
         if bool((self.gates == 1).all()):
             return answer
         return self.start.out(self.start.into(answer) * self.gates)
@@ -127,8 +147,8 @@ class ReducedFlow:
     def scores(self) -> Tensor:
         """(k, n): what each sample contributes to the gradient along each mode at the start, s_ki = e_ki · g_i."""
         g = self._loss.grad(self.u)
-        by_sample = (self.images.reshape(self.k, *self.shape) * g).flatten(2).sum(2) if self.u.dim() > 1 else (
-            self.images * g
+        by_sample = (
+            (self.images.reshape(self.k, *self.shape) * g).flatten(2).sum(2) if self.u.dim() > 1 else (self.images * g)
         )
         return by_sample if self.start.vectors is None else self.start.vectors.T @ by_sample
 
@@ -148,12 +168,16 @@ class ReducedFlow:
     def _integrate(self, horizon: Times) -> Tensor:
         order = sorted(range(len(horizon.values)), key=lambda i: horizon.values[i])
         out = torch.zeros(len(order), self.k, dtype=self.slope.dtype, device=self.slope.device)
-        c, t = torch.zeros_like(self.slope), 0.0
-        top = float(self.start.rates.max()) if self.k else 0.0
-        step = 0.1 / top if top > 0 else 1.0
+        if not order:
+            return out
+        # Resume from the furthest point already reached: a search over horizons integrates the run once.
+        first = horizon.values[order[0]]
+        t, c, step = max((point for point in self._reached if point[0] <= first), key=lambda point: point[0])
         for i in order:
             c, t, step = self._advance(c, t, horizon.values[i], step)
             out[i] = c
+            if all(point[0] != t for point in self._reached):
+                self._reached.append((t, c, step))
         return out
 
     def _advance(self, c: Tensor, t: float, end: float, step: float) -> tuple[Tensor, float, float]:
@@ -210,16 +234,15 @@ def exponential_functions(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     for k in range(4):
         recurrence.append((recurrence[-1] - 1 / math.factorial(k)) / far)
 
-    def taylor(k: int) -> Tensor:
-        total = torch.zeros_like(near)
-        for j in range(18, -1, -1):
-            total = total * near + 1 / math.factorial(j + k)
-        return total
-
-    p1, p3, p4 = (torch.where(small, taylor(k), recurrence[k]) for k in (1, 3, 4))
+    p4 = torch.zeros_like(near)
+    for j in range(18, -1, -1):
+        p4 = p4 * near + 1 / math.factorial(j + 4)
+    # Upwards the recurrence is stable where |z| < 1.
+    p3 = near * p4 + 1 / 6
+    p1 = near * (near * p3 + 1 / 2) + 1
+    p1, p3, p4 = (torch.where(small, p, recurrence[k]) for p, k in ((p1, 1), (p3, 3), (p4, 4)))
     return p1, p3, p4
 
 
 def _is_scalar(matrix: Tensor) -> Tensor:
     return (matrix == matrix[0, 0] * torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)).all()
-

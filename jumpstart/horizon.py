@@ -6,6 +6,7 @@ Flow time is learning rate × steps: one plain SGD step of rate η advances it b
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 
 import torch
@@ -36,9 +37,9 @@ def steps(count: int, lr: float) -> Steps:
     Raises:
         HorizonError: if ``count`` is not a whole number ≥ 0 or ``lr`` is not positive and finite.
     """
-    if isinstance(count, bool) or count != int(count) or count < 0:
+    if isinstance(count, bool) or not isinstance(count, numbers.Real) or not (0 <= count < math.inf and count % 1 == 0):
         raise HorizonError(f"steps(count={count!r}, …): count must be a whole number of steps, 0 or more.")
-    if not (math.isfinite(lr) and lr > 0):
+    if not (isinstance(lr, numbers.Real) and math.isfinite(lr) and lr > 0):
         raise HorizonError(f"steps(…, lr={lr!r}): the learning rate must be positive and finite.")
     return Steps(int(count), float(lr))
 
@@ -65,9 +66,11 @@ def parse(t: Horizon | Times) -> Parsed:
         return t
     if isinstance(t, Tensor) and t.dim() == 1:
         values, scalar = tuple(t.detach().to("cpu", torch.float64).tolist()), False
-    elif isinstance(t, Tensor) and t.dim() == 0:
-        values, scalar = (float(t),), True
-    elif isinstance(t, (int, float)) and not isinstance(t, bool):
+    elif (
+        isinstance(t, (numbers.Real, Tensor))
+        and not isinstance(t, bool)
+        and (not isinstance(t, Tensor) or t.dim() == 0)
+    ):
         values, scalar = (float(t),), True
     else:
         shown = f"a tensor of shape {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t)

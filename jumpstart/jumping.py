@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ class JumpResult:
 
     Attributes:
         outcome: an :class:`Outcome`; its value is a sentence.
-        horizon: flow time of the accepted (or best) candidate, ∞ for a scaled full step, NaN if there was none.
+        horizon: flow time of the accepted (or best) candidate, that of the whole run for a scaled full step; NaN if
+            there was none.
         before, predicted, actual: loss at the start, promised by the linearization, and measured; with weight
             decay, its penalty included.
         corrected: the second-order correction was used. corrections: reuses of the factorization that were kept.
@@ -116,7 +117,7 @@ def jump(
     objective = objective if params is None else objective.subset(params)
     state = trust if trust is not None else Trust()
     if horizon is not None:
-        state = Trust(horizon=float(horizon), floor=state.floor, limit=1)
+        state = replace(state, horizon=float(horizon), limit=1)
     ledger = Ledger()
     lin = linearize(objective, ledger=ledger)
     loss = objective.loss
@@ -138,7 +139,8 @@ def jump(
     if found.outcome.accepted:
         assert best is not None
         objective.space.write(objective.model, lin.theta + best.displacement)
-    result_trust = found.trust if horizon is None else Trust(horizon=float(horizon))
+    given = trust if trust is not None else Trust()
+    result_trust = found.trust if horizon is None else replace(given, horizon=float(horizon))
     return JumpResult(
         outcome=found.outcome,
         horizon=best.horizon if best else math.nan,

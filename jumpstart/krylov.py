@@ -143,8 +143,11 @@ def lanczos_dual(kernel: Product, curvature: Product, start: Tensor, depth: int)
     depth = min(depth, start.numel())
     s, y = start, kernel(start)
     length = torch.dot(s, y).clamp_min(0).sqrt()
-    if not bool(torch.isfinite(length)) or not bool(length > 0):
-        raise InputError(f"Lanczos needs a gradient that is finite and not zero, got norm {float(length):.3g}.")
+    if not bool(torch.isfinite(length)):
+        raise InputError(f"Lanczos needs a finite gradient, got norm {float(length):.3g}.")
+    if not bool(length > 0):
+        none = start.new_zeros(0, start.numel())
+        return DualKrylov(none, none, torch.zeros_like(start), length, LanczosOutcome.BREAKDOWN)
     cotangents, images = start.new_zeros(depth, start.numel()), start.new_zeros(depth, start.numel())
     eps, scale, outcome, used = torch.finfo(start.dtype).eps, 0.0, LanczosOutcome.COMPLETE, 0
     for j in range(depth):

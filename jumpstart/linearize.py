@@ -5,12 +5,14 @@ Source: docs/theory.md, equations 1 to 3. Products are counted in a :class:`jump
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
 
+from .autodiff import Function, pullback, push, push_by_reverse
 from .cost import Ledger
 from .errors import NondeterministicError
 from .objective import Objective, require_finite_outputs
@@ -35,35 +37,31 @@ class Linearization:
         self.net, self.parts, self.theta = net, tuple(parts), theta
         self.ledger = ledger if ledger is not None else Ledger()
         self._functions = [self._function(part) for part in self.parts]
-        self._pull: Callable[[Tensor], tuple[Tensor]] | None = None
+        self._pull: Function | None = None
         self._reverse_only = False
+        self.forward_seconds = 0.0  # filled in by ``linearize``
         if len(self.parts) == 1:
-            u, self._pull = vjp(self._functions[0], theta)
-            self.u: Tensor = u.detach()
+            u, self._pull = pullback(self._functions[0], theta)
+            pieces = [u.detach()]
         else:
-            self.u = self.outputs(theta, count=False)
-        self._offsets = self._sizes()
+            pieces = self._pieces(theta)
+        self.u: Tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        ends = list(itertools.accumulate(piece.shape[0] for piece in pieces))
+        self._offsets = [slice(end - len(piece), end) for end, piece in zip(ends, pieces, strict=True)]
         self.ledger.forwards += 1
 
-    def _function(self, part: Part) -> Callable[[Tensor], Tensor]:
+    def _function(self, part: Part) -> Function:
         return lambda theta: part.outputs(self.net.bind(theta))
 
-    def _sizes(self) -> list[slice]:
-        """The rows of u that belong to each part."""
-        if len(self.parts) == 1:
-            return [slice(0, self.u.shape[0])]
-        with torch.no_grad():
-            counts = [f(self.theta).shape[0] for f in self._functions]
-        ends = [sum(counts[: i + 1]) for i in range(len(counts))]
-        return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
-
     @torch.no_grad()
-    def outputs(self, theta: Tensor, count: bool = True) -> Tensor:
+    def _pieces(self, theta: Tensor) -> list[Tensor]:
+        return [f(theta) for f in self._functions]
+
+    def outputs(self, theta: Tensor) -> Tensor:
         """The true (not linearized) outputs at other weights θ (P,); one forward pass."""
-        if count:
-            self.ledger.forwards += 1
-        found = [f(theta) for f in self._functions]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        self.ledger.forwards += 1
+        pieces = self._pieces(theta)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def jvp(self, v: Tensor) -> Tensor:
         """J v, shaped like u, for v (P,)."""
@@ -75,19 +73,17 @@ class Linearization:
         """Jᵀ w (P,), for w shaped like u."""
         self.ledger.pulls += 1
         if self._pull is not None:
-            return self._pull(w)[0].detach()
+            return self._pull(w).detach()
         self.ledger.forwards += 1
         total = torch.zeros_like(self.theta)
         for f, rows in zip(self._functions, self._offsets, strict=True):
-            total += vjp(f, self.theta)[1](w[rows])[0].detach()
+            total += pullback(f, self.theta)[1](w[rows]).detach()
         return total
 
     def second(self, v: Tensor) -> Tensor:
         """f''[v, v], the second directional derivative of the outputs along v (P,), shaped like u."""
         self.ledger.seconds += 1
-        found = [
-            self._push(lambda th, f=f: self._push(f, th, v), self.theta, v).detach() for f in self._functions
-        ]
+        found = [self._push(lambda th, f=f: self._push(f, th, v), self.theta, v).detach() for f in self._functions]
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def jacobian(self) -> Tensor:
@@ -95,16 +91,15 @@ class Linearization:
         self.ledger.pulls += max(1, self.u.numel() // max(1, self.u.shape[0]))
         return torch.cat([part.jacobian(self.net, self.theta).detach() for part in self.parts])
 
-    def _push(self, f: Callable[[Tensor], Tensor], theta: Tensor, v: Tensor) -> Tensor:
+    def _push(self, f: Function, theta: Tensor, v: Tensor) -> Tensor:
         if not self._reverse_only:
             try:
-                return jvp(f, (theta,), (v,))[1]
+                return push(f, theta, v)
             except (NotImplementedError, RuntimeError) as error:
                 if "forward" not in str(error).lower():
                     raise
                 self._reverse_only = True  # an operation without a forward rule: transpose the backward pass
-        u, pull = vjp(f, theta)
-        return vjp(lambda w: pull(w)[0], torch.zeros_like(u))[1](v)[0]
+        return push_by_reverse(f, theta, v)
 
 
 def linearize(objective: Objective, theta: Tensor | None = None, ledger: Ledger | None = None) -> Linearization:
@@ -117,19 +112,27 @@ def linearize(objective: Objective, theta: Tensor | None = None, ledger: Ledger 
     theta = objective.theta() if theta is None else theta
     lin = Linearization(objective.net, objective.parts, theta, ledger)
     require_finite_outputs(lin.u)
-    require_deterministic(lin)
+    # Asked once, and again whenever a module has changed its mode since.
+    modes = tuple(module.training for module in objective.model.modules())
+    if objective.checked != modes:
+        objective.forward_seconds = require_deterministic(lin)
+        objective.checked = modes
+    lin.forward_seconds = objective.forward_seconds
     return lin
 
 
-def require_deterministic(lin: Linearization) -> None:
-    """Ask the network twice and compare; the random state is put back.
+def require_deterministic(lin: Linearization) -> float:
+    """Ask the network twice and compare; the random state is put back. Returns the seconds of a forward pass.
 
     Raises:
         NondeterministicError: the answers differ by more than rounding.
     """
     devices = [lin.theta.device] if lin.theta.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
+        begun = time.perf_counter()
         again = lin.outputs(lin.theta)
+        float(again.flatten()[0])  # waits for the device
+        seconds = time.perf_counter() - begun
     scale = torch.linalg.vector_norm(lin.u).clamp_min(torch.finfo(lin.u.dtype).tiny)
     difference = float(torch.linalg.vector_norm(again - lin.u) / scale)
     if difference > torch.finfo(lin.u.dtype).eps ** 0.75:
@@ -144,6 +147,7 @@ def require_deterministic(lin: Linearization) -> None:
             "function to linearize. Call model.eval(), or pass training=False to the objective to evaluate in eval "
             "mode and keep the loop in train mode; fix any other noise with a seed inside the model."
         )
+    return seconds
 
 
 def at_query(lin: Linearization, part: Part) -> Linearization:

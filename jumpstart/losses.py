@@ -21,11 +21,13 @@ from .errors import InputError, NonConvexError, NonFiniteError, ShapeError, Targ
 class Loss(abc.ABC):
     """A convex loss with its targets bound to it: Φ(u) for outputs u of one shape.
 
-    ``curvature`` is the number β where B = β·I everywhere, else None; ``quadratic`` says that B is constant.
+    ``curvature`` is the number β where B = β·I everywhere, else None; ``quadratic`` says that B is constant;
+    ``known_convex`` that no check is needed, and that ``sqrt_t`` is cheap and keeps the small curvatures exact.
     """
 
     curvature: float | None = None
     quadratic: bool = False
+    known_convex: bool = False
     targets: Tensor
 
     @abc.abstractmethod
@@ -70,9 +72,11 @@ class Squares(Loss):
     """Φ = ½ β Σ (u − y)²; mse is β = 2/N, and residual objectives are β = 1 with y = 0."""
 
     quadratic = True
+    known_convex = True
 
     def __init__(self, targets: Tensor, curvature: float) -> None:
-        self.targets, self.curvature = targets.detach(), float(curvature)
+        self.targets, self.beta = targets.detach(), float(curvature)
+        self.curvature = self.beta
 
     def check(self, u: Tensor) -> None:
         _same_shape(u, self.targets, "squared-error")
@@ -80,16 +84,16 @@ class Squares(Loss):
     def per_sample(self, u: Tensor) -> Tensor:
         squares = (u - self.targets).square()
         inner = max(self.targets.dim() - 1, 0)
-        return 0.5 * self.curvature * (squares.flatten(-inner).sum(-1) if inner else squares)
+        return 0.5 * self.beta * (squares.flatten(-inner).sum(-1) if inner else squares)
 
     def grad(self, u: Tensor) -> Tensor:
-        return self.curvature * (u - self.targets)
+        return self.beta * (u - self.targets)
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
-        return self.curvature * v
+        return self.beta * v
 
     def sqrt(self, u: Tensor, v: Tensor) -> Tensor:
-        return self.curvature**0.5 * v
+        return self.beta**0.5 * v
 
     sqrt_t = sqrt
 
@@ -119,6 +123,8 @@ class CrossEntropy(Loss):
     Raises:
         TargetError: targets are neither integer classes nor non-negative rows that sum to one.
     """
+
+    known_convex = True
 
     def __init__(self, targets: Tensor, ignore_index: int = -100) -> None:
         targets = targets.detach()
@@ -205,6 +211,8 @@ class Logistic(Loss):
     Raises:
         TargetError: a target lies outside [0, 1].
     """
+
+    known_convex = True
 
     def __init__(self, targets: Tensor) -> None:
         targets = targets.detach()
@@ -314,15 +322,15 @@ class Convex(Loss):
         return (torch.einsum("nij,...ni->...nj", vectors, flat) * root).reshape(v.shape)
 
 
-def require_convex(eigenvalues: Tensor, what: str) -> None:
-    """Raise if eigenvalues of a Hessian are negative beyond rounding.
+def require_convex(eigenvalues: Tensor, what: str, scale: float = 0.0) -> None:
+    """Raise if eigenvalues of a Hessian are negative beyond rounding, relative to the largest or to ``scale``.
 
     Raises:
         NonConvexError: quotes the most negative one.
     """
     if eigenvalues.numel() == 0:
         return
-    low, high = float(eigenvalues.min()), float(eigenvalues.abs().max())
+    low, high = float(eigenvalues.min()), max(float(eigenvalues.abs().max()), scale)
     if low < -1e3 * torch.finfo(eigenvalues.dtype).eps ** 0.75 * max(high, 1e-30):
         raise NonConvexError(
             f"{what} has negative curvature in the outputs ({low:.3g} against {high:.3g}): jumpstart solves convex "

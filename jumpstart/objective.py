@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .autodiff import pullback
 from .errors import EmptyBatchError, InputError, NonFiniteError, ShapeError
 from .losses import Loss, Squares, make
 from .parameters import Net, ParameterSpace, Select
@@ -69,6 +70,8 @@ class Objective:
         self.params, self.training = params, training
         self.space = ParameterSpace(model, params)
         self.net = Net(model, self.space, training)
+        self.checked: tuple[bool, ...] | None = None  # modes in which the model was found deterministic
+        self.forward_seconds = 0.0
         theta = self.theta()
         u = self.outputs(theta)
         if not isinstance(loss, Loss):
@@ -108,8 +111,8 @@ class Objective:
         u = self.outputs(theta)
         g, total = self.loss.grad(u), float(self.loss.value(u))
         for part in self.parts:
-            rows, pull = torch.func.vjp(lambda th, part=part: part.outputs(self.net.bind(th)), theta)
-            grads = grads + pull(g[at : at + rows.shape[0]])[0]
+            rows, pull = pullback(lambda th, part=part: part.outputs(self.net.bind(th)), theta)
+            grads = grads + pull(g[at : at + rows.shape[0]])
             at += rows.shape[0]
         return total, grads
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jacrev, vjp, vmap
+from torch.func import jacrev, vmap
 
+from .autodiff import pullback
 from .errors import EmptyBatchError, InputError, NonFiniteError, OutputTypeError
 from .parameters import Net
 
@@ -29,10 +30,10 @@ class Part(abc.ABC):
 
     def jacobian(self, net: Net, theta: Tensor) -> Tensor:
         """(N, P) explicit Jacobian of the flattened outputs, by batched backward passes."""
-        u, pull = vjp(lambda th: self.outputs(net.bind(th)), theta)
+        u, pull = pullback(lambda th: self.outputs(net.bind(th)), theta)
         chunk = max(1, int(JACOBIAN_BYTES // max(1, theta.numel() * theta.element_size())))
         eye = torch.eye(u.numel(), dtype=u.dtype, device=u.device).view(-1, *u.shape)
-        return torch.cat([vmap(lambda w: pull(w)[0])(rows) for rows in eye.split(chunk)])
+        return torch.cat([vmap(pull)(rows) for rows in eye.split(chunk)])
 
 
 class Batch(Part):

@@ -7,7 +7,7 @@ model. Source: docs/theory.md, section 5.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,18 +22,21 @@ from .trust import Best, Outcome, Trust, search
 CHORD_GAIN = 0.8  # a reuse of the factorization must leave at most this share of the loss, or it is the last
 GEODESIC = 0.5  # largest ‖δ₂‖/‖δ₁‖ at which the second-order correction is believed (Transtrum & Sethna 2012)
 
+PROBE = 0.1  # how far along the step its bend is probed (the same authors' choice)
+
 
 @dataclass(frozen=True)
 class Candidate:
     """A displacement and what the real network answers there.
 
     Attributes:
-        horizon: flow time, infinite for scaled full steps.
+        horizon: flow time; for scaled full steps the end of the run. scale: the share of the step taken.
         displacement: δθ (P,). outputs: real u. loss: real Φ (with the decay's penalty). predicted: the model's Φ.
         corrected: whether the second-order correction is part of it.
     """
 
     horizon: float
+    scale: float
     displacement: Tensor
     outputs: Tensor
     loss: float
@@ -50,6 +53,7 @@ class Proposal:
     basis: Basis
     flow: ReducedFlow
     second_order: bool
+    exact: bool = False
 
     def penalty(self, theta: Tensor) -> float:
         """½ zᵀ W z, the loss that weight decay descends along with Φ."""
@@ -69,27 +73,44 @@ class Proposal:
         loss = float(self.loss.value(u)) + self.penalty(theta)
         return u, loss if bool(torch.isfinite(displacement).all()) else math.nan
 
-    def candidate(self, c: Tensor, horizon: float) -> Candidate:
-        """The candidate with coefficients c (k,), with the second-order correction where it is small enough."""
+    def candidate(self, c: Tensor, horizon: float, scale: float = 1.0, bend: Tensor | None = None) -> Candidate:
+        """The candidate scale·c, with the second-order correction where it is small enough.
+
+        Args:
+            c: (k,) coefficients at flow time ``horizon``.
+            bend: ½ f''[δ, δ] along the unscaled δ if it is known already; it grows with scale².
+        """
+        c = scale * c
         displacement, corrected = self.basis.displacement(c), False
         predicted = float(self.flow.predicted(c))
         if self.basis.metric.decays:
             predicted += self.penalty(self.lin.theta + displacement)
         if self.second_order:
-            bent = 0.5 * self.lin.second(displacement)
+            bent = self.bend(displacement, c) if bend is None else scale**2 * bend
             push = self.flow.curve(self.flow.outputs(c), bent)
             c2 = self.flow.response(push, Times((horizon,), True), c)[0]
             if bool(torch.linalg.vector_norm(c2) <= GEODESIC * torch.linalg.vector_norm(c)):
                 displacement, corrected = displacement + self.basis.displacement(c2), True
         u, loss = self.measure(displacement)
-        return Candidate(horizon, displacement, u, loss, predicted, corrected)
+        return Candidate(horizon, scale, displacement, u, loss, predicted, corrected)
+
+    def bend(self, displacement: Tensor, c: Tensor) -> Tensor:
+        """½ f''[δ, δ]: what the outputs do along δ = Qc that the linearization misses, to second order.
+
+        By a difference along δ, whose linear part is known already: one forward pass instead of a jvp of a jvp,
+        with an error of third order in δ (docs/decisions/0006).
+        """
+        if self.exact:
+            return 0.5 * self.lin.second(displacement)
+        ahead = self.lin.outputs(self.lin.theta + PROBE * displacement)
+        return ((ahead.double() - self.flow.outputs(PROBE * c)) / PROBE**2).to(ahead.dtype)
 
     def reuse(self, start: Candidate, count: int) -> tuple[Candidate, int]:
         """Further corrections with the same factorization (chord steps), as long as each gains enough."""
         best, done = start, 0
         for _ in range(count):
             g = self.loss.grad(best.outputs)
-            c = self.flow.response(g, Times((best.horizon,), True))[0]
+            c = best.scale * self.flow.response(g, Times((best.horizon,), True))[0]
             displacement = best.displacement + self.basis.displacement(c)
             u, loss = self.measure(displacement)
             if not loss < CHORD_GAIN * best.loss:
@@ -101,7 +122,7 @@ class Proposal:
 
 
 def _moved(best: Candidate, displacement: Tensor, u: Tensor, loss: float) -> Candidate:
-    return Candidate(best.horizon, displacement, u, loss, best.predicted, best.corrected)
+    return replace(best, displacement=displacement, outputs=u, loss=loss)
 
 
 @dataclass(frozen=True)
@@ -125,11 +146,15 @@ def attempt(proposal: Proposal, trust: Trust, *, family: str = "horizon", reuse:
     if not bool(torch.linalg.vector_norm(flow.slope) > 0):
         return Attempt(Outcome.STATIONARY, None, before, 0, 0, trust)
     seen: dict[float, Candidate] = {}
-    full = flow.at(Times((math.inf,), True))[0] if family == "scale" else None
+    end = _full_horizon(proposal)
+    full = flow.at(Times((end,), True))[0] if family == "scale" else None
+    bend = (
+        proposal.bend(proposal.basis.displacement(full), full) if full is not None and proposal.second_order else None
+    )
 
     def evaluate(position: float) -> float:
         if full is not None:
-            found = proposal.candidate(position * full, math.inf)
+            found = proposal.candidate(full, end, position, bend)
         else:
             found = proposal.candidate(flow.at(Times((position,), True))[0], position)
         # Only the best is kept: candidates hold vectors of the parameters' size.
@@ -141,7 +166,7 @@ def attempt(proposal: Proposal, trust: Trust, *, family: str = "horizon", reuse:
     start = trust.scale if full is not None else trust.horizon or _first_horizon(proposal)
     top = 1.0 if full is not None else math.inf
     result: Best = search(evaluate, start, before, trust.growth, trust.limit, top)
-    best = seen[result.position] if result.position in seen else None
+    best = seen.get(result.position)
     if best is None or not best.loss < math.inf:
         return Attempt(Outcome.NOT_FINITE, None, before, result.tried, 0, _shrunk(trust, result, full))
     corrections = 0
@@ -158,6 +183,12 @@ def _shrunk(trust: Trust, result: Best, full: Tensor | None) -> Trust:
     return trust.after(scale=smaller) if full is not None else trust.after(horizon=smaller)
 
 
+def _full_horizon(proposal: Proposal) -> float:
+    """The end of the linearized run, short of modes below rounding, which an infinite horizon would follow."""
+    top = float(proposal.flow.start.rates.max())
+    return torch.finfo(proposal.lin.u.dtype).eps ** -0.9 / top if top > 0 else 1.0
+
+
 def _first_horizon(proposal: Proposal) -> float:
     """Where the linearized run has made half of the progress it makes over the grid: a start for the search."""
     flow = proposal.flow
@@ -168,5 +199,3 @@ def _first_horizon(proposal: Proposal) -> float:
     now = float(flow.predicted(torch.zeros_like(flow.slope)))
     half = now - 0.5 * (now - float(losses.min()))
     return next((t for t, loss in zip(times, losses.tolist(), strict=True) if loss <= half), times[0])
-
-

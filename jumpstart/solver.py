@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,14 +14,14 @@ from .choose import Plan, build
 from .cost import Ledger
 from .errors import HorizonError, InputError, NonFiniteError, ShapeError
 from .flow import ReducedFlow
-from .horizon import Horizon, Parsed, Steps, Times, parse
-from .proposal import Proposal
+from .horizon import Horizon, Parsed, Steps, parse
 from .kernel import assemble
 from .linearize import Linearization, at_query, linearize
 from .metric import MetricLike
 from .objective import Objective
 from .parameters import Select
-from .parts import Batch, require_finite
+from .parts import Batch, leaves, require_finite
+from .proposal import Proposal
 
 
 class Solution:
@@ -34,19 +35,26 @@ class Solution:
         self, objective: Objective, lin: Linearization, basis: Basis, flow: ReducedFlow, plan: Plan | None
     ) -> None:
         self.objective, self.lin, self.basis, self.flow, self.plan = objective, lin, basis, flow, plan
-        self._query: tuple[Any, Linearization, Tensor | None] | None = None
+        self._last: tuple[Parsed, Tensor] | None = None
+        self._query: tuple[Any, list[int], Linearization, Tensor | None] | None = None
+
+    def _coefficients(self, horizon: Parsed) -> Tensor:
+        """c (T, k); kept for the next question about the same horizon, since integration is the dear part."""
+        if self._last is None or self._last[0] != horizon:
+            self._last = (horizon, self.flow.at(horizon))
+        return self._last[1]
 
     # -- training outputs --------------------------------------------------------------------------------------
 
     def outputs(self, t: Horizon) -> Tensor:
         """Linearized training outputs u(t): (n, …), or (T, n, …) for many horizons (equation 5)."""
         horizon = parse(t)
-        return self._shaped(self.flow.outputs(self.flow.at(horizon)).to(self.lin.u.dtype), horizon)
+        return self._shaped(self.flow.outputs(self._coefficients(horizon)).to(self.lin.u.dtype), horizon)
 
     def loss(self, t: Horizon) -> float | Tensor:
         """Φ of the linearized outputs, without the weight decay's penalty: a number, or (T,)."""
         horizon = parse(t)
-        values = self.flow.predicted(self.flow.at(horizon))
+        values = self.flow.predicted(self._coefficients(horizon))
         return float(values[0]) if _single(horizon) else values
 
     @property
@@ -90,7 +98,7 @@ class Solution:
             x: whatever the model takes: a tensor, a tuple or a dict.
         """
         horizon = parse(t)
-        c = self.flow.at(horizon)
+        c = self._coefficients(horizon)
         query, images = self._at(x, many=c.shape[0])
         if images is not None:
             shift = torch.tensordot(c, images, dims=1)
@@ -100,15 +108,16 @@ class Solution:
 
     def _at(self, x: Any, many: int) -> tuple[Linearization, Tensor | None]:
         """The query's linearization, and the images of the basis there once enough horizons are asked for."""
-        if self._query is None or self._query[0] is not x:
+        stamp = [leaf._version for leaf in leaves(x) if not leaf.is_inference()]  # written to since?
+        if self._query is None or self._query[0] is not x or self._query[1] != stamp:
             require_finite(x, "query points")
             batch = Batch(x)
             try:
                 query = at_query(self.lin, batch)
             except RuntimeError as error:
                 raise ShapeError(f"the model cannot be evaluated on the query points: {error}") from error
-            self._query = (x, query, None)
-        _, query, images = self._query
+            self._query = (x, stamp, query, None)
+        _, _, query, images = self._query
         modes = self.basis.cotangents.shape[0] if self.basis.cotangents is not None else 0
         outputs = max(1, query.u.numel() // query.u.shape[0])
         # The kernel costs a backward pass an output on both sides; without it a horizon costs a vjp and a jvp.
@@ -117,22 +126,20 @@ class Solution:
             assert isinstance(part, Batch) and self.basis.cotangents is not None
             k_qs = assemble.query_kernel(self.lin, part, self.basis.metric).double()
             images = (self.basis.cotangents.flatten(1).double() @ k_qs.T).reshape(-1, *query.u.shape)
-        elif images is None and modes == 0 and many > self.basis.size:
+        elif images is None and modes == 0 and 0 < self.basis.size < many:
             rows = self.basis.rows()
             images = torch.stack([query.jvp(self.basis.metric.scale(v.to(self.lin.u.dtype))) for v in rows]).double()
-        self._query = (x, query, images)
+        self._query = (x, stamp, query, images)
         return query, images
 
     def _displacements(self, horizon: Parsed, second_order: bool) -> list[Tensor]:
-        rows = self.flow.at(horizon)
+        rows = self._coefficients(horizon)
         if not second_order:
             return [self.basis.displacement(row) for row in rows]
         if isinstance(horizon, Steps):
             raise HorizonError("second_order needs a flow time; js.steps has no continuous response.")
-        proposal = Proposal(self.lin, self.objective.loss, self.basis, self.flow, True)
-        return [
-            proposal.candidate(row, value).displacement for row, value in zip(rows, horizon.values, strict=True)
-        ]
+        proposal = Proposal(self.lin, self.objective.loss, self.basis, self.flow, True, exact=True)
+        return [proposal.candidate(row, value).displacement for row, value in zip(rows, horizon.values, strict=True)]
 
     # -- for people --------------------------------------------------------------------------------------------
 
@@ -144,7 +151,7 @@ class Solution:
         lines.append(
             f"  {self.basis.size} modes ({self.basis.kind}"
             + (f", {self.basis.route}" if self.basis.route else "")
-            + f"), relaxation times {1 / float(rates.max()):.3g} to "
+            + f"), relaxation times {1 / float(rates[0]) if len(rates) and rates[0] > 0 else math.inf:.3g} to "
             + (f"{1 / float(rates[rates > 0].min()):.3g}" if bool((rates > 0).any()) else "∞")
         )
         return "\n".join(lines)
@@ -215,5 +222,3 @@ def set_gate(flow: ReducedFlow, rule: str | None, **options: float) -> None:
         raise NonFiniteError("the gradient holds NaN or infinity at the present weights, though the outputs do not.")
     if rule is not None:
         flow.gates = gate.apply(rule, *gate.moments(flow.scores()), **options)
-
-

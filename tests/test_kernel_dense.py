@@ -18,9 +18,7 @@ SEEDS = (0, 1, 2)
 def pure(model):
     buffers = dict(model.named_buffers())
     frozen = dict(model.named_parameters())
-    return lambda p, x: functional_call(
-        model, {**frozen, **buffers, **p}, x if isinstance(x, tuple) else (x,)
-    )
+    return lambda p, x: functional_call(model, {**frozen, **buffers, **p}, x if isinstance(x, tuple) else (x,))
 
 
 def jacobian(call, params, x):
@@ -29,7 +27,7 @@ def jacobian(call, params, x):
         torch.backends.mha.set_fastpath_enabled(False)
         j = jacrev(lambda p: call(p, x).reshape(-1))({k: p.detach() for k, p in params.items()})
         torch.backends.mha.set_fastpath_enabled(fast)
-    return {k: v.flatten(1) for k, v in j.items()}
+    return {k: v.reshape(len(v), -1) for k, v in j.items()}
 
 
 def explicit(call, params, x, x2=None, metric=None):
@@ -109,7 +107,7 @@ class Raw(nn.Module):
 
 
 class Scales(nn.Module):
-    """Parameters that broadcast in sums and products: positions, a layer scale, a scalar, a hand-written norm."""
+    """Parameters that broadcast in sums and products: positions, a layer scale, a scalar, a norm."""
 
     def __init__(self):
         super().__init__()
@@ -167,9 +165,7 @@ def norms():
 
 
 def bag():
-    return nn.Sequential(
-        nn.Embedding(7, 4, padding_idx=2), nn.Flatten(), nn.Linear(20, 6), nn.Tanh(), nn.Linear(6, 2)
-    )
+    return nn.Sequential(nn.Embedding(7, 4, padding_idx=2), nn.Flatten(), nn.Linear(20, 6), nn.Tanh(), nn.Linear(6, 2))
 
 
 def floats(*shape):
@@ -314,15 +310,13 @@ def test_routes():
 def test_interacting_samples(seed):
     torch.manual_seed(seed)
     model = randomise(
-        nn.Sequential(
-            nn.Linear(4, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.Tanh(), nn.Linear(6, 2)
-        )
+        nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.Tanh(), nn.Linear(6, 2))
     )
     call, params = pure(model), dict(model.named_parameters())
     x, x2, report = floats(4)(7), floats(4)(5), {}
     close(dense_kernel(call, params, x, report=report), explicit(call, params, x))
     assert report["0.weight"] == "per-output"
-    assert report["3.weight"] == report["3.bias"] == "layerwise"
+    assert report["1.weight"] == report["1.bias"] == report["3.weight"] == report["3.bias"] == "layerwise"
     close(dense_kernel(call, params, x, x2), explicit(call, params, x, x2))
     close(dense_kernel(call, params, x, chunk_bytes=1), explicit(call, params, x))
 
@@ -343,9 +337,7 @@ def test_gram_and_gradient_forms_agree():
     """Layers wide enough that the Gram form is chosen for sequences, with tiles that cut through samples."""
     torch.manual_seed(0)
     model = randomise(
-        nn.Sequential(
-            nn.Linear(3, 40), nn.Tanh(), nn.Linear(40, 60), nn.Tanh(), nn.Flatten(), nn.Linear(120, 2)
-        )
+        nn.Sequential(nn.Linear(3, 40), nn.Tanh(), nn.Linear(40, 60), nn.Tanh(), nn.Flatten(), nn.Linear(120, 2))
     )
     call, params = pure(model), dict(model.named_parameters())
     x, x2 = floats(2, 3)(90), floats(2, 3)(70)
@@ -355,6 +347,46 @@ def test_gram_and_gradient_forms_agree():
     close(dense_kernel(call, params, x, x2), explicit(call, params, x, x2))
     some = {k: p for k, p in params.items() if k.endswith("weight")}
     close(dense_kernel(call, some, x), explicit(call, some, x))
+
+
+class Cube(torch.autograd.Function):
+    """No batching rule: neither vmap nor batched backward passes work."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.from_numpy(x.detach().numpy() ** 3)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (x,) = ctx.saved_tensors
+        return torch.from_numpy(grads[0].numpy() * 3 * x.detach().numpy() ** 2)
+
+
+def test_operation_without_batching_rule():
+    torch.manual_seed(0)
+    params = {k: torch.randn(4, 4, dtype=torch.float64) for k in ("a", "b")}
+
+    def forward(cube):
+        return lambda p, x: F.linear(cube(F.linear(x, p["a"]) @ p["b"]), p["b"])
+
+    x, report = floats(4)(6), {}
+    k = dense_kernel(forward(Cube.apply), params, x, report=report)
+    close(k, explicit(forward(lambda h: h**3), params, x))
+    assert report == {"a": "layerwise", "b": "per-output"}
+
+
+def test_sequences_of_different_length():
+    torch.manual_seed(0)
+    model = randomise(nn.Sequential(nn.Linear(4, 40), nn.LayerNorm(40), nn.Tanh(), nn.Linear(40, 30)))
+    net, params = pure(model), dict(model.named_parameters())
+
+    def call(p, x):
+        return net(p, x).mean(1)[:, :3]
+
+    for t, t2 in ((3, 2), (1, 4), (30, 20)):
+        x, x2 = floats(t, 4)(7), floats(t2, 4)(5)
+        close(dense_kernel(call, params, x, x2), explicit(call, params, x, x2))
 
 
 def test_embedding_gram():
@@ -393,6 +425,8 @@ def test_calling_conventions():
     with torch.no_grad():
         k = dense_kernel(call, params, x, report=report)
     close(k, explicit(call, {k: p for k, p in params.items() if k != "unused"}, x))
+    with torch.inference_mode():
+        assert torch.equal(k, dense_kernel(call, params, x))
     assert report["unused"] == "layerwise"
     assert not k.requires_grad
     assert all(p.grad is None and p.requires_grad for p in params.values())
@@ -423,9 +457,7 @@ def test_vanishing_gradient_is_not_a_disagreement():
     assert set(report.values()) == {"layerwise"}
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tol"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.02)]
-)
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.02)])
 def test_lower_precision(dtype, tol):
     torch.manual_seed(0)
     model = randomise(nn.Sequential(nn.Linear(4, 30), nn.LayerNorm(30), nn.Tanh(), nn.Linear(30, 2)))

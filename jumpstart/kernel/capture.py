@@ -116,7 +116,7 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def _broadcast(self, kind: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
-        """Record `batch + p` or `batch * p`; an embedding of positions + batch becomes one of every sample."""
+        """Record `batch + p` or `batch * p`; an embedding of positions + batch becomes one per sample."""
         if not out.requires_grad:
             return out
         for p, other in (args, args[::-1]):
@@ -182,8 +182,6 @@ def _per_sample(use: Use, n: int) -> bool:
         return args.get("max_norm") is None and not args.get("scale_grad_by_freq", False)
     if use.kind in ("layer_norm", "rms_norm"):
         return x.dim() > len(args["normalized_shape"])
-    if use.kind == "batch_norm":
-        return not args.get("training", False)
     return True
 
 
@@ -214,9 +212,7 @@ def pull_back(u: Tensor, inputs: list[Tensor], seeds: Tensor) -> list[Tensor | N
     """
 
     def pull(seed: Tensor, batched: bool) -> list[Tensor | None]:
-        got = torch.autograd.grad(
-            u, inputs, seed, retain_graph=True, allow_unused=True, is_grads_batched=batched
-        )
+        got = torch.autograd.grad(u, inputs, seed, retain_graph=True, allow_unused=True, is_grads_batched=batched)
         return [g.to_dense() if g is not None and g.is_sparse else g for g in got]
 
     if len(seeds) > 1:
@@ -227,10 +223,7 @@ def pull_back(u: Tensor, inputs: list[Tensor], seeds: Tensor) -> list[Tensor | N
             except RuntimeError:
                 pass
     rows = [pull(seed, False) for seed in seeds]
-    return [
-        None if g[0] is None else torch.stack([t for t in g if t is not None])
-        for g in zip(*rows, strict=True)
-    ]
+    return [None if g[0] is None else torch.stack([t for t in g if t is not None]) for g in zip(*rows, strict=True)]
 
 
 def split_batch(x: Any, n: int) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:

@@ -49,9 +49,7 @@ class Layer:
     def d(self) -> Tensor:
         c, n, kind = self.c, self.n, self.use.kind
         if kind == "conv":
-            return self.delta.reshape(c, n, self.groups, -1, prod(self.delta.shape[3:])).permute(
-                0, 1, 4, 2, 3
-            )
+            return self.delta.reshape(c, n, self.groups, -1, prod(self.delta.shape[3:])).permute(0, 1, 4, 2, 3)
         d = self.delta.reshape(c, n, -1, 1, self.delta.shape[-1])
         pad = self.use.args.get("padding_idx") if kind == "embedding" else None
         if pad is not None:  # the padding row receives no gradient
@@ -61,7 +59,7 @@ class Layer:
 
     @cached_property
     def normalized(self) -> Tensor:
-        """What the weight multiplies entry by entry: a norm layer's normalised input, a product's other factor."""
+        """What the weight multiplies entrywise: a norm layer's normalised input, a product's other factor."""
         x, args, kind = self.use.input, self.use.args, self.use.kind
         if kind == "scale":
             return x.to(self.dtype)
@@ -72,7 +70,10 @@ class Layer:
         elif kind == "group_norm":
             y = F.group_norm(x, args["num_groups"], eps=args.get("eps", 1e-5))
         else:
-            y = F.batch_norm(x, args["running_mean"], args["running_var"], eps=args.get("eps", 1e-5))
+            # Batch statistics couple the samples below this layer, but its own parameters stay affine.
+            batch = bool(args.get("training", False))
+            mean, var = (None, None) if batch else (args["running_mean"], args["running_var"])
+            y = F.batch_norm(x, mean, var, training=batch, eps=args.get("eps", 1e-5))
         return y.to(self.dtype)
 
     def mix(self, w: Tensor) -> Layer:

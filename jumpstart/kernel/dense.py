@@ -27,6 +27,8 @@ _RTOL = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 2e-2, torch.bf
 Metric = Mapping[str, Tensor] | None
 
 
+@torch.inference_mode(False)
+@torch.no_grad()
 def dense_kernel(
     call: Call,
     params: Mapping[str, Tensor],
@@ -40,7 +42,8 @@ def dense_kernel(
     """Empirical NTK K = J D J2ᵀ of shape (n * c, n2 * c), rows and columns sample-major (i * c + j).
 
     Args:
-        call: pure function (params, batch) -> u of shape (n, *out) with prod(out) = c, or (n,) with c = 1.
+        call: pure function (params, batch) -> u of shape (n, *out) with prod(out) = c, or (n,) with c = 1;
+            it may run many times, so a buffer that it updates in place is updated as often.
         params: the parameters that the kernel is taken over, name -> tensor.
         x, x2: batches in whatever form `call` accepts; x2 None means x2 = x, giving an exactly symmetric K.
         metric: D = diag(metric), name -> nonnegative tensor shaped like the parameter; None is the identity.
@@ -87,16 +90,14 @@ class _Side:
     """One batch: its recorded pass and the three ways to differentiate it."""
 
     def __init__(self, call: Call, params: Mapping[str, Tensor], x: Any) -> None:
-        self.call, self.x = call, x
+        self.call = call
         self.tape: Tape = record(call, params, x)
         self.batch, self.rebuild = split_batch(x, self.tape.n)
         dtype = self.tape.u.dtype
         for p in params.values():
             dtype = torch.promote_types(dtype, p.dtype)
         self.dtype = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-        self.precision = max(
-            (t.dtype for t in (self.tape.u, *params.values())), key=lambda d: torch.finfo(d).eps
-        )
+        self.precision = max((t.dtype for t in (self.tape.u, *params.values())), key=lambda d: torch.finfo(d).eps)
         self.connected = self.tape.u.requires_grad and bool(params)
         self.layers: list[Layer] = []
         self.used: dict[str, list[tuple[int, str]]] = {}
@@ -113,9 +114,7 @@ class _Side:
         self.exact = self._exact()
 
     def random(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(
-            self.tape.u.device, self.dtype
-        )
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(self.tape.u.device, self.dtype)
 
     def _exact(self) -> dict[str, Tensor]:
         """Autograd's gradient of (w * u).sum(); parameters that u does not depend on are left out."""
@@ -126,12 +125,10 @@ class _Side:
         got = torch.autograd.grad(
             self.tape.u, [self.tape.leaves[k] for k in names], seed, retain_graph=True, allow_unused=True
         )
-        dense = {
-            k: g.to_dense() if g.is_sparse else g for k, g in zip(names, got, strict=True) if g is not None
-        }
-        return {k: g.to(self.dtype) for k, g in dense.items()}
+        pairs = zip(names, got, strict=True)
+        return {k: _strided(g).to(self.dtype) for k, g in pairs if g is not None}
 
-    def _disagree(self, name: str, guess: Tensor, truth: Tensor, floor: Tensor) -> bool:
+    def _disagree(self, guess: Tensor, truth: Tensor, floor: Tensor) -> bool:
         """Do guess and truth differ by more than rounding?  `floor` is the scale of all gradients together:
         below its rounding error a gradient that vanishes by symmetry (a key bias) is noise on both sides."""
         rtol = _RTOL.get(self.precision, 1e-3)
@@ -167,7 +164,7 @@ class _Side:
                 truth = torch.zeros_like(totals[0])
             guess = sum(totals, start=torch.zeros_like(truth.flatten()))
             truth = truth.flatten()
-            if self._disagree(name, guess, truth, floor):
+            if self._disagree(guess, truth, floor):
                 bad.add(name)
         return bad
 
@@ -192,10 +189,11 @@ class _Side:
                     got = vmap(pulled)(self.w[lo : lo + step].to(self.tape.u.dtype), *part)
                     for k, g in got.items():
                         sums[k] += g.to(self.dtype).sum(0)
+            self.jacobian_by_sample(list(truths), 0, 1)  # one level of vmap more: does that work too?
         except Exception:
             # Whatever a model does that vmap or a batch of one cannot follow, the general route can.
             return set(truths)
-        return {k for k, truth in truths.items() if self._disagree(k, sums[k], truth, floor)}
+        return {k for k, truth in truths.items() if self._disagree(sums[k], truth, floor)}
 
     def _alone(self, fixed: dict[str, Tensor], p: dict[str, Tensor], sample: tuple[Tensor, ...]) -> Tensor:
         """Outputs (c,) of one sample as a function of the parameters p."""
@@ -243,8 +241,10 @@ def _functorch() -> Any:
 
 
 def _check_metric(params: Mapping[str, Tensor], metric: Metric) -> None:
-    for name, p in params.items() if metric is not None else ():
-        d = metric.get(name) if metric is not None else None
+    if metric is None:
+        return
+    for name, p in params.items():
+        d = metric.get(name)
         if d is None or d.shape != p.shape:
             raise ValueError(f"metric for {name!r} must be a tensor of shape {tuple(p.shape)}")
         if not bool((d >= 0).all()):
@@ -259,14 +259,10 @@ def _constant(metric: Metric, name: str) -> float | None:
     return float(low) if bool(low == high) else None
 
 
-def _add_layers(
-    acc: Accumulator, one: _Side, two: _Side, names: list[str], metric: Metric, chunk_bytes: int
-) -> None:
+def _add_layers(acc: Accumulator, one: _Side, two: _Side, names: list[str], metric: Metric, chunk_bytes: int) -> None:
     """Add the contributions of the parameters whose recorded layers explain them."""
     # A constant metric is a factor; a parameter used twice has cross terms that the Gram form lacks.
-    scale = {
-        k: _constant(metric, k) for k in names if len(one.used.get(k, ())) == len(two.used.get(k, ())) == 1
-    }
+    scale = {k: _constant(metric, k) for k in names if len(one.used.get(k, ())) == len(two.used.get(k, ())) == 1}
     done: set[str] = set()
     for at, layer in enumerate(one.layers):
         weight, bias = layer.use.weight, layer.use.bias
@@ -274,7 +270,9 @@ def _add_layers(
         if weight is None or factor is None or two.used[weight] != [(at, "weight")]:
             continue
         other = two.layers[at]
-        if not layer.matrix_like or layer.groups > 1 or not _gram_pays(layer, other):
+        if other.use.kind != layer.use.kind or not layer.matrix_like or layer.groups > 1:
+            continue
+        if not _gram_pays(layer, other):
             continue
         shift = None if bias is None or two.used.get(bias) != [(at, "bias")] else scale.get(bias)
         acc.add_gram(layer, other, factor, shift or 0.0)
@@ -297,7 +295,7 @@ def _gram_pays(one: Layer, two: Layer) -> bool:
         explicit = out * one.use.weight_shape[0]
     else:
         explicit = out * inner * (1 + _positions(one.use) / (one.c * min(one.n, two.n)))
-    return pairs * (out + inner / one.c + 30) < explicit  # 30: a memory-bound product and sum
+    return pairs * (out + inner / one.c + 64) < explicit  # 64: a memory-bound product and sum
 
 
 def _positions(use: Use) -> int:
@@ -306,9 +304,7 @@ def _positions(use: Use) -> int:
     return prod(use.out.shape[2:]) if use.kind == "conv" else prod(use.out.shape[1:-1])
 
 
-def _add_gradients(
-    acc: Accumulator, one: _Side, two: _Side, name: str, metric: Metric, chunk_bytes: int
-) -> None:
+def _add_gradients(acc: Accumulator, one: _Side, two: _Side, name: str, metric: Metric, chunk_bytes: int) -> None:
     """Add one parameter by explicit per-sample gradients, in chunks of its leading dimension."""
     shape = one.tape.leaves[name].shape
     sides = [one] if acc.symmetric else [one, two]

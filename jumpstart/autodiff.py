@@ -1,0 +1,28 @@
+"""The two derivative maps that everything is made of, typed: forward (push) and reverse (pullback)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.func import jvp, vjp
+
+Function = Callable[[Tensor], Tensor]
+
+
+def pullback(f: Function, x: Tensor) -> tuple[Tensor, Function]:
+    """f(x), and the map w -> (∂f/∂x)ᵀ w through a graph that is kept."""
+    found: Any = vjp(f, x)
+    return found[0], lambda w: found[1](w)[0]
+
+
+def push(f: Function, x: Tensor, v: Tensor) -> Tensor:
+    """(∂f/∂x) v by forward mode."""
+    return jvp(f, (x,), (v,))[1]
+
+
+def push_by_reverse(f: Function, x: Tensor, v: Tensor) -> Tensor:
+    """(∂f/∂x) v where an operation knows no forward mode: the transpose of the backward pass."""
+    u, pull = pullback(f, x)
+    return pullback(pull, u.detach().new_zeros(u.shape))[1](v)

@@ -1,0 +1,276 @@
+"""``compare``: the same start, jumped and stepped, recorded against steps, gradient evaluations and wall time."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from . import records
+from .errors import InputError
+from .objective import Objective
+from .records import Row
+from .training import JumpOptimizer, Schedule
+
+Factory = Callable[[Any], torch.optim.Optimizer]
+Progress = dict[str, Any]  # what a contender yields after each step: gradient evaluations so far, jumps tried, …
+Contender = Callable[[nn.Module, Objective], Iterator[Progress]]
+CADENCE = 1.08  # records thin out geometrically: this ratio between the step numbers of neighbours
+
+
+def stepped(factory: Factory) -> Contender:
+    """Steps of an optimizer on the full objective; ``factory`` makes it from parameters. L-BFGS works too."""
+
+    def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
+        optimizer = factory(_trained(model, objective))
+        cost = 0
+
+        def closure() -> torch.Tensor:
+            nonlocal cost
+            cost += 1
+            return _backward(model, objective, optimizer)
+
+        while True:
+            optimizer.step(closure)  # type: ignore[call-overload]  # torch types closures as float
+            yield {"gradient_evaluations": cost}
+
+    return run
+
+
+def jumped(factory: Factory, at: Schedule = 10, **options: Any) -> Contender:
+    """The same with :class:`JumpOptimizer` around it: steps, and jumps where ``at`` says so."""
+
+    def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
+        optimizer = JumpOptimizer(factory(_trained(model, objective)), objective, at, **options)
+        cost = 0.0
+        seen = 0
+        while True:
+            _backward(model, objective, optimizer)
+            optimizer.step()
+            cost += 1
+            for result in optimizer.results[seen:]:
+                cost += result.gradient_evaluations + float(result.accepted and optimizer.after == "rebuild")
+            seen = len(optimizer.results)
+            yield {
+                "gradient_evaluations": cost,
+                "jumps": seen,
+                "accepted": sum(result.accepted for result in optimizer.results),
+            }
+
+    return run
+
+
+def jumps_only(options: Callable[[int], dict[str, Any]]) -> Contender:
+    """Jumps and nothing else; ``options`` gives :func:`jumpstart.jump`'s settings for the k-th jump.
+
+    Ends after three rejections in a row.
+    """
+    from .jumping import jump
+    from .trust import Trust
+
+    def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
+        trust, cost, accepted, refused, k = Trust(), 0.0, 0, 0, 0
+        while refused < 3:
+            result = jump(objective, trust=trust, **options(k))
+            trust, k = result.trust, k + 1
+            cost += result.gradient_evaluations
+            accepted += result.accepted
+            refused = 0 if result.accepted else refused + 1
+            yield {"gradient_evaluations": cost, "jumps": k, "accepted": accepted}
+
+    return run
+
+
+def _trained(model: nn.Module, objective: Objective) -> list[nn.Parameter]:
+    present = dict(model.named_parameters())
+    return [present[name] for name in objective.space.names]
+
+
+def _backward(model: nn.Module, objective: Objective, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """One gradient evaluation in plain torch, as a user's loop would do it."""
+    optimizer.zero_grad()
+    found = [part.outputs(model) for part in objective.parts]
+    loss = objective.loss.value(found[0] if len(found) == 1 else torch.cat(found))
+    loss.backward()
+    return loss.detach()
+
+
+@dataclass
+class Report:
+    """Rows of a comparison: contender, step, gradient_evaluations, seconds, loss, metrics, jumps tried, accepted."""
+
+    name: str
+    rows: list[Row] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=list)
+
+    @property
+    def contenders(self) -> list[str]:
+        return list(dict.fromkeys(row["contender"] for row in self.rows))
+
+    def curve(self, contender: str, x: str = "seconds", y: str = "loss") -> tuple[list[float], list[float]]:
+        """Two columns of one contender's records."""
+        chosen = [row for row in self.rows if row["contender"] == contender]
+        return [row[x] for row in chosen], [row[y] for row in chosen]
+
+    def target(self, baseline: str | None = None) -> float:
+        """The loss that everyone is timed to: the best that the baseline (default: the first contender) reached."""
+        _, losses = self.curve(baseline or self.contenders[0])
+        return min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
+
+    def summary(self, baseline: str | None = None) -> list[Row]:
+        """One row a contender: time and gradient evaluations to the baseline's best loss, and where it ended."""
+        target, found = self.target(baseline), []
+        for contender in self.contenders:
+            rows = [row for row in self.rows if row["contender"] == contender]
+            reached = next((row for row in rows if row["loss"] <= target), None)
+            last = rows[-1]
+            extra = {key: last[key] for key in self.settings.get("metrics", []) if key in last}
+            found.append(
+                {
+                    "contender": contender,
+                    "seconds_to_target": reached["seconds"] if reached else None,
+                    "evaluations_to_target": reached["gradient_evaluations"] if reached else None,
+                    "seconds": last["seconds"],
+                    "evaluations": last["gradient_evaluations"],
+                    "loss": last["loss"],
+                    **extra,
+                    "jumps": f"{last['accepted']}/{last['jumps']}" if last.get("jumps") is not None else "–",
+                }
+            )
+        return found
+
+    def table(self, baseline: str | None = None) -> str:
+        """The summary as text."""
+        columns = {
+            "contender": "",
+            "seconds_to_target": f"s to loss {self.target(baseline):.2g}",
+            "evaluations_to_target": "gradients to it",
+            "seconds": "s in all",
+            "evaluations": "gradients in all",
+            "loss": "final loss",
+            **{key: key for key in self.settings.get("metrics", [])},
+            "jumps": "jumps kept/tried",
+        }
+        return records.table(self.summary(baseline), columns)
+
+    def save(self, folder: str | Path, figure: bool = True) -> Path:
+        """Write results.json and, where matplotlib is installed, the figure."""
+        path = records.write(folder, self.name, self.settings, self.rows, self.seeds)
+        if figure:
+            from . import plots
+
+            plots.save(plots.comparison(self), Path(folder) / f"{self.name}.png")
+        return path
+
+
+def compare(
+    model: nn.Module,
+    objective: Callable[[nn.Module], Objective],
+    contenders: Mapping[str, Contender],
+    *,
+    seconds: float = 10.0,
+    steps: int | None = None,
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    name: str = "comparison",
+    seed: int = 0,
+    progress: bool = True,
+) -> Report:
+    """Run every contender from a copy of the same model, interleaved, and record them all.
+
+    Whoever has used the least time goes next, so that a slow spell of the machine hits all alike. Recording and
+    evaluation are not timed.
+
+    Args:
+        model: the start; it is not changed.
+        objective: builds the objective for a copy of the model.
+        contenders: by name; from :func:`stepped`, :func:`jumped`, :func:`jumps_only`, or any generator function.
+            The first is the baseline of the table.
+        seconds: each contender's time. steps: each contender's number of steps, if fewer.
+        evaluate: further numbers to record (held-out accuracy, say), by name.
+
+    Example:
+        >>> from jumpstart import supervised
+        >>> x, y = torch.randn(16, 2), torch.randn(16, 1)
+        >>> report = compare(torch.nn.Linear(2, 1), lambda m: supervised(m, x, y),
+        ...                  {"Adam": stepped(torch.optim.Adam), "jumps": jumps_only(lambda k: {})},
+        ...                  steps=3, progress=False)
+        >>> report.contenders
+        ['Adam', 'jumps']
+    """
+    if not contenders:
+        raise InputError("compare needs at least one contender.")
+    report = Report(name, settings={"seconds": seconds, "steps": steps}, seeds=[seed])
+    runs = []
+    for label, contender in contenders.items():
+        torch.manual_seed(seed)
+        twin = copy.deepcopy(model)
+        runs.append(_Run(label, twin, objective(twin), contender))
+    for run in runs:
+        _record(report, run, evaluate)
+    with tqdm(total=round(seconds * len(runs), 1), disable=not progress, desc=name, unit="s", leave=False) as bar:
+        bar.bar_format = "{desc} {bar} {n:.0f}/{total:.0f} s {postfix}"
+        while live := [run for run in runs if run.live]:
+            run = min(live, key=lambda run: run.seconds)
+            spent = run.advance(seconds, steps)
+            if run.due():
+                _record(report, run, evaluate)
+            bar.update(min(spent, max(0.0, bar.total - bar.n)))
+            bar.set_postfix_str(f"{run.label}: loss {run.loss:.3g}", refresh=False)
+    report.settings["metrics"] = sorted({k for row in report.rows for k in row} - _Run.COLUMNS)
+    return report
+
+
+class _Run:
+    COLUMNS = frozenset(("contender", "step", "gradient_evaluations", "seconds", "loss", "jumps", "accepted"))
+
+    def __init__(self, label: str, model: nn.Module, objective: Objective, contender: Contender) -> None:
+        self.label, self.model, self.objective = label, model, objective
+        self.iterator = contender(model, objective)
+        self.seconds, self.step, self.loss, self.live, self.next = 0.0, 0, math.nan, True, 1.0
+        self.progress: Progress = {"gradient_evaluations": 0}
+        self.ended = False
+
+    def advance(self, seconds: float, steps: int | None) -> float:
+        begun = time.perf_counter()
+        try:
+            self.progress = next(self.iterator)
+            self.step += 1
+        except StopIteration:
+            self.live = False
+        spent = time.perf_counter() - begun
+        self.seconds += spent
+        if self.seconds >= seconds or (steps is not None and self.step >= steps):
+            self.live = False
+        return spent
+
+    def due(self) -> bool:
+        if self.step >= self.next or not self.live:
+            self.next = max(self.step + 1.0, self.step * CADENCE)
+            return True
+        return False
+
+
+def _record(report: Report, run: _Run, evaluate: Callable[[nn.Module], Mapping[str, float]] | None) -> None:
+    # Outputs at weights that a diverged optimizer has made NaN are recorded as such, not refused.
+    theta = run.objective.space.flatten({k: p.detach() for k, p in run.model.named_parameters()})
+    run.loss = run.objective.value(theta)
+    row: Row = {
+        "contender": run.label,
+        "step": run.step,
+        "seconds": run.seconds,
+        "loss": run.loss,
+        **run.progress,
+    }
+    if evaluate is not None:
+        with torch.no_grad():
+            row.update({key: float(value) for key, value in evaluate(run.model).items()})
+    report.rows.append(row)

@@ -1,0 +1,14 @@
+"""One thread for all tests: the problems are tiny, and two busy cores make threaded BLAS slow and noisy."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
