@@ -100,12 +100,12 @@ def dense(
             route = "svd" if min(n, p) <= 512 else "gram"
     if route not in ("kernel", "svd", "gram"):
         raise InputError(f"dense basis: route={route!r} is none of 'auto', 'kernel', 'svd', 'gram'.")
-    eps = torch.finfo(lin.u.dtype).eps
+    eps = rounding(lin.u.dtype, max(n, p))
     shape = (-1, *lin.u.shape)
     pull: Callable[[Tensor], Tensor] = lin.vjp
     if route == "kernel":
         squares, u = _eigh(assemble.train_kernel(lin, metric))
-        keep = _keep(squares, eps * max(n, p) if rcond is None else rcond, rank)
+        keep = _keep(squares, eps if rcond is None else rcond, rank)
         squares, u = squares[keep], u[:, keep].T
         sigma = squares.sqrt()[:, None]
         images, cotangents, vectors = u * sigma, u / sigma, None
@@ -115,16 +115,16 @@ def dense(
         if route == "svd":
             u, sigma, vectors = _thin_svd(j)
             squares = sigma.square()
-            keep = _keep(squares, (eps * max(n, p)) ** 2 if rcond is None else rcond, rank)
+            keep = _keep(squares, eps**2 if rcond is None else rcond, rank)
             images, cotangents, vectors = (u[:, keep] * sigma[keep]).T, None, vectors[keep]
         elif n <= p:
             squares, u = _eigh(j @ j.T)
-            keep = _keep(squares, eps * max(n, p) if rcond is None else rcond, rank)
+            keep = _keep(squares, eps if rcond is None else rcond, rank)
             sigma, u = squares[keep].sqrt()[:, None], u[:, keep].T
             images, cotangents, vectors = u * sigma, None, (u / sigma) @ j
         else:
             squares, v = _eigh(j.T @ j)
-            keep = _keep(squares, eps * max(n, p) if rcond is None else rcond, rank)
+            keep = _keep(squares, eps if rcond is None else rcond, rank)
             vectors, cotangents = v[:, keep].T, None
             images = vectors @ j.T
         squares = squares[keep]
@@ -140,6 +140,12 @@ def dense(
         route=route,
     )
     return with_decay(basis, lin) if metric.decays else basis
+
+
+def rounding(dtype: torch.dtype, size: int) -> float:
+    """Relative eigenvalue below which a matrix of this size is noise; in half precision n·ε would leave nothing."""
+    eps = torch.finfo(dtype).eps
+    return eps if dtype in (torch.float16, torch.bfloat16) else eps * size
 
 
 def _eigh(k: Tensor) -> tuple[Tensor, Tensor]:
@@ -311,9 +317,13 @@ def with_decay(basis: Basis, lin: Linearization) -> Basis:
         if bool(length > 1e-12 * torch.linalg.vector_norm(z0)):
             extra = (rest / length)[None]
             vectors = extra if basis.vectors is None else torch.cat([basis.vectors.double(), extra])
-            blank = torch.zeros_like(basis.images[:1])
-            squares = None if basis.squares is None else torch.cat([basis.squares, basis.squares.new_zeros(1)])
-            basis = replace(basis, vectors=vectors, images=torch.cat([basis.images, blank]), squares=squares)
+            # Outside all modes the outputs do not move; outside the leading ones they do.
+            image, squares = torch.zeros_like(basis.images[:1]), None
+            if not basis.complete:
+                image = lin.jvp(metric.scale(extra[0].to(lin.theta.dtype)))[None]
+            elif basis.squares is not None:
+                squares = torch.cat([basis.squares, basis.squares.new_zeros(1)])
+            basis = replace(basis, vectors=vectors, images=torch.cat([basis.images, image]), squares=squares)
     if isinstance(metric.decay, Tensor):
         rows = basis.rows().double()
         w = metric.decay.double()

@@ -73,7 +73,7 @@ def plan(
         raise InputError(f"basis={kind!r}: use 'auto', 'dense', 'krylov' or a Basis made with jumpstart.bases.")
     if depth is not None and (not isinstance(depth, int) or depth < 1):
         raise InputError(f"depth={depth!r}: give a number of Krylov vectors of at least 1.")
-    if memory_limit is not None and not memory_limit > 0:
+    if memory_limit is not None and not (isinstance(memory_limit, (int, float)) and memory_limit > 0):
         raise InputError(f"memory_limit={memory_limit!r}: give a positive number of bytes.")
     limit = float(memory_limit) if memory_limit is not None else available_memory(lin.theta.device)
     n, p, size = lin.u.numel(), lin.theta.numel(), lin.u.element_size()

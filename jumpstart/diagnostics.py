@@ -179,6 +179,7 @@ def compare(
     *,
     seconds: float = 10.0,
     steps: int | None = None,
+    evaluations: float | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     name: str = "comparison",
     seed: int = 0,
@@ -194,7 +195,8 @@ def compare(
         objective: builds the objective for a copy of the model.
         contenders: by name; from :func:`stepped`, :func:`jumped`, :func:`jumps_only`, or any generator function.
             The first is the baseline of the table.
-        seconds: each contender's time. steps: each contender's number of steps, if fewer.
+        seconds: each contender's time, ``math.inf`` for no limit. steps, evaluations: each contender's number of
+            steps, and of gradient evaluations, where these end a run earlier.
         evaluate: further numbers to record (held-out accuracy, say), by name.
 
     Example:
@@ -208,7 +210,7 @@ def compare(
     """
     if not contenders:
         raise InputError("compare needs at least one contender.")
-    report = Report(name, settings={"seconds": seconds, "steps": steps}, seeds=[seed])
+    report = Report(name, settings={"seconds": seconds, "steps": steps, "evaluations": evaluations}, seeds=[seed])
     runs = []
     for label, contender in contenders.items():
         torch.manual_seed(seed)
@@ -216,17 +218,25 @@ def compare(
         runs.append(_Run(label, twin, objective(twin), contender))
     for run in runs:
         _record(report, run, evaluate)
-    with tqdm(total=round(seconds * len(runs), 1), disable=not progress, desc=name, unit="s", leave=False) as bar:
-        bar.bar_format = "{desc} {bar} {n:.0f}/{total:.0f} s {postfix}"
+    limits = _Limits(seconds, math.inf if steps is None else steps, math.inf if evaluations is None else evaluations)
+    with tqdm(total=len(runs), disable=not progress, desc=name, leave=False) as bar:
+        bar.bar_format = "{desc} {percentage:3.0f}% {bar} {elapsed} {postfix}"
         while live := [run for run in runs if run.live]:
             run = min(live, key=lambda run: run.seconds)
-            spent = run.advance(seconds, steps)
+            run.advance(limits)
             if run.due():
                 _record(report, run, evaluate)
-            bar.update(min(spent, max(0.0, bar.total - bar.n)))
             bar.set_postfix_str(f"{run.label}: loss {run.loss:.3g}", refresh=False)
+            bar.update(sum(run.done(limits) for run in runs) - bar.n)
     report.settings["metrics"] = sorted({k for row in report.rows for k in row} - _Run.COLUMNS)
     return report
+
+
+@dataclass(frozen=True)
+class _Limits:
+    seconds: float
+    steps: float
+    evaluations: float
 
 
 class _Run:
@@ -237,20 +247,26 @@ class _Run:
         self.iterator = contender(model, objective)
         self.seconds, self.step, self.loss, self.live, self.next = 0.0, 0, math.nan, True, 1.0
         self.progress: Progress = {"gradient_evaluations": 0}
-        self.ended = False
 
-    def advance(self, seconds: float, steps: int | None) -> float:
+    def advance(self, limits: _Limits) -> None:
         begun = time.perf_counter()
         try:
             self.progress = next(self.iterator)
             self.step += 1
         except StopIteration:
             self.live = False
-        spent = time.perf_counter() - begun
-        self.seconds += spent
-        if self.seconds >= seconds or (steps is not None and self.step >= steps):
+        self.seconds += time.perf_counter() - begun
+        if self.done(limits) >= 1:
             self.live = False
-        return spent
+
+    def done(self, limits: _Limits) -> float:
+        """Share of the run that is over."""
+        spent = (
+            self.seconds / limits.seconds,
+            self.step / limits.steps,
+            self.progress["gradient_evaluations"] / limits.evaluations,
+        )
+        return 1.0 if not self.live else min(1.0, max(spent))
 
     def due(self) -> bool:
         if self.step >= self.next or not self.live:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .basis import Basis
+from .basis import Basis, rounding
 from .horizon import Parsed, Steps, Times, phi
 from .losses import Loss, require_convex
 
@@ -112,7 +112,7 @@ class ReducedFlow:
         if not self._loss.known_convex:
             require_convex(rates, "the loss, restricted to the basis,", self._scale)
         # Below rounding a rate is zero: at t = ∞ it would otherwise move the weights by noise / noise.
-        floor = self.k * torch.finfo(self.basis.images.dtype).eps * max(float(rates.max()), 0.0)
+        floor = rounding(self.basis.images.dtype, self.k) * max(float(rates.max()), 0.0)
         return Modes(torch.where(rates > floor, rates, torch.zeros_like(rates)), vectors, floor)
 
     # -- answers -----------------------------------------------------------------------------------------------

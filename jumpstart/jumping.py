@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import time
 from dataclasses import dataclass, field, replace
 
@@ -111,7 +112,7 @@ def jump(
         raise InputError(f"family={family!r} is none of 'horizon', 'scale'.")
     if not isinstance(reuse, int) or reuse < 0:
         raise InputError(f"reuse={reuse!r}: give a number of corrections, 0 or more.")
-    if horizon is not None and not horizon > 0:
+    if horizon is not None and not (isinstance(horizon, numbers.Real) and horizon > 0):
         raise HorizonError(f"horizon={horizon!r}: flow time must be positive (or None to search).")
     begun = time.perf_counter()
     objective = objective if params is None else objective.subset(params)

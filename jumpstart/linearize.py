@@ -16,7 +16,7 @@ from .autodiff import Function, pullback, push, push_by_reverse
 from .cost import Ledger
 from .errors import NondeterministicError
 from .objective import Objective, require_finite_outputs
-from .parameters import Net
+from .parameters import Net, random_state_kept
 from .parts import Part
 
 
@@ -110,29 +110,28 @@ def linearize(objective: Objective, theta: Tensor | None = None, ledger: Ledger 
         NondeterministicError: the model answers differently when asked twice.
     """
     theta = objective.theta() if theta is None else theta
-    lin = Linearization(objective.net, objective.parts, theta, ledger)
-    require_finite_outputs(lin.u)
-    # Asked once, and again whenever a module has changed its mode since.
-    modes = tuple(module.training for module in objective.model.modules())
-    if objective.checked != modes:
-        objective.forward_seconds = require_deterministic(lin)
-        objective.checked = modes
+    with random_state_kept(theta.device):
+        lin = Linearization(objective.net, objective.parts, theta, ledger)
+        require_finite_outputs(lin.u)
+        # Asked once, and again whenever a module has changed its mode since.
+        modes = tuple(module.training for module in objective.model.modules())
+        if objective.checked != modes:
+            objective.forward_seconds = require_deterministic(lin)
+            objective.checked = modes
     lin.forward_seconds = objective.forward_seconds
     return lin
 
 
 def require_deterministic(lin: Linearization) -> float:
-    """Ask the network twice and compare; the random state is put back. Returns the seconds of a forward pass.
+    """Ask the network twice and compare; the caller puts the random state back. Returns the seconds of a forward pass.
 
     Raises:
         NondeterministicError: the answers differ by more than rounding.
     """
-    devices = [lin.theta.device] if lin.theta.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        begun = time.perf_counter()
-        again = lin.outputs(lin.theta)
-        float(again.flatten()[0])  # waits for the device
-        seconds = time.perf_counter() - begun
+    begun = time.perf_counter()
+    again = lin.outputs(lin.theta)
+    float(again.flatten()[0])  # waits for the device
+    seconds = time.perf_counter() - begun
     scale = torch.linalg.vector_norm(lin.u).clamp_min(torch.finfo(lin.u.dtype).tiny)
     difference = float(torch.linalg.vector_norm(again - lin.u) / scale)
     if difference > torch.finfo(lin.u.dtype).eps ** 0.75:

@@ -7,7 +7,6 @@ dimensions before that shape, so that many horizons or basis vectors go through 
 
 from __future__ import annotations
 
-import abc
 import copy
 from collections.abc import Callable
 
@@ -15,57 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import InputError, NonConvexError, NonFiniteError, ShapeError, TargetError
-
-
-class Loss(abc.ABC):
-    """A convex loss with its targets bound to it: Φ(u) for outputs u of one shape.
-
-    ``curvature`` is the number β where B = β·I everywhere, else None; ``quadratic`` says that B is constant;
-    ``known_convex`` that no check is needed, and that ``sqrt_t`` is cheap and keeps the small curvatures exact.
-    """
-
-    curvature: float | None = None
-    quadratic: bool = False
-    known_convex: bool = False
-    targets: Tensor
-
-    @abc.abstractmethod
-    def check(self, u: Tensor) -> None:
-        """Raise if outputs of this shape and dtype cannot go with the targets."""
-
-    @abc.abstractmethod
-    def per_sample(self, u: Tensor) -> Tensor:
-        """(…, n): losses whose sum is Φ; sample i depends on row i of the outputs alone."""
-
-    @abc.abstractmethod
-    def grad(self, u: Tensor) -> Tensor:
-        """g = ∇Φ(u), shaped like u."""
-
-    @abc.abstractmethod
-    def hvp(self, u: Tensor, v: Tensor) -> Tensor:
-        """B(u) v; v may have further leading dimensions."""
-
-    @abc.abstractmethod
-    def sqrt(self, u: Tensor, v: Tensor) -> Tensor:
-        """S v with B = S Sᵀ."""
-
-    @abc.abstractmethod
-    def sqrt_t(self, u: Tensor, v: Tensor) -> Tensor:
-        """Sᵀ v with B = S Sᵀ."""
-
-    def value(self, u: Tensor) -> Tensor:
-        """Φ(u): a scalar, or one per leading dimension."""
-        return self.per_sample(u).sum(-1)
-
-    def to(self, u: Tensor) -> Loss:
-        """The same loss with its targets on the device (and, if floating, in the dtype) of the outputs u."""
-        dtype = u.dtype if self.targets.is_floating_point() else self.targets.dtype
-        if self.targets.device == u.device and self.targets.dtype == dtype:
-            return self
-        twin = copy.copy(self)
-        twin.targets = self.targets.to(u.device, dtype)
-        return twin
+from .errors import InputError, ShapeError, TargetError
+from .loss import Loss, require_convex, require_finite_targets, require_same_shape
 
 
 class Squares(Loss):
@@ -79,7 +29,7 @@ class Squares(Loss):
         self.curvature = self.beta
 
     def check(self, u: Tensor) -> None:
-        _same_shape(u, self.targets, "squared-error")
+        require_same_shape(u, self.targets, "squared-error")
 
     def per_sample(self, u: Tensor) -> Tensor:
         squares = (u - self.targets).square()
@@ -104,7 +54,7 @@ def mse(targets: Tensor) -> Squares:
     Raises:
         TargetError: targets are not floating point.
     """
-    _finite_targets(targets)
+    require_finite_targets(targets)
     if not targets.is_floating_point():
         raise TargetError(
             f"mse needs floating-point targets, got {targets.dtype}: use targets.float(), or one-hot vectors for "
@@ -132,7 +82,7 @@ class CrossEntropy(Loss):
         if self.classes and targets.dtype in (torch.bool,):
             raise TargetError("cross_entropy got boolean targets: give integer classes, or use loss='logistic'.")
         if not self.classes:
-            _finite_targets(targets)
+            require_finite_targets(targets)
             if bool((targets < 0).any()) or not torch.allclose(
                 targets.sum(-1), torch.ones((), dtype=targets.dtype, device=targets.device), atol=1e-4
             ):
@@ -216,7 +166,7 @@ class Logistic(Loss):
 
     def __init__(self, targets: Tensor) -> None:
         targets = targets.detach()
-        _finite_targets(targets)
+        require_finite_targets(targets)
         if targets.numel() and (float(targets.min()) < 0 or float(targets.max()) > 1):
             raise TargetError(
                 f"logistic targets must lie in [0, 1], got {float(targets.min()):g} to {float(targets.max()):g}: "
@@ -225,11 +175,12 @@ class Logistic(Loss):
         self.targets = targets if targets.is_floating_point() else targets.to(torch.get_default_dtype())
 
     def check(self, u: Tensor) -> None:
-        _same_shape(u, self.targets, "logistic")
+        require_same_shape(u, self.targets, "logistic")
 
     def per_sample(self, u: Tensor) -> Tensor:
         y = self.targets
-        losses = (F.softplus(u) - y * u) / y.numel()
+        # Both terms are positive, so that a small loss keeps its digits; F.softplus drops e^{−u} from u = 20.
+        losses = (y * _softplus(-u) + (1 - y) * _softplus(u)) / y.numel()
         inner = max(y.dim() - 1, 0)
         return losses.flatten(-inner).sum(-1) if inner else losses
 
@@ -322,22 +273,6 @@ class Convex(Loss):
         return (torch.einsum("nij,...ni->...nj", vectors, flat) * root).reshape(v.shape)
 
 
-def require_convex(eigenvalues: Tensor, what: str, scale: float = 0.0) -> None:
-    """Raise if eigenvalues of a Hessian are negative beyond rounding, relative to the largest or to ``scale``.
-
-    Raises:
-        NonConvexError: quotes the most negative one.
-    """
-    if eigenvalues.numel() == 0:
-        return
-    low, high = float(eigenvalues.min()), max(float(eigenvalues.abs().max()), scale)
-    if low < -1e3 * torch.finfo(eigenvalues.dtype).eps ** 0.75 * max(high, 1e-30):
-        raise NonConvexError(
-            f"{what} has negative curvature in the outputs ({low:.3g} against {high:.3g}): jumpstart solves convex "
-            "losses of the network's outputs; move the non-convex part into the outputs function."
-        )
-
-
 def make(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tensor | None) -> Loss:
     """A loss from its name, a per-sample function, or itself."""
     if isinstance(loss, Loss):
@@ -352,17 +287,5 @@ def make(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tensor 
     return table[loss](targets)
 
 
-def _same_shape(u: Tensor, targets: Tensor, name: str) -> None:
-    if u.shape != targets.shape:
-        hint = ""
-        if u.numel() == targets.numel():
-            hint = f": targets.reshape({tuple(u.shape)}) would agree (torch would broadcast, which is a silent bug)"
-        raise ShapeError(f"{name} loss: outputs {tuple(u.shape)} and targets {tuple(targets.shape)} differ{hint}.")
-
-
-def _finite_targets(targets: Tensor) -> None:
-    if not isinstance(targets, Tensor):
-        raise InputError(f"targets must be a tensor, got {type(targets).__name__}.")
-    if targets.is_floating_point() and not bool(torch.isfinite(targets).all()):
-        bad = int((~torch.isfinite(targets)).sum())
-        raise NonFiniteError(f"{bad} of {targets.numel()} targets are NaN or infinite: drop or fix those samples.")
+def _softplus(u: Tensor) -> Tensor:
+    return u.clamp_min(0) + torch.log1p(torch.exp(-u.abs()))

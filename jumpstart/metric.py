@@ -94,7 +94,10 @@ def _adam(state: dict[str, Any], group: dict[str, Any]) -> Tensor:
 
 
 def _rmsprop(state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    return 1 / (state["square_avg"].sqrt() + group["eps"])
+    square = state["square_avg"]
+    if group.get("centered", False):
+        square = (square - state["grad_avg"].square()).clamp_min(0)
+    return 1 / (square.sqrt() + group["eps"])
 
 
 def _adagrad(state: dict[str, Any], group: dict[str, Any]) -> Tensor:
@@ -129,28 +132,30 @@ def from_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, space: Pa
         )
     base = float(optimizer.param_groups[0]["lr"])
     plain = isinstance(optimizer, torch.optim.SGD)
-    diagonal, decay = {}, {}
+    diagonal, fixed, through = {}, {}, {}  # D; decay rates that are decoupled; those that act through D
     for name in space.names:
         parameter = present[name]
         group, state = groups[id(parameter)], optimizer.state.get(parameter, {})
-        rule = next((rule for key, rule in RULES if key in state), None)
+        # Adadelta's step is also scaled by the size of past updates: its second moments alone are no metric.
+        rule = None if "acc_delta" in state else next((rule for key, rule in RULES if key in state), None)
         if rule is None and not plain:
             raise InputError(
-                f"metric: {type(optimizer).__name__} has no second moments for {name!r} yet: take a few steps "
-                "first, or pass metric=None for the plain metric."
+                f"metric: {type(optimizer).__name__} holds no second moments for {name!r} that make a metric: take a "
+                "few steps first (Adam family, RMSprop, Adagrad), or pass metric=None for the plain metric."
             )
         d = torch.ones_like(parameter) if rule is None else rule(state, group).to(parameter.dtype)
         ratio = float(group["lr"]) / base if base else 1.0
         coupled = rule is not None and not group.get("decoupled_weight_decay", False)
         coupled = coupled and not type(optimizer).__name__.lower().endswith("adamw")
         diagonal[name] = d * ratio
-        wd = float(group.get("weight_decay", 0.0)) * ratio
-        decay[name] = wd * d if coupled else torch.full_like(parameter, wd)
+        wd = float(group.get("weight_decay", 0.0))
+        fixed[name] = torch.full_like(parameter, 0.0 if coupled else wd * ratio)
+        through[name] = torch.full_like(parameter, wd if coupled else 0.0)
     flat = space.flatten(diagonal).detach()
     flat = flat.clamp(max=CLIP * float(flat.median()))
     if float(flat.min()) <= 0:
         raise InputError("metric: a parameter group has learning rate 0: leave it out with params=[…].")
-    rates = space.flatten(decay).detach()
+    rates = (space.flatten(fixed) + space.flatten(through) * flat).detach()
     uniform = float(rates[0])
     same = bool((rates == uniform).all())
     root = None if bool((flat == 1).all()) else flat.sqrt()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .autodiff import pullback
 from .errors import EmptyBatchError, InputError, NonFiniteError, ShapeError
 from .losses import Loss, Squares, make
-from .parameters import Net, ParameterSpace, Select
+from .parameters import Net, ParameterSpace, Select, random_state_kept
 from .parts import Batch, Opaque, Part, Points, leaves, require_finite, weight_scale
 
 
@@ -73,7 +73,8 @@ class Objective:
         self.checked: tuple[bool, ...] | None = None  # modes in which the model was found deterministic
         self.forward_seconds = 0.0
         theta = self.theta()
-        u = self.outputs(theta)
+        with random_state_kept(theta.device):
+            u = self.outputs(theta)
         if not isinstance(loss, Loss):
             loss = loss(u)
         if u.dim() == 0:
@@ -169,7 +170,14 @@ def supervised(
     if bound.targets.dim() == 0 or bound.targets.shape[0] != batch.size:
         raise ShapeError(f"{batch.size} inputs but targets of shape {tuple(bound.targets.shape)}: one row a sample.")
     parts = [batch] if chunk is None or chunk >= batch.size else batch.split(chunk)
-    return Objective.from_parts(model, parts, bound, params, training)
+    try:
+        return Objective.from_parts(model, parts, bound, params, training)
+    except RuntimeError as error:  # torch's own; jumpstart's come from building an objective as ValueError or TypeError
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves(inputs))
+        raise ShapeError(
+            f"{type(model).__name__} cannot be evaluated on inputs of shape {shapes} ({error}): check the shape and "
+            "dtype of inputs that the model takes."
+        ) from error
 
 
 @dataclass(frozen=True)

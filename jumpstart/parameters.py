@@ -130,6 +130,11 @@ class Net:
         return lambda *args, **kwargs: self.call(params, *args, **kwargs)
 
 
+def random_state_kept(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Whatever random numbers are drawn inside, the global generators are as they were afterwards."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
 @contextlib.contextmanager
 def _mode(model: nn.Module, training: bool | None) -> Iterator[None]:
     if training is None:

@@ -100,7 +100,9 @@ def test_flow_against_ode_integration(name, basis):
         gradient, targets_np, kernel, cross = GRADIENTS[name], y.numpy(), j @ j.T, jq @ j.T
         assert relative(gradient(u0.numpy(), targets_np), torch.func.grad(lambda v, y=y: loss(v, y))(u0)) < 1e-12
 
-        def rate(s, g=gradient, y=targets_np, k=np.concatenate([kernel, cross])):
+        both = np.concatenate([kernel, cross])
+
+        def rate(s, g=gradient, y=targets_np, k=both):
             return -k @ g(s[:24].reshape(8, 3), y).reshape(-1)
 
         start = np.concatenate([u0.numpy().reshape(-1), q0.reshape(-1)])

@@ -245,7 +245,9 @@ def test_reuse_gains_further():
     for reuse in (0, 2):
         model, x = mlp(5), randn(5, 6, 4)
         target = model(x).detach() + 0.05 * randn(6, 6, 3)
-        result = js.jump(js.supervised(model, x, target), basis="dense", horizon=math.inf, second_order=False, reuse=reuse)
+        result = js.jump(
+            js.supervised(model, x, target), basis="dense", horizon=math.inf, second_order=False, reuse=reuse
+        )
         assert result.corrections == reuse
         losses.append(result.actual)
     assert losses[1] < 1e-2 * losses[0]

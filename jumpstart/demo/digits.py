@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +27,7 @@ def data(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise JumpstartError("the digits come with scikit-learn: pip install 'jumpstart[experiments]'.") from error
-    bunch = load_digits()
+    bunch: Any = load_digits()
     images = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 16
     classes = torch.tensor(bunch.target)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jumpstart.kernel.capture import Use
+from .capture import Use
 
 
 class Layer:
