@@ -7,6 +7,7 @@ Source: docs/theory.md, sections 2 and 4.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -23,10 +24,9 @@ from .metric import Metric
 
 @dataclass(frozen=True)
 class Remainder:
-    """What a Krylov basis leaves out: β_k and the image A q_{k+1} of the next direction (one more product)."""
+    """What a Krylov basis leaves out: ``measure()`` gives β_k and ‖A q_{k+1}‖, for at most one product, once."""
 
-    norm: float
-    image: Callable[[], Tensor]
+    measure: Callable[[], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -163,14 +163,12 @@ def _keep(squares: Tensor, rcond: float, rank: int | None) -> Tensor:
 
 def _thin_svd(j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """SVD by way of QR of the long side, several times cheaper when the matrix is far from square."""
-    n, p = j.shape
-    if n >= p:
-        q, r = torch.linalg.qr(j)
-        u, s, vh = torch.linalg.svd(r)
-        return q @ u, s, vh
-    q, r = torch.linalg.qr(j.T)
-    u, s, vh = torch.linalg.svd(r.T)
-    return u, s, vh @ q.T
+    if j.shape[0] < j.shape[1]:
+        v, s, uh = _thin_svd(j.T)
+        return uh.T, s, v.T
+    q, r = torch.linalg.qr(j)
+    u, s, vh = torch.linalg.svd(r)
+    return q @ u, s, vh
 
 
 def krylov(lin: Linearization, loss: Loss, metric: Metric, depth: int, *, side: str = "auto") -> Basis:
@@ -178,8 +176,7 @@ def krylov(lin: Linearization, loss: Loss, metric: Metric, depth: int, *, side: 
 
     Args:
         side: "parameters" keeps k·(P + N) numbers and needs no network pass for a candidate step; "outputs" keeps
-            2·k·N and one more product, and pulls back once a candidate; "auto" takes the outputs' side only where
-            P > 50·N.
+            2·k·N, and pulls back once a candidate; "auto" takes the outputs' side where P > 50·N.
     """
     n, p = lin.u.numel(), lin.theta.numel()
     if side == "auto":
@@ -206,8 +203,10 @@ def krylov(lin: Linearization, loss: Loss, metric: Metric, depth: int, *, side: 
     run = lanczos(product, start, depth)
     k = run.depth
 
-    def next_image() -> Tensor:
-        return lin.jvp(metric.scale(run.remainder))
+    @functools.cache
+    def remainder() -> tuple[float, float]:
+        norm = float(run.remainder_norm)
+        return norm, float(torch.linalg.vector_norm(lin.jvp(metric.scale(run.remainder)))) if norm else 0.0
 
     basis = Basis(
         kind="krylov",
@@ -216,7 +215,7 @@ def krylov(lin: Linearization, loss: Loss, metric: Metric, depth: int, *, side: 
         vectors=run.vectors,
         cotangents=None,
         pull=lin.vjp,
-        remainder=Remainder(float(run.remainder_norm), next_image),
+        remainder=Remainder(remainder),
         route="parameters",
     )
     return with_decay(basis, lin) if metric.decays else basis
@@ -239,6 +238,15 @@ def _krylov_outputs(lin: Linearization, loss: Loss, metric: Metric, depth: int) 
         return loss.hvp(lin.u, y.reshape(shape)).reshape(-1)
 
     run = lanczos_dual(kernel, curvature, loss.grad(lin.u).reshape(-1), depth)
+
+    @functools.cache
+    def remainder() -> tuple[float, float]:
+        if not bool((run.rest != 0).any()):
+            return 0.0, 0.0
+        image = kernel(run.rest)
+        norm = float(torch.dot(run.rest, image).clamp_min(0).sqrt())
+        return norm, float(torch.linalg.vector_norm(image)) / norm if norm else 0.0
+
     return Basis(
         kind="krylov",
         metric=metric,
@@ -246,7 +254,7 @@ def _krylov_outputs(lin: Linearization, loss: Loss, metric: Metric, depth: int) 
         vectors=None,
         cotangents=run.cotangents.reshape(-1, *shape),
         pull=lin.vjp,
-        remainder=Remainder(float(run.remainder_norm), lambda: kernel(run.remainder).reshape(shape)),
+        remainder=Remainder(remainder),
         route="outputs",
     )
 

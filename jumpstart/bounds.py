@@ -51,14 +51,14 @@ def _residual(flow: ReducedFlow, t: float, curvature: float) -> float:
     """∫ β_k |c_k(s)| ‖A e^{−(t−s)G} q_{k+1}‖ ds, the norm bounded by ‖A q_{k+1}‖ and by 1/√(2eβ(t−s))."""
     remainder = flow.basis.remainder
     assert remainder is not None
-    if remainder.norm == 0:
+    norm, image = remainder.measure()
+    if norm == 0:
         return 0.0
     if math.isinf(t):
         return math.inf
-    image = float(torch.linalg.vector_norm(remainder.image()))
     s = _grid(t)
     last = flow.at(Times(tuple(s.tolist()), False))[:, -1].abs()
-    upper = remainder.norm * torch.maximum(last[1:], last[:-1])
+    upper = norm * torch.maximum(last[1:], last[:-1])
     # ∫ min(a, b/√τ) dτ in closed form on each interval, so that only |c_k| is sampled.
     b = 1 / math.sqrt(2 * math.e * curvature)
     knee = (b / max(image, 1e-300)) ** 2

@@ -89,7 +89,7 @@ def plan(
         flops += 20 * EIGH_FLOPS * small**3  # one factorization for each Rosenbrock step
     passes = ((c + 1) * PULL + GRADIENT) if layered else 2 * GRADIENT * c
     dense_bytes = 8.0 * (4 * small * small + (0 if layered else 3 * n * p))
-    k = min(depth or DEPTH, n, p)
+    k = min(depth or DEPTH, p if metric.decays else min(n, p))  # decay leads out of the span of Jᵀ
     krylov_bytes = float(size * k * (p + n) + 8 * k * n)
     least_bytes = float(size * 2 * k * n + 8 * k * n) if not metric.decays else krylov_bytes
     costs = {"dense": passes * gradient + flops / rate, "krylov": k * (PUSH + PULL) * gradient}

@@ -37,7 +37,7 @@ class Modes:
         return m if self.vectors is None else m @ self.vectors.T
 
     def filter(self, horizon: Parsed) -> Tensor:
-        """φ(Λ, t) (T, k). A rate that is rounding moves no further than one at the floor would: else noise · t grows."""
+        """φ(Λ, t) (T, k). A rate lost to rounding moves no further than one at the floor: noise · t is bounded."""
         filters = phi(self.rates, horizon)
         if self.floor == 0:
             return filters

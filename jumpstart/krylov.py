@@ -120,18 +120,17 @@ class DualKrylov:
 
     Attributes:
         cotangents: (k, N) rows s_j. images: (k, N) rows A q_j = K s_j.
-        remainder: (N,) cotangent of q_{k+1}, zero after a breakdown; its image is K·remainder.
+        rest: (N,) cotangent of β_k q_{k+1}, zero after a breakdown; β_k² = restᵀ K rest takes one more product.
     """
 
     cotangents: Tensor
     images: Tensor
-    remainder: Tensor
-    remainder_norm: Tensor
+    rest: Tensor
     outcome: LanczosOutcome
 
 
 def lanczos_dual(kernel: Product, curvature: Product, start: Tensor, depth: int) -> DualKrylov:
-    """The Krylov space of AᵀBA from Aᵀg, kept as vectors of the outputs' size: depth + 1 kernel products.
+    """The Krylov space of AᵀBA from Aᵀg, kept as vectors of the outputs' size: exactly ``depth`` kernel products.
 
     Inner products of the q_j are K-inner products of the s_j, and K s_j is at hand, so that no square root of the
     curvature B and no vector of the parameters' size is needed.
@@ -147,7 +146,7 @@ def lanczos_dual(kernel: Product, curvature: Product, start: Tensor, depth: int)
         raise InputError(f"Lanczos needs a finite gradient, got norm {float(length):.3g}.")
     if not bool(length > 0):
         none = start.new_zeros(0, start.numel())
-        return DualKrylov(none, none, torch.zeros_like(start), length, LanczosOutcome.BREAKDOWN)
+        return DualKrylov(none, none, torch.zeros_like(start), LanczosOutcome.BREAKDOWN)
     cotangents, images = start.new_zeros(depth, start.numel()), start.new_zeros(depth, start.numel())
     eps, scale, outcome, used = torch.finfo(start.dtype).eps, 0.0, LanczosOutcome.COMPLETE, 0
     for j in range(depth):
@@ -156,15 +155,15 @@ def lanczos_dual(kernel: Product, curvature: Product, start: Tensor, depth: int)
         s = curvature(images[j])
         for _ in range(2):
             s = s - cotangents[:used].T @ (images[:used] @ s)
+        if used == depth:
+            break
         y = kernel(s)
         length = torch.dot(s, y).clamp_min(0).sqrt()
         scale = max(scale, float(torch.dot(images[j], curvature(images[j]))))
         if not float(length) > 1e3 * eps * scale:
-            length, outcome = torch.zeros_like(length), LanczosOutcome.BREAKDOWN
+            s, outcome = torch.zeros_like(s), LanczosOutcome.BREAKDOWN
             break
-    live = bool(length > 0)
-    remainder = s / length if live else torch.zeros_like(s)
-    return DualKrylov(cotangents[:used], images[:used], remainder, length, outcome)
+    return DualKrylov(cotangents[:used], images[:used], s, outcome)
 
 
 @dataclass(frozen=True)

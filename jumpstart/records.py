@@ -55,15 +55,17 @@ def write(
     """Write ``folder/results.json`` whole or not at all, and return its path."""
     target = Path(folder) / "results.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    content = {
+    head = {
         "experiment": experiment,
         "command": command(),
         "environment": environment(seeds),
         "settings": dict(settings),
-        "rows": list(rows),
     }
+    # One row a line: readable, and a change of one row is a change of one line.
+    lines = ",\n".join(json.dumps(row, default=_plain) for row in rows)
+    opening = json.dumps(head, indent=1, default=_plain).removesuffix("\n}")
     draft = target.with_suffix(".part")
-    draft.write_text(json.dumps(content, indent=1, default=_plain) + "\n")
+    draft.write_text(f'{opening},\n "rows": [\n{lines}\n]}}\n')
     draft.replace(target)
     return target
 

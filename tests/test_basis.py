@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -67,7 +68,7 @@ def test_directions_are_orthonormal_and_images_are_true(kind, metric):
 @pytest.mark.parametrize("kind", KINDS)
 def test_reduced_flow_is_gradient_flow_inside_the_span(kind, loss):
     """ċ = −Eᵀ∇Φ(u₀ + E c): at a random c the slope is the projected gradient of the linearized loss."""
-    model, objective, lin = setting(loss=loss)
+    _model, objective, lin = setting(loss=loss)
     found = js.solve(objective, basis=KINDS[kind](lin, objective.loss, Metric()))
     c = randn(4, found.basis.size).requires_grad_()
     u = lin.u + (c @ found.basis.images.flatten(1)).view_as(lin.u)
@@ -86,7 +87,7 @@ def test_more_depth_is_never_worse_at_the_end(kind):
         else:
             basis = bases.recycled(lin, objective.loss, Metric(), randn(8, 2, 255), depth)
         ends.append(js.solve(objective, basis=basis).loss(math.inf))
-    assert all(b <= a * (1 + 1e-12) for a, b in zip(ends, ends[1:], strict=False))
+    assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(ends))
 
 
 def test_rank_keeps_the_leading_modes():

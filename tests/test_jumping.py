@@ -78,6 +78,18 @@ def test_accepted_jump_lowers_the_real_loss_to_what_it_reports(net, kind, option
     assert result.ratio == pytest.approx((before - result.actual) / (before - result.predicted), rel=1e-6)
 
 
+@pytest.mark.parametrize("family", ["horizon", "scale"])
+@pytest.mark.parametrize("basis", ["dense", "krylov"])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_jumps_on_awkward_problems(name, basis, family):
+    p = PROBLEMS[name](1)
+    before = float(F.mse_loss(p.model(p.x), p.y))
+    result = js.jump(js.supervised(p.model, p.x, p.y), basis=basis, family=family)
+    assert result.accepted
+    assert float(F.mse_loss(p.model(p.x), p.y)) == pytest.approx(result.actual, rel=1e-12, abs=1e-28)
+    assert result.actual < before
+
+
 def test_reported_loss_is_bit_identical_on_re_evaluation():
     model, x, y = mlp(1), randn(1, 10, 4), randn(2, 10, 3)
     objective = js.supervised(model, x, y)

@@ -23,6 +23,7 @@ ORDER = [
     ["metric"],
     ["kernel.capture"],
     ["kernel.contract"],
+    ["kernel.side"],
     ["kernel.dense"],
     ["kernel.assemble"],
     ["kernel"],

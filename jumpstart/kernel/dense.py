@@ -18,6 +18,8 @@ from .capture import Call, Use
 from .contract import Accumulator, Layer
 from .side import Side
 
+Metric = Mapping[str, Tensor] | None
+
 
 @torch.inference_mode(False)
 @torch.no_grad()

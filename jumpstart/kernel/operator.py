@@ -47,6 +47,6 @@ class NTKOperator(LinearOperator):
 
 
 def ntk_operator(left: Linearization, right: Linearization | None = None, metric: Metric | None = None) -> NTKOperator:
-    """The kernel between two linearizations: rows ``left`` (query points, say), columns ``right``, by default the same."""
+    """The kernel between two linearizations: rows ``left`` (query points, say), columns ``right`` or the same."""
     right = left if right is None else right
     return NTKOperator(left.u, left=left, right=right, metric=Metric() if metric is None else metric)
