@@ -90,7 +90,7 @@ def other_bases(lin, loss):
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("kind", ["prefix", "recycled", "leading modes", "krylov"])
 def test_bound_holds_for_other_bases_and_losses(kind, loss):
-    for seed in (0, 1):
+    for seed in (0, 1) if loss == "mse" else (0,):
         y = randn(seed + 50, 9, 3) if loss == "mse" else classes(seed, 9, 3)
         objective = js.supervised(mlp(seed), randn(seed, 9, 4), y, loss)
         lin = linearize(objective)
