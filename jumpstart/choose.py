@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from .kernel import assemble
 from .linearize import Linearization
 from .losses import Loss
 from .metric import Metric
+
+BasisLike = str | Basis | Callable[[Linearization, Loss, Metric], Basis]
 
 DEPTH = 12  # Krylov vectors where none are asked for (docs/decisions/0005)
 EIGH_FLOPS = 25.0  # eigh of an N×N matrix costs about this many N³, at the rate of a matrix product
@@ -121,7 +124,7 @@ def build(
     lin: Linearization,
     loss: Loss,
     metric: Metric,
-    kind: str | Basis = "auto",
+    kind: BasisLike = "auto",
     depth: int | None = None,
     memory_limit: Any = None,
     kept: Tensor | None = None,
@@ -129,6 +132,11 @@ def build(
     """The basis that was asked for, or the cheaper one that fits; ``kept`` directions are recycled into Krylov."""
     if isinstance(kind, Basis):
         return kind, None
+    if not isinstance(kind, str) and callable(kind):
+        made = kind(lin, loss, metric)
+        if not isinstance(made, Basis):
+            raise InputError(f"basis: the function returned {type(made).__name__}, not a Basis from js.bases.")
+        return made, None
     chosen = plan(lin, loss, metric, kind, depth, memory_limit)
     if chosen.kind == "dense":
         return bases.dense(lin, metric), chosen

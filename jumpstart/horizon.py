@@ -78,6 +78,8 @@ def parse(t: Horizon | Times) -> Parsed:
             f"horizon {shown}: give a flow time (learning rate × steps) as a number, math.inf, "
             "a 1-D tensor of such numbers, or js.steps(count, lr)."
         )
+    if not values:
+        raise HorizonError("horizon: the tensor of flow times is empty; give at least one.")
     for value in values:
         if math.isnan(value) or value < 0:
             raise HorizonError(f"horizon {value!r}: flow time must be 0 or more (math.inf for the end of training).")

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .basis import Basis
-from .choose import Plan, build
+from .choose import BasisLike, Plan, build
 from .cost import Ledger
 from .errors import HorizonError, InputError
 from .flow import ReducedFlow
@@ -72,7 +71,7 @@ class JumpResult:
 def jump(
     objective: Objective,
     *,
-    basis: str | Basis = "auto",
+    basis: BasisLike = "auto",
     depth: int | None = None,
     metric: MetricLike = None,
     weight_decay: float | None = None,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .autodiff import pullback
 from .errors import EmptyBatchError, InputError, NonFiniteError, ShapeError
@@ -170,6 +171,13 @@ def supervised(
     if bound.targets.dim() == 0 or bound.targets.shape[0] != batch.size:
         raise ShapeError(f"{batch.size} inputs but targets of shape {tuple(bound.targets.shape)}: one row a sample.")
     parts = [batch] if chunk is None or chunk >= batch.size else batch.split(chunk)
+    if len(parts) > 1 and isinstance(model, nn.Module) and training is not False:
+        coupled = [name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and (training or m.training)]
+        if coupled:
+            raise InputError(
+                f"chunk={chunk}: {coupled[0]!r} is BatchNorm in train mode, whose outputs depend on who shares the "
+                "chunk; evaluate in eval mode (training=False), or leave chunk out."
+            )
     try:
         return Objective.from_parts(model, parts, bound, params, training)
     except RuntimeError as error:  # torch's own; jumpstart's come from building an objective as ValueError or TypeError

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import bounds, gate, metric
 from .basis import Basis
-from .choose import Plan, build
+from .choose import BasisLike, Plan, build
 from .cost import Ledger
 from .errors import HorizonError, InputError, NonFiniteError, ShapeError
 from .flow import ReducedFlow
@@ -169,7 +169,7 @@ def _single(horizon: Parsed) -> bool:
 
 def solve(
     objective: Objective,
-    basis: str | Basis = "auto",
+    basis: BasisLike = "auto",
     metric: MetricLike = None,
     params: Select = None,
     memory_limit: float | None = None,
@@ -182,7 +182,9 @@ def solve(
     """Solve the training run from the present weights, linearized there; nothing is changed.
 
     Args:
-        basis: "auto", "dense" (every mode, exact), "krylov" (``depth`` modes, with an error bound), or a Basis.
+        basis: "auto", "dense" (every mode, exact), "krylov" (``depth`` modes, with an error bound), or a function
+            (linearization, loss, metric) -> Basis made of ``jumpstart.bases``, for instance
+            ``lambda lin, loss, metric: js.bases.span(lin, metric, updates)`` for a trajectory prefix.
         metric: None for plain gradient flow; a torch optimizer (its state gives D, and its weight decay is taken
             along), a (P,) tensor, or tensors by parameter name.
         params: restrict what moves, by names, patterns or a function.

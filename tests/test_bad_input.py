@@ -210,3 +210,20 @@ def test_remedies_work():
     js.solve(js.Objective(model, lambda net: net(x)["logits"], js.losses.mse(y))).outputs(1.0)
     js.solve(js.supervised(dropout(), x, y, training=False)).outputs(1.0)
     js.solve(js.supervised(dropout().eval(), x, y)).outputs(1.0)
+
+
+def test_chunks_and_batch_statistics():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    x, y = torch.randn(6, 3), torch.randn(6, 1)
+    with pytest.raises(errors.InputError, match=r"'1' is BatchNorm in train mode"):
+        js.supervised(model, x, y, chunk=2)
+    js.supervised(model, x, y, chunk=2, training=False)
+    js.supervised(model.eval(), x, y, chunk=2)
+
+
+def test_an_empty_horizon_and_a_function_that_makes_no_basis():
+    objective = js.supervised(nn.Linear(3, 1), torch.randn(6, 3), torch.randn(6, 1))
+    with pytest.raises(errors.HorizonError, match="empty"):
+        js.solve(objective).outputs(torch.empty(0))
+    with pytest.raises(errors.InputError, match="returned str"):
+        js.solve(objective, basis=lambda lin, loss, metric: "dense")

@@ -174,3 +174,26 @@ def test_query_points_changed_in_place_are_seen():
     found.predict(query, 1.0)
     query.mul_(-1)
     assert relative(found.predict(query, 1.0), found.predict(-p.query, 1.0)) < 1e-14
+
+
+def test_a_trajectory_prefix_as_a_basis():
+    """The span of an optimizer's updates: the solution moves inside it alone, and no vjp beyond the set-up is spent."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).double()
+    x, y = torch.randn(10, 3).double(), torch.randn(10, 1).double()
+    objective, updates = js.supervised(model, x, y), []
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(4):
+        before = objective.theta()
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(model(x), y).backward()
+        optimizer.step()
+        updates.append(objective.theta() - before)
+    span = torch.stack(updates)
+    solution = js.solve(objective, basis=lambda lin, loss, metric: js.bases.span(lin, metric, span))
+    assert solution.lin.ledger.pushes == 4
+    assert solution.lin.ledger.pulls == 0
+    moved = objective.space.flatten(solution.parameters(5.0)) - objective.theta()
+    inside = torch.linalg.lstsq(span.T, moved[:, None]).solution
+    assert float((span.T @ inside - moved[:, None]).norm()) < 1e-10 * float(moved.norm())
+    assert solution.loss(5.0) < solution.loss(0.0)
