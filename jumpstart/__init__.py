@@ -10,8 +10,7 @@
 See docs/theory.md for the equations that docstrings cite.
 """
 
-from . import basis as bases
-from . import errors, gate, losses
+from . import bases, errors, gate, losses
 from .diagnostics import Report, compare, jumped, jumps_only, stepped
 from .horizon import Steps, steps
 from .jumping import JumpResult, jump

@@ -1,4 +1,4 @@
-"""The subspace that a solve is restricted to: dense modes, Krylov, trajectory prefix, recycled, one interface.
+"""The subspace that a solve is restricted to, one interface for every way to it (``bases``).
 
 In scaled coordinates z = D^{−½}θ, with A = J D^{½}, a basis is an orthonormal set q_1 … q_k and its images A q_i.
 Directions are kept as vectors of the parameters' size or as cotangents s_i of the outputs' size with q_i = Aᵀ s_i.
@@ -7,18 +7,13 @@ Source: docs/theory.md, sections 2 and 4.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .kernel import assemble
-from .krylov import independent_rows, lanczos, lanczos_dual, orthogonalize
 from .linearize import Linearization
-from .losses import Loss
 from .metric import Metric
 
 
@@ -44,14 +39,13 @@ class Basis:
     images: Tensor
     vectors: Tensor | None
     cotangents: Tensor | None
-    pull: Callable[[Tensor], Tensor]
+    lin: Linearization
     squares: Tensor | None = None
     remainder: Remainder | None = None
     complete: bool = False
     decay: Tensor | None = None
     drift: Tensor | None = None
     route: str = ""
-    facts: dict[str, float] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -63,9 +57,9 @@ class Basis:
         total: Tensor | None = None
         if self.cotangents is not None:
             s = torch.tensordot(c[:at].to(self.cotangents.dtype), self.cotangents, dims=1)
-            total = self.metric.scale(self.metric.scale(self.pull(s.to(self.images.dtype))))
+            total = self.metric.scale(self.metric.scale(self.lin.vjp(s.to(self.images.dtype))))
         if self.vectors is not None and (total is None or self.vectors.shape[0]):
-            step = self.metric.scale((c[at:].to(self.vectors.dtype) @ self.vectors).to(self.images.dtype))
+            step = self.metric.scale((c[at:].to(self.vectors.dtype) @ self.vectors).to(self.lin.theta.dtype))
             total = step if total is None else total + step
         assert total is not None
         return total
@@ -74,236 +68,16 @@ class Basis:
         """The directions q_i as explicit rows (k, P); one vjp for each cotangent."""
         found = []
         if self.cotangents is not None:
-            found += [self.metric.scale(self.pull(s.to(self.images.dtype))) for s in self.cotangents]
+            found += [self.metric.scale(self.lin.vjp(s.to(self.images.dtype))) for s in self.cotangents]
         if self.vectors is not None:
             found += list(self.vectors)
         return torch.stack(found)
-
-
-def dense(
-    lin: Linearization, metric: Metric, *, route: str = "auto", rank: int | None = None, rcond: float | None = None
-) -> Basis:
-    """Every mode of K = A Aᵀ that stands above rounding (or the leading ``rank`` of them).
-
-    Args:
-        route: "kernel" forms K layer by layer and takes its eigenvectors; "svd" takes the SVD of the explicit
-            Jacobian, which resolves singular values down to ε·σ_max instead of √ε·σ_max; "gram" takes the
-            eigenvectors of the smaller Gram matrix of the explicit Jacobian; "auto" prefers the kernel where the
-            outputs allow it and parameters outnumber outputs, then the SVD up to size 512, then the Gram matrix.
-        rcond: modes with σ² ≤ rcond·σ²_max are rounding, by default; ε·max(N, P), squared for the SVD.
-    """
-    n, p = lin.u.numel(), lin.theta.numel()
-    if route == "auto":
-        if assemble.layered(lin) and n <= p:
-            route = "kernel"
-        else:
-            route = "svd" if min(n, p) <= 512 else "gram"
-    if route not in ("kernel", "svd", "gram"):
-        raise InputError(f"dense basis: route={route!r} is none of 'auto', 'kernel', 'svd', 'gram'.")
-    eps = rounding(lin.u.dtype, max(n, p))
-    shape = (-1, *lin.u.shape)
-    pull: Callable[[Tensor], Tensor] = lin.vjp
-    if route == "kernel":
-        squares, u = _eigh(assemble.train_kernel(lin, metric))
-        keep = _keep(squares, eps if rcond is None else rcond, rank)
-        squares, u = squares[keep], u[:, keep].T
-        sigma = squares.sqrt()[:, None]
-        images, cotangents, vectors = u * sigma, u / sigma, None
-    else:
-        j = lin.jacobian().double()
-        j = j if metric.root is None else j * metric.root.double()
-        if route == "svd":
-            u, sigma, vectors = _thin_svd(j)
-            squares = sigma.square()
-            keep = _keep(squares, eps**2 if rcond is None else rcond, rank)
-            images, cotangents, vectors = (u[:, keep] * sigma[keep]).T, None, vectors[keep]
-        elif n <= p:
-            squares, u = _eigh(j @ j.T)
-            keep = _keep(squares, eps if rcond is None else rcond, rank)
-            sigma, u = squares[keep].sqrt()[:, None], u[:, keep].T
-            images, cotangents, vectors = u * sigma, None, (u / sigma) @ j
-        else:
-            squares, v = _eigh(j.T @ j)
-            keep = _keep(squares, eps if rcond is None else rcond, rank)
-            vectors, cotangents = v[:, keep].T, None
-            images = vectors @ j.T
-        squares = squares[keep]
-    basis = Basis(
-        kind="dense",
-        metric=metric,
-        images=images.reshape(shape).to(lin.u.dtype),
-        vectors=vectors,
-        cotangents=None if cotangents is None else cotangents.reshape(shape),
-        pull=pull,
-        squares=squares,
-        complete=rank is None,
-        route=route,
-    )
-    return with_decay(basis, lin) if metric.decays else basis
 
 
 def rounding(dtype: torch.dtype, size: int) -> float:
     """Relative eigenvalue below which a matrix of this size is noise; in half precision n·ε would leave nothing."""
     eps = torch.finfo(dtype).eps
     return eps if dtype in (torch.float16, torch.bfloat16) else eps * size
-
-
-def _eigh(k: Tensor) -> tuple[Tensor, Tensor]:
-    lam, u = torch.linalg.eigh(k.double())
-    return lam.flip(0), u.flip(1)
-
-
-def _keep(squares: Tensor, rcond: float, rank: int | None) -> Tensor:
-    keep = squares > rcond * squares.max().clamp_min(0)
-    keep &= squares > 0
-    if rank is not None:
-        keep &= torch.arange(squares.numel(), device=squares.device) < rank
-    return keep
-
-
-def _thin_svd(j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """SVD by way of QR of the long side, several times cheaper when the matrix is far from square."""
-    if j.shape[0] < j.shape[1]:
-        v, s, uh = _thin_svd(j.T)
-        return uh.T, s, v.T
-    q, r = torch.linalg.qr(j)
-    u, s, vh = torch.linalg.svd(r)
-    return q @ u, s, vh
-
-
-def krylov(lin: Linearization, loss: Loss, metric: Metric, depth: int, *, side: str = "auto") -> Basis:
-    """The Krylov space of AᵀBA (plus decay) from the gradient: ``depth`` products of one jvp and one vjp each.
-
-    Args:
-        side: "parameters" keeps k·(P + N) numbers and needs no network pass for a candidate step; "outputs" keeps
-            2·k·N, and pulls back once a candidate; "auto" takes the outputs' side where P > 50·N.
-    """
-    n, p = lin.u.numel(), lin.theta.numel()
-    if side == "auto":
-        side = "outputs" if p > 50 * n and not metric.decays else "parameters"
-    if side == "outputs":
-        if metric.decays:
-            raise InputError("weight decay acts outside the span of pulled-back outputs: use side='parameters'.")
-        return _krylov_outputs(lin, loss, metric, depth)
-    if side != "parameters":
-        raise InputError(f"krylov: side={side!r} is none of 'auto', 'parameters', 'outputs'.")
-    images: list[Tensor] = []
-    start = metric.scale(lin.vjp(loss.grad(lin.u)))
-    if metric.decays:
-        start = start + metric.decay * metric.unscale(lin.theta)
-    if not bool((start != 0).any()):
-        return _nothing(lin, metric)
-
-    def product(v: Tensor) -> Tensor:
-        image = lin.jvp(metric.scale(v))
-        images.append(image)
-        w = metric.scale(lin.vjp(loss.hvp(lin.u, image)))
-        return w + metric.decay * v if metric.decays else w
-
-    run = lanczos(product, start, depth)
-    k = run.depth
-
-    @functools.cache
-    def remainder() -> tuple[float, float]:
-        norm = float(run.remainder_norm)
-        return norm, float(torch.linalg.vector_norm(lin.jvp(metric.scale(run.remainder)))) if norm else 0.0
-
-    basis = Basis(
-        kind="krylov",
-        metric=metric,
-        images=torch.stack(images[:k]),
-        vectors=run.vectors,
-        cotangents=None,
-        pull=lin.vjp,
-        remainder=Remainder(remainder),
-        route="parameters",
-    )
-    return with_decay(basis, lin) if metric.decays else basis
-
-
-def _nothing(lin: Linearization, metric: Metric) -> Basis:
-    """No direction at all: the gradient is exactly zero, and the flow stays where it is."""
-    images, vectors = lin.u.new_zeros(0, *lin.u.shape), lin.theta.new_zeros(0, lin.theta.numel())
-    return Basis("krylov", metric, images, vectors, None, lin.vjp, complete=True)
-
-
-def _krylov_outputs(lin: Linearization, loss: Loss, metric: Metric, depth: int) -> Basis:
-    shape = lin.u.shape
-
-    def kernel(s: Tensor) -> Tensor:
-        pulled = metric.scale(metric.scale(lin.vjp(s.reshape(shape))))
-        return lin.jvp(pulled).reshape(-1)
-
-    def curvature(y: Tensor) -> Tensor:
-        return loss.hvp(lin.u, y.reshape(shape)).reshape(-1)
-
-    run = lanczos_dual(kernel, curvature, loss.grad(lin.u).reshape(-1), depth)
-
-    @functools.cache
-    def remainder() -> tuple[float, float]:
-        if not bool((run.rest != 0).any()):
-            return 0.0, 0.0
-        image = kernel(run.rest)
-        norm = float(torch.dot(run.rest, image).clamp_min(0).sqrt())
-        return norm, float(torch.linalg.vector_norm(image)) / norm if norm else 0.0
-
-    return Basis(
-        kind="krylov",
-        metric=metric,
-        images=run.images.reshape(-1, *shape),
-        vectors=None,
-        cotangents=run.cotangents.reshape(-1, *shape),
-        pull=lin.vjp,
-        remainder=Remainder(remainder),
-        route="outputs",
-    )
-
-
-def span(lin: Linearization, metric: Metric, directions: Tensor, kind: str = "prefix") -> Basis:
-    """The span of given parameter displacements (r, P): one jvp each, no vjp.
-
-    The trajectory prefix is this with the optimizer's last updates; dependent directions are dropped.
-    """
-    if directions.dim() != 2 or directions.shape[1] != lin.theta.numel():
-        raise InputError(f"directions must be (r, {lin.theta.numel()}), got {tuple(directions.shape)}.")
-    rows = metric.unscale(directions)
-    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    rows = (rows / lengths.clamp_min(torch.finfo(rows.dtype).tiny))[(lengths[:, 0] > 0)]
-    q = independent_rows(rows, rows.new_ones(()))
-    if q.shape[0] == 0:
-        raise InputError("no direction given is different from zero: take a few optimizer steps first.")
-    images = torch.stack([lin.jvp(metric.scale(v)) for v in q])
-    basis = Basis(kind=kind, metric=metric, images=images, vectors=q, cotangents=None, pull=lin.vjp)
-    return with_decay(basis, lin) if metric.decays else basis
-
-
-def recycled(lin: Linearization, loss: Loss, metric: Metric, kept: Tensor, depth: int) -> Basis:
-    """Directions kept from an earlier jump (r, P), and ``depth`` fresh Krylov vectors orthogonal to them.
-
-    Costs r jvps and ``depth`` products. ``kept`` are displacements; they are rescaled to the present metric.
-    """
-    old = span(lin, replace(metric, decay=0.0), kept)
-    assert old.vectors is not None
-    start = metric.scale(lin.vjp(loss.grad(lin.u)))
-    images: list[Tensor] = []
-
-    def product(v: Tensor) -> Tensor:
-        images.append(lin.jvp(metric.scale(v)))
-        return metric.scale(lin.vjp(loss.hvp(lin.u, images[-1])))
-
-    fresh = orthogonalize(start, old.vectors)
-    if not bool(torch.linalg.vector_norm(fresh) > torch.finfo(start.dtype).eps * torch.linalg.vector_norm(start)):
-        return replace(with_decay(replace(old, metric=metric), lin) if metric.decays else old, kind="recycled")
-    run = lanczos(product, start, depth, deflate=old.vectors)
-    basis = Basis(
-        kind="recycled",
-        metric=metric,
-        images=torch.cat([old.images, torch.stack(images[: run.depth])]),
-        vectors=torch.cat([old.vectors, run.vectors]),
-        cotangents=None,
-        pull=lin.vjp,
-    )
-    return with_decay(basis, lin) if metric.decays else basis
 
 
 def with_decay(basis: Basis, lin: Linearization) -> Basis:
@@ -313,14 +87,15 @@ def with_decay(basis: Basis, lin: Linearization) -> Basis:
     """
     metric = basis.metric
     z0 = metric.unscale(lin.theta).double()
+    parts = []
+    if basis.cotangents is not None:
+        # Qᵀ z₀ = S A z₀ and A z₀ = J θ₀: one jvp, and no direction is made explicit.
+        parts.append(basis.cotangents.flatten(1).double() @ lin.jvp(lin.theta).double().reshape(-1))
+    if basis.vectors is not None:
+        parts.append(basis.vectors.double() @ z0)
+    inner = torch.cat(parts)
     if basis.kind == "dense":
-        if basis.cotangents is not None:
-            # Qᵀ z₀ = S A z₀ and A z₀ = J θ₀: one jvp, and no direction is made explicit.
-            inside = basis.cotangents.flatten(1) @ lin.jvp(lin.theta).double().reshape(-1)
-            rest = z0 - metric.scale(basis.pull(torch.tensordot(inside, basis.cotangents, dims=1).to(lin.u.dtype)))
-        else:
-            assert basis.vectors is not None
-            rest = z0 - basis.vectors.T @ (basis.vectors @ z0)
+        rest = z0 - metric.unscale(basis.displacement(inner)).double()
         length = torch.linalg.vector_norm(rest)
         if bool(length > 1e-12 * torch.linalg.vector_norm(z0)):
             extra = (rest / length)[None]
@@ -331,19 +106,13 @@ def with_decay(basis: Basis, lin: Linearization) -> Basis:
                 image = lin.jvp(metric.scale(extra[0].to(lin.theta.dtype)))[None]
             elif basis.squares is not None:
                 squares = torch.cat([basis.squares, basis.squares.new_zeros(1)])
-            basis = replace(basis, vectors=vectors, images=torch.cat([basis.images, image]), squares=squares)
+            images, inner = torch.cat([basis.images, image]), torch.cat([inner, length[None]])
+            basis = replace(basis, vectors=vectors, images=images, squares=squares)
     if isinstance(metric.decay, Tensor):
         rows = basis.rows().double()
         w = metric.decay.double()
         whole = basis.complete and basis.size == z0.numel()
         return replace(basis, decay=(rows * w) @ rows.T, drift=rows @ (w * z0), squares=None, complete=whole)
     rate = float(metric.decay)
-    if basis.cotangents is not None:
-        inner = basis.cotangents.flatten(1).double() @ lin.jvp(lin.theta).double().reshape(-1)
-        if basis.vectors is not None:
-            inner = torch.cat([inner, basis.vectors.double() @ z0])
-    else:
-        assert basis.vectors is not None
-        inner = basis.vectors.double() @ z0
     eye = torch.eye(basis.size, dtype=torch.float64, device=z0.device)
     return replace(basis, decay=rate * eye, drift=rate * inner)

@@ -15,6 +15,7 @@ from .horizon import Steps, Times
 from .linearize import Linearization
 
 NODES = 400
+MOST_STEPS = 1_000_000
 
 
 def error_bound(flow: ReducedFlow, lin: Linearization, t: float) -> float:
@@ -30,6 +31,8 @@ def error_bound(flow: ReducedFlow, lin: Linearization, t: float) -> float:
         return rounding
     if t == 0:
         return 0.0
+    if not bool((flow.gates == 1).all()):
+        return math.inf  # gated coefficients are not those of a flow that the bounds are about
     bounds = []
     curvature = flow.loss.curvature
     if basis.remainder is not None and flow.loss.quadratic and curvature is not None and basis.decay is None:
@@ -57,7 +60,7 @@ def _residual(flow: ReducedFlow, t: float, curvature: float) -> float:
     if math.isinf(t):
         return math.inf
     s = _grid(t)
-    last = flow.at(Times(tuple(s.tolist()), False))[:, -1].abs()
+    last = flow.at(Times(tuple(s.tolist()), False))[:, -1].abs().cpu()
     upper = norm * torch.maximum(last[1:], last[:-1])
     # ∫ min(a, b/√τ) dτ in closed form on each interval, so that only |c_k| is sampled.
     b = 1 / math.sqrt(2 * math.e * curvature)
@@ -121,5 +124,29 @@ def _operator_norm(lin: Linearization, flow: ReducedFlow, start: Tensor) -> floa
 
 
 def steps_bound(flow: ReducedFlow, lin: Linearization, horizon: Steps) -> float:
-    """The bound for a number of SGD steps: that of the flow time they span, for rates below 1/λ_max."""
-    return error_bound(flow, lin, horizon.time)
+    """The bound for SGD steps: equation 9 summed over the steps, for rates up to 1/λ_max; ∞ where none is known."""
+    basis, curvature = flow.basis, flow.loss.curvature
+    if basis.complete or horizon.count == 0:
+        return error_bound(flow, lin, horizon.time)
+    stable = horizon.lr * float(flow.start.rates.max()) <= 1
+    known = basis.remainder is not None and flow.loss.quadratic and curvature is not None and basis.decay is None
+    if not (stable and known) or horizon.count > MOST_STEPS or not bool((flow.gates == 1).all()):
+        return math.inf
+    assert basis.remainder is not None
+    assert curvature is not None
+    norm, image = basis.remainder.measure()
+    if norm == 0:
+        return error_bound(flow, lin, horizon.time)
+    rates, b = flow.start.rates.cpu(), flow.start.into(flow.slope).cpu()
+    row = (torch.eye(flow.k, dtype=b.dtype) if flow.start.vectors is None else flow.start.vectors.cpu())[-1]
+    total = 0.0
+    for at in range(0, horizon.count, 4096):
+        j = torch.arange(at, min(at + 4096, horizon.count), dtype=b.dtype)[:, None]
+        # c_k after j steps, in the modes: −(1 − (1 − ηλ)^j)/λ.
+        powers = torch.where(rates > 0, (1 - (1 - horizon.lr * rates) ** j) / rates.clamp_min(1e-300), horizon.lr * j)
+        last = (powers * b) @ row
+        behind = horizon.lr * (horizon.count - 1 - j[:, 0])
+        reach = (1 / (2 * math.e * curvature * behind.clamp_min(1e-300)).sqrt()).clamp_max(image)
+        total += float((horizon.lr * norm * last.abs() * reach).sum())
+    rounding = 1e4 * torch.finfo(lin.u.dtype).eps * float(torch.linalg.vector_norm(lin.u) + 1e-300)
+    return total + rounding

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import basis as bases
+from . import bases
 from .basis import Basis
-from .cost import GRADIENT, PULL, PUSH
+from .cost import FORWARD, PULL, PUSH
 from .errors import InputError, MemoryLimitError
 from .kernel import assemble
 from .linearize import Linearization
@@ -90,7 +90,7 @@ def plan(
     flops = pairs + EIGH_FLOPS * small**3
     if not loss.quadratic:
         flops += 20 * EIGH_FLOPS * small**3  # one factorization for each Rosenbrock step
-    passes = ((c + 1) * PULL + GRADIENT) if layered else 2 * GRADIENT * c
+    passes = ((c + 1) * PULL + FORWARD) if layered else lin.jacobian_pulls() * PULL + FORWARD
     dense_bytes = 8.0 * (4 * small * small + (0 if layered else 3 * n * p))
     k = min(depth or DEPTH, p if metric.decays else min(n, p))  # decay leads out of the span of Jᵀ
     krylov_bytes = float(size * k * (p + n) + 8 * k * n)
@@ -130,13 +130,24 @@ def build(
     kept: Tensor | None = None,
 ) -> tuple[Basis, Plan | None]:
     """The basis that was asked for, or the cheaper one that fits; ``kept`` directions are recycled into Krylov."""
+    if kept is not None and (not isinstance(kind, str) or kind == "dense"):
+        raise InputError("recycle= keeps directions in a Krylov basis: leave basis at 'auto' or 'krylov'.")
     if isinstance(kind, Basis):
+        if kind.images.shape[1:] != lin.u.shape or not torch.equal(kind.lin.theta, lin.theta):
+            raise InputError(
+                f"basis: it was built for outputs {tuple(kind.images.shape[1:])} and the weights of that time; here are "
+                f"outputs {tuple(lin.u.shape)}, or the weights have moved since. Give a function (lin, loss, metric) -> "
+                "Basis to build it afresh."
+            )
+        if metric.root is not None or metric.decays:
+            raise InputError("basis: a finished Basis has its metric and decay in it; leave metric and weight_decay out.")
         return kind, None
     if not isinstance(kind, str) and callable(kind):
         made = kind(lin, loss, metric)
         if not isinstance(made, Basis):
             raise InputError(f"basis: the function returned {type(made).__name__}, not a Basis from js.bases.")
         return made, None
+    kind = "krylov" if kept is not None and kept.shape[0] else kind
     chosen = plan(lin, loss, metric, kind, depth, memory_limit)
     if chosen.kind == "dense":
         return bases.dense(lin, metric), chosen

@@ -51,5 +51,13 @@ class NonConvexError(InputError):
     """The loss has negative curvature in the outputs, so its flow has no closed form."""
 
 
+class FlowError(JumpstartError, ArithmeticError):
+    """The reduced flow cannot be integrated: the loss is not smooth, or curves down on the way."""
+
+
+class MetricError(InputError):
+    """An optimizer's state does not give a metric."""
+
+
 class MemoryLimitError(InputError):
     """No method fits the memory limit."""

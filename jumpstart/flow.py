@@ -13,11 +13,15 @@ import torch
 from torch import Tensor
 
 from .basis import Basis, rounding
+from .errors import FlowError
 from .horizon import Parsed, Steps, Times, phi
 from .losses import Loss, require_convex
 
 TOLERANCE = 1e-8  # local error of the Rosenbrock steps, relative to the displacement
 SETTLED = 1e-11  # t = ∞ for losses that are not quadratic: the gradient has fallen by this factor
+
+STEPS = 10_000  # of the integration, at most; smooth losses take tens
+_STUCK = "the reduced flow cannot be integrated to its tolerance; the loss must be convex and twice differentiable"
 
 
 @dataclass(frozen=True)
@@ -130,15 +134,20 @@ class ReducedFlow:
             return c
         return self.start.out(self.start.into(c) * self.gates)
 
-    def response(self, g: Tensor, horizon: Parsed, c: Tensor | None = None) -> Tensor:
+    def response(
+        self, g: Tensor, horizon: Parsed, c: Tensor | None = None, decayed: Tensor | None = None
+    ) -> Tensor:
         """−V φ(Λ, t) Vᵀ Eᵀ g: how the flow answers a gradient g (outputs' shape) met on the way, (T, k).
 
         With g = B ½ f''[δ, δ] this is the second-order correction, with g = ∇Φ(u_new) a reuse of the
         factorization (docs/theory.md, equations 11 and 13). ``c`` says where the curvature is taken, the start by
-        default.
+        default; ``decayed`` are the coefficients of the point where g was met, whose weight decay is answered too.
         """
         modes = self.start if c is None or self._loss.quadratic else self.modes_at(self.outputs(c))
         pushed = self.images @ g.double().reshape(-1)
+        if decayed is not None and self.basis.decay is not None:
+            assert self.basis.drift is not None
+            pushed = pushed + self.basis.decay @ decayed + self.basis.drift
         answer = modes.out(-modes.filter(horizon) * modes.into(pushed))
         if bool((self.gates == 1).all()):
             return answer
@@ -183,9 +192,9 @@ class ReducedFlow:
     def _advance(self, c: Tensor, t: float, end: float, step: float) -> tuple[Tensor, float, float]:
         """From t to ``end`` by exponential Rosenbrock steps of order 4 (Hochbruck, Ostermann & Schweitzer 2009)."""
         floor = SETTLED * float(torch.linalg.vector_norm(self.slope))
-        for _ in range(100_000):
+        for _ in range(STEPS):
             if t >= end:
-                break
+                return c, t, step
             f = -self.gradient(c)
             if math.isinf(end) and float(torch.linalg.vector_norm(f)) <= floor:
                 return c, end, step
@@ -199,13 +208,14 @@ class ReducedFlow:
                 if ratio <= 1:
                     break
                 step = h * max(0.1, min(grow, 0.9))
-                if step < 1e-14 * max(t, 1e-300) or step == 0:
-                    break
+                if step <= 1e-14 * t or step < 1e-290:
+                    raise FlowError(f"{_STUCK} (the step shrank to nothing at flow time {t:.3g} of {end:.3g})")
             t, c = t + h, new
-            step = max(step, h) * min(5.0, max(grow, 0.2)) if h < step else h * min(5.0, max(grow, 0.2))
+            grown = h * min(5.0, max(grow, 0.2))
+            step = grown if h == step else max(step, grown)  # a step cut short by the horizon says little
             if step > 1e250:
                 return c, end, step
-        return c, end, step
+        raise FlowError(f"{_STUCK} ({STEPS} steps reach flow time {t:.3g} of {end:.3g})")
 
     def _step(self, c: Tensor, f: Tensor, modes: Modes, h: float) -> tuple[Tensor, Tensor]:
         """One step of exprb43 in the eigenbasis: the new point and the embedded error estimate."""

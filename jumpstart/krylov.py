@@ -148,19 +148,19 @@ def lanczos_dual(kernel: Product, curvature: Product, start: Tensor, depth: int)
         none = start.new_zeros(0, start.numel())
         return DualKrylov(none, none, torch.zeros_like(start), LanczosOutcome.BREAKDOWN)
     cotangents, images = start.new_zeros(depth, start.numel()), start.new_zeros(depth, start.numel())
-    eps, scale, outcome, used = torch.finfo(start.dtype).eps, 0.0, LanczosOutcome.COMPLETE, 0
+    eps, scale, outcome, used = torch.finfo(start.dtype).eps, length.new_zeros(()), LanczosOutcome.COMPLETE, 0
     for j in range(depth):
         cotangents[j], images[j] = s / length, y / length
         used = j + 1
-        s = curvature(images[j])
+        bent = s = curvature(images[j])
         for _ in range(2):
             s = s - cotangents[:used].T @ (images[:used] @ s)
         if used == depth:
             break
         y = kernel(s)
         length = torch.dot(s, y).clamp_min(0).sqrt()
-        scale = max(scale, float(torch.dot(images[j], curvature(images[j]))))
-        if not float(length) > 1e3 * eps * scale:
+        scale = torch.maximum(scale, torch.dot(images[j], bent))
+        if not bool(length > 1e3 * eps * scale):
             s, outcome = torch.zeros_like(s), LanczosOutcome.BREAKDOWN
             break
     return DualKrylov(cotangents[:used], images[:used], s, outcome)

@@ -88,8 +88,19 @@ class Linearization:
 
     def jacobian(self) -> Tensor:
         """The explicit J (N, P), rows in the order of u flattened."""
-        self.ledger.pulls += max(1, self.u.numel() // max(1, self.u.shape[0]))
-        return torch.cat([part.jacobian(self.net, self.theta).detach() for part in self.parts])
+        found = []
+        for part, rows in zip(self.parts, self._offsets, strict=True):
+            j, pulls = part.jacobian(self.net, self.theta)
+            share = len(self.u[rows]) / len(self.u)
+            self.ledger.forwards += share
+            self.ledger.pulls += share * pulls
+            found.append(j.detach())
+        return torch.cat(found)
+
+    def jacobian_pulls(self) -> float:
+        """Backward passes over all outputs that ``jacobian`` is expected to take."""
+        rows = [self.u[rows] for rows in self._offsets]
+        return sum(len(u) / len(self.u) * part.pulls(u) for part, u in zip(self.parts, rows, strict=True))
 
     def _push(self, f: Function, theta: Tensor, v: Tensor) -> Tensor:
         if not self._reverse_only:

@@ -28,12 +28,22 @@ class Part(abc.ABC):
     def outputs(self, net: Callable[..., Any]) -> Tensor:
         """The rows u (n, …) for the network as a pure callable."""
 
-    def jacobian(self, net: Net, theta: Tensor) -> Tensor:
-        """(N, P) explicit Jacobian of the flattened outputs, by batched backward passes."""
+    def jacobian(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
+        """(N, P) explicit Jacobian of the flattened outputs, and the backward passes over this part that it took."""
         u, pull = pullback(lambda th: self.outputs(net.bind(th)), theta)
-        chunk = max(1, int(JACOBIAN_BYTES // max(1, theta.numel() * theta.element_size())))
-        eye = torch.eye(u.numel(), dtype=u.dtype, device=u.device).view(-1, *u.shape)
-        return torch.cat([vmap(pull)(rows) for rows in eye.split(chunk)])
+        n = u.numel()
+        # Each cotangent in a chunk holds the network's activations besides its row, hence the factor on n.
+        chunk = max(1, int(JACOBIAN_BYTES // ((theta.numel() + 64 * n) * theta.element_size())))
+        rows = []
+        for at in range(0, n, chunk):
+            one_hot = u.new_zeros(min(chunk, n - at), n)
+            one_hot[:, at : at + chunk].fill_diagonal_(1)
+            rows.append(vmap(pull)(one_hot.view(-1, *u.shape)))
+        return torch.cat(rows), float(n)
+
+    def pulls(self, u: Tensor) -> float:
+        """Backward passes over this part that ``jacobian`` is expected to take, for its rows u of the outputs."""
+        return float(u.numel())
 
 
 class Batch(Part):
@@ -56,6 +66,39 @@ class Batch(Part):
             u = net(inputs)
         return require_tensor(u)
 
+    def jacobian(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
+        """Sample by sample; where samples turn out to interact (a random cotangent tells), by backward passes."""
+        u, pull = pullback(lambda th: self.outputs(net.bind(th)), theta)
+        c = u.numel() // max(1, u.shape[0])
+        try:
+            found = self._by_sample(net, theta, c)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError):  # what vmap cannot batch
+            return super().jacobian(net, theta)
+        w = torch.randn(u.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(u)
+        exact = pull(w)
+        miss = torch.linalg.vector_norm(w.reshape(-1) @ found.reshape(u.numel(), -1).to(w) - exact)
+        if not bool(miss <= torch.finfo(u.dtype).eps ** 0.5 * torch.linalg.vector_norm(exact)):
+            return super().jacobian(net, theta)
+        return found, c + 1.0
+
+    def _by_sample(self, net: Net, theta: Tensor, c: int) -> Tensor:
+        samples = [leaf for leaf in leaves(self.inputs) if leaf.dim() and leaf.shape[0] == self.size]
+
+        def one(th: Tensor, *sample: Tensor) -> Tensor:
+            given = iter(sample)
+            inputs = substitute(self.inputs, self.size, lambda leaf: next(given)[None])
+            return self.apply(net.bind(th), inputs).reshape(-1)
+
+        rows = vmap(jacrev(one), (None, *(0 for _ in samples)))
+        chunk = max(1, int(JACOBIAN_BYTES // (c * (theta.numel() + 1024) * theta.element_size())))
+        pieces = zip(*(leaf.split(chunk) for leaf in samples), strict=True)
+        return torch.cat([rows(theta, *piece).reshape(-1, theta.numel()) for piece in pieces])
+
+    def pulls(self, u: Tensor) -> float:
+        return u.numel() / max(1, self.size) + 1
+
     def split(self, size: int) -> list[Batch]:
         """The same batch in chunks of at most ``size`` samples."""
         return [Batch(take(self.inputs, slice(i, i + size))) for i in range(0, self.size, size)]
@@ -73,11 +116,14 @@ class Points(Part):
     def outputs(self, net: Callable[..., Any]) -> Tensor:
         return vmap(lambda x: self._row(net, x))(self.points).reshape(-1)
 
-    def jacobian(self, net: Net, theta: Tensor) -> Tensor:
+    def jacobian(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
         rows = vmap(jacrev(lambda th, x: self._row(net.bind(th), x)), (None, 0))
-        per_point = theta.numel() * theta.element_size()
-        chunk = max(1, int(JACOBIAN_BYTES // max(1, per_point)))
-        return torch.cat([rows(theta, x).reshape(-1, theta.numel()) for x in self.points.split(chunk)])
+        chunk = max(1, int(JACOBIAN_BYTES // ((theta.numel() + 1024) * theta.element_size())))
+        found = torch.cat([rows(theta, x).reshape(-1, theta.numel()) for x in self.points.split(chunk)])
+        return found, found.shape[0] / self.points.shape[0]
+
+    def pulls(self, u: Tensor) -> float:
+        return u.numel() / self.points.shape[0]
 
 
 class Opaque(Part):
@@ -109,16 +155,16 @@ def require_tensor(u: Any, who: str = "the model") -> Tensor:
 
 def take(inputs: Any, rows: slice) -> Any:
     """The same nest of tensors with only some samples; what has no batch dimension of that length is kept."""
-    n = _length(inputs)
+    return substitute(inputs, _length(inputs), lambda leaf: leaf[rows])
 
-    def pick(leaf: Any) -> Any:
-        if isinstance(leaf, dict):
-            return {key: pick(value) for key, value in leaf.items()}
-        if isinstance(leaf, (tuple, list)):
-            return tuple(pick(value) for value in leaf)
-        return leaf[rows] if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == n else leaf
 
-    return pick(inputs)
+def substitute(inputs: Any, n: int, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nest with ``change`` applied, in the order of ``leaves``, to each tensor of n samples."""
+    if isinstance(inputs, dict):
+        return {key: substitute(value, n, change) for key, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return tuple(substitute(value, n, change) for value in inputs)
+    return change(inputs) if isinstance(inputs, Tensor) and inputs.dim() and inputs.shape[0] == n else inputs
 
 
 def leaves(inputs: Any) -> list[Tensor]:

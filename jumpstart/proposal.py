@@ -31,12 +31,13 @@ class Candidate:
 
     Attributes:
         horizon: flow time; for scaled full steps the end of the run. scale: the share of the step taken.
-        displacement: δθ (P,). outputs: real u. loss: real Φ (with the decay's penalty). predicted: the model's Φ.
+        coefficients: (k,) the displacement in the basis. displacement: δθ (P,). outputs: real u. loss: real Φ (with the decay's penalty). predicted: the model's Φ.
         corrected: whether the second-order correction is part of it.
     """
 
     horizon: float
     scale: float
+    coefficients: Tensor
     displacement: Tensor
     outputs: Tensor
     loss: float
@@ -89,10 +90,16 @@ class Proposal:
             bent = self.bend(displacement, c) if bend is None else scale**2 * bend
             push = self.flow.curve(self.flow.outputs(c), bent)
             c2 = self.flow.response(push, Times((horizon,), True), c)[0]
-            if bool(torch.linalg.vector_norm(c2) <= GEODESIC * torch.linalg.vector_norm(c)):
-                displacement, corrected = displacement + self.basis.displacement(c2), True
+            small = torch.linalg.vector_norm(c2) <= GEODESIC * torch.linalg.vector_norm(c)
+            if bool(small) and self.resolved(bent, 1.0 if bend is None else scale):
+                displacement, corrected, c = displacement + self.basis.displacement(c2), True, c + c2
         u, loss = self.measure(displacement)
-        return Candidate(horizon, scale, displacement, u, loss, predicted, corrected)
+        return Candidate(horizon, scale, c, displacement, u, loss, predicted, corrected)
+
+    def resolved(self, bent: Tensor, scale: float) -> bool:
+        """Whether a bend taken by a difference stands above the rounding that the division by PROBE² magnifies."""
+        noise = scale**2 * torch.finfo(self.lin.u.dtype).eps / PROBE**2 * torch.linalg.vector_norm(self.lin.u)
+        return self.exact or bool(torch.linalg.vector_norm(bent) > 3 * noise)
 
     def bend(self, displacement: Tensor, c: Tensor) -> Tensor:
         """½ f''[δ, δ]: what the outputs do along δ = Qc that the linearization misses, to second order.
@@ -110,19 +117,19 @@ class Proposal:
         best, done = start, 0
         for _ in range(count):
             g = self.loss.grad(best.outputs)
-            c = best.scale * self.flow.response(g, Times((best.horizon,), True))[0]
+            c = best.scale * self.flow.response(g, Times((best.horizon,), True), decayed=best.coefficients)[0]
             displacement = best.displacement + self.basis.displacement(c)
             u, loss = self.measure(displacement)
             if not loss < CHORD_GAIN * best.loss:
                 if loss < best.loss:
-                    best, done = _moved(best, displacement, u, loss), done + 1
+                    best, done = _moved(best, c, displacement, u, loss), done + 1
                 break
-            best, done = _moved(best, displacement, u, loss), done + 1
+            best, done = _moved(best, c, displacement, u, loss), done + 1
         return best, done
 
 
-def _moved(best: Candidate, displacement: Tensor, u: Tensor, loss: float) -> Candidate:
-    return replace(best, displacement=displacement, outputs=u, loss=loss)
+def _moved(best: Candidate, c: Tensor, displacement: Tensor, u: Tensor, loss: float) -> Candidate:
+    return replace(best, coefficients=best.coefficients + c, displacement=displacement, outputs=u, loss=loss)
 
 
 @dataclass(frozen=True)
@@ -158,12 +165,15 @@ def attempt(proposal: Proposal, trust: Trust, *, family: str = "horizon", reuse:
         else:
             found = proposal.candidate(flow.at(Times((position,), True))[0], position)
         # Only the best is kept: candidates hold vectors of the parameters' size.
-        if not seen or not next(iter(seen.values())).loss <= found.loss:
+        kept = next(iter(seen.values()), None)
+        if kept is None or found.loss < kept.loss or math.isnan(kept.loss):
             seen.clear()
             seen[position] = found
         return found.loss
 
-    start = trust.scale if full is not None else trust.horizon or _first_horizon(proposal)
+    start = trust.scale if full is not None else min(trust.horizon or _first_horizon(proposal), max(end, 1e-280))
+    if full is None and trust.limit == 1 and trust.horizon is not None:
+        start = trust.horizon
     top = 1.0 if full is not None else math.inf
     result: Best = search(evaluate, start, before, trust.growth, trust.limit, top)
     best = seen.get(result.position)
@@ -179,7 +189,7 @@ def attempt(proposal: Proposal, trust: Trust, *, family: str = "horizon", reuse:
 
 
 def _shrunk(trust: Trust, result: Best, full: Tensor | None) -> Trust:
-    smaller = max(result.position, 1e-280)
+    smaller = max(min(result.position, result.last), 1e-280)
     return trust.after(scale=smaller) if full is not None else trust.after(horizon=smaller)
 
 

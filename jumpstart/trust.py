@@ -14,8 +14,9 @@ class Outcome(enum.Enum):
     """How a jump ended; the value is a sentence for people."""
 
     ACCEPTED = "The real loss fell, and the weights moved."
-    NO_DECREASE = "No candidate lowered the real loss: the network is not close to linear at any horizon tried."
+    NO_DECREASE = "No candidate lowered the real loss by enough of what was promised, at any horizon tried."
     NOT_FINITE = "Every candidate gave a loss that is not finite: lower the learning rate or the starting horizon."
+    UNSOLVED = "The linearized run could not be integrated to the tolerance: is the loss smooth and convex?"
     STATIONARY = "The gradient vanishes along the basis: this is a stationary point of the linearized run."
 
     @property
@@ -63,6 +64,7 @@ class Best:
     position: float
     loss: float
     tried: int
+    last: float = math.nan  # where the search ended
 
 
 def search(evaluate, start: float, before: float, growth: float, limit: int, top: float = math.inf) -> Best:
@@ -96,7 +98,7 @@ def search(evaluate, start: float, before: float, growth: float, limit: int, top
             if loss < best.loss:
                 best = Best(position, loss, tried)
         if not best.loss < before:
-            return replace(best, tried=tried)
+            return replace(best, tried=tried, last=position)
     for direction in (growth, 1 / growth):
         moved = False
         while tried < limit:
@@ -109,4 +111,4 @@ def search(evaluate, start: float, before: float, growth: float, limit: int, top
             best, moved = Best(position, loss, tried), True
         if moved:
             break
-    return replace(best, tried=tried)
+    return replace(best, tried=tried, last=position)

@@ -40,14 +40,27 @@ def query_kernel(lin: Linearization, query: Batch, metric: Metric) -> Tensor:
 
 def _block(lin: Linearization, metric: Metric, left: Any, right: Any) -> Tensor:
     params = lin.net.space.unflatten(lin.theta)
-    c = max(1, lin.u.numel() // max(1, lin.u.shape[0]))
-    lin.ledger.forwards += 1
-    lin.ledger.pulls += c + 1  # one backward pass an output, and the self-check
+    report: dict[str, str] = {}
     d = None if metric.root is None else lin.net.space.unflatten(metric.root.square())
-    return dense_kernel(
+    kernel = dense_kernel(
         lambda tensors, x: Batch.apply(partial(lin.net.call, tensors), x),
         params,
         left.inputs,
         None if right is None else right.inputs,
         metric=d,
+        report=report,
     )
+    _charge(lin, [left] if right is None else [left, right], set(report.values()))
+    return kernel
+
+
+def _charge(lin: Linearization, sides: list[Batch], routes: set[str]) -> None:
+    """Book the passes that the kernel took: one backward an output and a check, more where layers did not suffice."""
+    c = max(1, lin.u.numel() // max(1, lin.u.shape[0]))
+    for side in sides:
+        share = side.size / max(1, lin.u.shape[0])
+        passes = 1 + ("per-sample" in routes or "per-output" in routes)
+        lin.ledger.forwards += share * passes
+        lin.ledger.pulls += share * passes * (c + 1)
+        if "per-output" in routes:
+            lin.ledger.pulls += share * side.size * c
