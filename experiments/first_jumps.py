@@ -16,8 +16,10 @@ from torch.nn import functional as F
 
 from jumpstart import plots, records
 from jumpstart.demo import poisson
-from jumpstart.diagnostics import Contender, Progress, Report, compare, jumps_only, stepped
+from jumpstart.diagnostics import Contender, Progress, Report, compare, jumps_only, lbfgs, stepped
+from jumpstart.metric import from_optimizer
 from jumpstart.objective import Objective, supervised
+from jumpstart.parameters import ParameterSpace
 
 from .common import Arguments, arguments, mnist, spread
 
@@ -45,9 +47,7 @@ def pinn(seed: int, jumps: int, seconds: float, arguments: Arguments) -> Report:
     contenders: dict[str, Contender] = {
         f"Adam {lr:g}": stepped(lambda p, lr=lr: torch.optim.Adam(p, lr=lr)) for lr in RATES
     }
-    contenders["L-BFGS"] = stepped(
-        lambda p: torch.optim.LBFGS(p, lr=1.0, max_iter=20, history_size=50, line_search_fn="strong_wolfe")
-    )
+    contenders["L-BFGS"] = lbfgs()
     contenders["jumps, first order"] = only(jumps, second_order=False, reuse=0)
     contenders["jumps, second order"] = only(jumps, second_order=True, reuse=0)
     contenders["jumps, second order + reuse"] = only(jumps, second_order=True, reuse=2)
@@ -88,12 +88,7 @@ def cnn(seed: int, images: int, evaluations: float, arguments: Arguments) -> Rep
         F.cross_entropy(model(x), y).backward()
         warm.step()
     state = copy.deepcopy(warm.state_dict())
-    metric = {
-        name: 1 / ((warm.state[p]["exp_avg_sq"] / (1 - 0.999**WARM)).sqrt() + 1e-8)
-        for name, p in model.named_parameters()
-    }
-    top = 1e3 * torch.cat([d.reshape(-1) for d in metric.values()]).median()
-    metric = {name: d.clamp(max=float(top)) for name, d in metric.items()}
+    metric = from_optimizer(warm, model, ParameterSpace(model))
 
     def adam(lr: float) -> Contender:
         def make(parameters: Any) -> torch.optim.Optimizer:
@@ -109,9 +104,8 @@ def cnn(seed: int, images: int, evaluations: float, arguments: Arguments) -> Rep
         return jumps_only(lambda k: settings)
 
     contenders = {f"Adam {lr:g}": adam(lr) for lr in RATES}
-    for depth in (8, 12):
-        contenders[f"jumps, depth {depth}"] = jumps(depth)
-        contenders[f"jumps, depth {depth}, second order"] = jumps(depth, second_order=True)
+    contenders |= {f"jumps, depth {depth}": jumps(depth) for depth in (8, 12)}
+    contenders["jumps, depth 8, second order"] = jumps(8, second_order=True)
     contenders["jumps, depth 8, plain metric"] = jumps(8, metric=None)
 
     def evaluate(net: nn.Module) -> dict[str, float]:
@@ -175,7 +169,7 @@ def main() -> None:
     settings = arguments("first_jumps", __doc__, seeds=3)
     torch.set_num_threads(1)
     seeds = list(range(settings.seeds))
-    jumps, seconds, images, evaluations = (3, 0.3, 60, 40.0) if settings.quick else (60, 30.0, 2000, 181.0)
+    jumps, seconds, images, evaluations = (3, 0.3, 60, 40.0) if settings.quick else (60, 20.0, 2000, 181.0)
     reports: dict[str, list[Report]] = {"pinn": [], "cnn": []}
     for seed in seeds:
         reports["pinn"].append(pinn(seed, jumps, seconds, settings))

@@ -11,7 +11,7 @@ See docs/theory.md for the equations that docstrings cite.
 """
 
 from . import bases, errors, gate, losses
-from .diagnostics import Report, compare, jumped, jumps_only, stepped
+from .diagnostics import Report, compare, jumped, jumps_only, lbfgs, stepped
 from .horizon import Steps, steps
 from .jumping import JumpResult, jump
 from .losses import Loss
@@ -40,6 +40,7 @@ __all__ = [
     "jump",
     "jumped",
     "jumps_only",
+    "lbfgs",
     "losses",
     "residual",
     "solve",

@@ -249,5 +249,3 @@ def recycled(lin: Linearization, loss: Loss, metric: Metric, kept: Tensor, depth
         lin=lin,
     )
     return with_decay(basis, lin) if metric.decays else basis
-
-

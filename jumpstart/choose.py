@@ -135,12 +135,14 @@ def build(
     if isinstance(kind, Basis):
         if kind.images.shape[1:] != lin.u.shape or not torch.equal(kind.lin.theta, lin.theta):
             raise InputError(
-                f"basis: it was built for outputs {tuple(kind.images.shape[1:])} and the weights of that time; here are "
-                f"outputs {tuple(lin.u.shape)}, or the weights have moved since. Give a function (lin, loss, metric) -> "
-                "Basis to build it afresh."
+                f"basis: it was built for outputs {tuple(kind.images.shape[1:])} at the weights of that time; here are "
+                f"outputs {tuple(lin.u.shape)}, or the weights have moved since. Give a function (lin, loss, metric) "
+                "-> Basis to build it afresh."
             )
         if metric.root is not None or metric.decays:
-            raise InputError("basis: a finished Basis has its metric and decay in it; leave metric and weight_decay out.")
+            raise InputError(
+                "basis: a finished Basis has its metric and decay in it; leave metric and weight_decay out."
+            )
         return kind, None
     if not isinstance(kind, str) and callable(kind):
         made = kind(lin, loss, metric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 from . import records
 from .errors import InputError
 from .objective import Objective
+from .parameters import module_mode
 from .records import Row
 from .training import JumpOptimizer, Schedule
 
@@ -43,6 +45,20 @@ def stepped(factory: Factory) -> Contender:
             yield {"gradient_evaluations": cost}
 
     return run
+
+
+def lbfgs(history: int = 50) -> Contender:
+    """L-BFGS with strong Wolfe line search, as strong as torch has it.
+
+    torch's default tolerances stop it for good near a loss of 1e-8, and every call evaluates its start once more; both
+    are switched off, respectively thinned out.
+    """
+    return stepped(
+        lambda parameters: torch.optim.LBFGS(
+            parameters, lr=1.0, max_iter=20, max_eval=50, tolerance_grad=0.0, tolerance_change=0.0,
+            history_size=history, line_search_fn="strong_wolfe",
+        )
+    )  # fmt: skip
 
 
 def jumped(factory: Factory, at: Schedule = 10, **options: Any) -> Contender:
@@ -197,7 +213,7 @@ def compare(
             The first is the baseline of the table.
         seconds: each contender's time, ``math.inf`` for no limit. steps, evaluations: each contender's number of
             steps, and of gradient evaluations, where these end a run earlier.
-        evaluate: further numbers to record (held-out accuracy, say), by name.
+        evaluate: further numbers to record (held-out accuracy, say), by name; called in eval mode, without gradients.
 
     Example:
         >>> from jumpstart import supervised
@@ -213,9 +229,8 @@ def compare(
     report = Report(name, settings={"seconds": seconds, "steps": steps, "evaluations": evaluations}, seeds=[seed])
     runs = []
     for label, contender in contenders.items():
-        torch.manual_seed(seed)
         twin = copy.deepcopy(model)
-        runs.append(_Run(label, twin, objective(twin), contender))
+        runs.append(_Run(label, twin, objective(twin), contender, seed))
     for run in runs:
         _record(report, run, evaluate)
     limits = _Limits(seconds, math.inf if steps is None else steps, math.inf if evaluations is None else evaluations)
@@ -242,19 +257,24 @@ class _Limits:
 class _Run:
     COLUMNS = frozenset(("contender", "step", "gradient_evaluations", "seconds", "loss", "jumps", "accepted"))
 
-    def __init__(self, label: str, model: nn.Module, objective: Objective, contender: Contender) -> None:
+    def __init__(self, label: str, model: nn.Module, objective: Objective, contender: Contender, seed: int) -> None:
         self.label, self.model, self.objective = label, model, objective
         self.iterator = contender(model, objective)
+        self.device, self.random = objective.space.device, _Random(seed)
         self.seconds, self.step, self.loss, self.live, self.next = 0.0, 0, math.nan, True, 1.0
         self.progress: Progress = {"gradient_evaluations": 0}
 
     def advance(self, limits: _Limits) -> None:
+        _wait(self.device)
         begun = time.perf_counter()
-        try:
-            self.progress = next(self.iterator)
-            self.step += 1
-        except StopIteration:
-            self.live = False
+        # Every contender draws from a random stream of its own, whoever's turn it was before.
+        with _random_state(self.device, self.random) as self.random:
+            try:
+                self.progress = next(self.iterator)
+                self.step += 1
+            except StopIteration:
+                self.live = False
+        _wait(self.device)
         self.seconds += time.perf_counter() - begun
         if self.done(limits) >= 1:
             self.live = False
@@ -275,6 +295,35 @@ class _Run:
         return False
 
 
+class _Random:
+    """The state of a random stream between two turns: a seed at first."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.cpu: torch.Tensor | None = None
+        self.cuda: torch.Tensor | None = None
+
+
+@contextlib.contextmanager
+def _random_state(device: torch.device, state: _Random) -> Iterator[_Random]:
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        if state.cpu is None:
+            torch.manual_seed(state.seed)
+        else:
+            torch.set_rng_state(state.cpu)
+            if state.cuda is not None:
+                torch.cuda.set_rng_state(state.cuda, device)
+        yield state
+        state.cpu = torch.get_rng_state()
+        state.cuda = torch.cuda.get_rng_state(device) if cuda else None
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def _record(report: Report, run: _Run, evaluate: Callable[[nn.Module], Mapping[str, float]] | None) -> None:
     # Outputs at weights that a diverged optimizer has made NaN are recorded as such, not refused.
     theta = run.objective.space.flatten({k: p.detach() for k, p in run.model.named_parameters()})
@@ -287,6 +336,6 @@ def _record(report: Report, run: _Run, evaluate: Callable[[nn.Module], Mapping[s
         **run.progress,
     }
     if evaluate is not None:
-        with torch.no_grad():
+        with torch.no_grad(), module_mode(run.model, False):
             row.update({key: float(value) for key, value in evaluate(run.model).items()})
     report.rows.append(row)

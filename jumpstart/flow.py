@@ -18,9 +18,9 @@ from .horizon import Parsed, Steps, Times, phi
 from .losses import Loss, require_convex
 
 TOLERANCE = 1e-8  # local error of the Rosenbrock steps, relative to the displacement
-SETTLED = 1e-11  # t = ∞ for losses that are not quadratic: the gradient has fallen by this factor
+SETTLED = 1e-11  # the end of the run for losses that are not quadratic: the gradient has fallen by this factor
 
-STEPS = 10_000  # of the integration, at most; smooth losses take tens
+STEPS = 1000  # of the integration from one horizon to the next, at most; smooth losses take tens
 _STUCK = "the reduced flow cannot be integrated to its tolerance; the loss must be convex and twice differentiable"
 
 
@@ -134,9 +134,7 @@ class ReducedFlow:
             return c
         return self.start.out(self.start.into(c) * self.gates)
 
-    def response(
-        self, g: Tensor, horizon: Parsed, c: Tensor | None = None, decayed: Tensor | None = None
-    ) -> Tensor:
+    def response(self, g: Tensor, horizon: Parsed, c: Tensor | None = None, decayed: Tensor | None = None) -> Tensor:
         """−V φ(Λ, t) Vᵀ Eᵀ g: how the flow answers a gradient g (outputs' shape) met on the way, (T, k).
 
         With g = B ½ f''[δ, δ] this is the second-order correction, with g = ∇Φ(u_new) a reuse of the
@@ -196,7 +194,7 @@ class ReducedFlow:
             if t >= end:
                 return c, t, step
             f = -self.gradient(c)
-            if math.isinf(end) and float(torch.linalg.vector_norm(f)) <= floor:
+            if float(torch.linalg.vector_norm(f)) <= floor:
                 return c, end, step
             modes = self.modes_at(self.outputs(c))
             while True:

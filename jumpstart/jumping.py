@@ -12,13 +12,13 @@ from torch import Tensor
 
 from .choose import BasisLike, Plan, build
 from .cost import Ledger
-from .errors import HorizonError, InputError
+from .errors import FlowError, HorizonError, InputError
 from .flow import ReducedFlow
 from .linearize import linearize
 from .metric import MetricLike
 from .objective import Objective
 from .parameters import Select
-from .proposal import Proposal, attempt
+from .proposal import Attempt, Proposal, attempt
 from .solver import metric_of, set_gate
 from .trust import Outcome, Trust
 
@@ -111,6 +111,10 @@ def jump(
         raise InputError(f"family={family!r} is none of 'horizon', 'scale'.")
     if not isinstance(reuse, int) or reuse < 0:
         raise InputError(f"reuse={reuse!r}: give a number of corrections, 0 or more.")
+    if horizon is not None and family == "scale":
+        raise InputError(
+            "horizon= fixes a flow time; family='scale' searches shares of the whole run: give one of them."
+        )
     if horizon is not None and not (isinstance(horizon, numbers.Real) and horizon > 0):
         raise HorizonError(f"horizon={horizon!r}: flow time must be positive (or None to search).")
     begun = time.perf_counter()
@@ -127,20 +131,24 @@ def jump(
     if gradient_norm == 0 and not chosen.decays:
         return JumpResult(
             Outcome.STATIONARY, math.nan, before, before, before, False, 0, 0, time.perf_counter() - begun,
-            ledger.gradient_evaluations, "none", 0, state,
+            ledger.gradient_evaluations, "none", 0, trust if trust is not None else Trust(),
         )  # fmt: skip
     built, plan = build(lin, loss, chosen, basis, depth, memory_limit, recycle)
     flow = ReducedFlow(built, loss, lin.u, TOLERANCE)
     set_gate(flow, gate)
     corrected = built.kind == "dense" if second_order is None else second_order
     proposal = Proposal(lin, loss, built, flow, corrected)
-    found = attempt(proposal, state, family=family, reuse=reuse)
+    try:
+        found = attempt(proposal, state, family=family, reuse=reuse)
+    except FlowError:
+        found = Attempt(Outcome.UNSOLVED, None, proposal.before(), 0, 0, state)
     best = found.best
     if found.outcome.accepted:
         assert best is not None
         objective.space.write(objective.model, lin.theta + best.displacement)
     given = trust if trust is not None else Trust()
-    result_trust = found.trust if horizon is None else replace(given, horizon=float(horizon))
+    tried = None if horizon is None or math.isinf(horizon) else float(horizon)
+    result_trust = found.trust if horizon is None else replace(given, horizon=tried or given.horizon)
     return JumpResult(
         outcome=found.outcome,
         horizon=best.horizon if best else math.nan,

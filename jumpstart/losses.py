@@ -91,7 +91,7 @@ class CrossEntropy(Loss):
                     "to 1): for integer classes pass targets.long()."
                 )
         self.targets, self.ignore_index = targets, ignore_index
-        self._tables: tuple[Tensor, Tensor] | None = None
+        self._tables: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
     def check(self, u: Tensor) -> None:
         if u.dim() < 2:
@@ -115,7 +115,8 @@ class CrossEntropy(Loss):
 
     def _rows(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Target probabilities (n, …, C) and row weights (n, …, 1) that sum to one."""
-        if self._tables is None or self._tables[0].dtype != u.dtype or self._tables[0].device != u.device:
+        kind = (u.dtype, u.device)
+        if kind not in self._tables:
             if self.classes:
                 kept = self.targets != self.ignore_index
                 rows = F.one_hot(self.targets.where(kept, torch.zeros_like(self.targets)).long(), u.shape[-1])
@@ -124,8 +125,8 @@ class CrossEntropy(Loss):
                 rows = self.targets
                 weight = torch.full(u.shape[-rows.dim() : -1], 1.0, dtype=u.dtype, device=u.device)
                 weight = weight / weight.numel()
-            self._tables = rows.to(u.device, u.dtype), weight.to(u.device)[..., None]
-        return self._tables
+            self._tables[kind] = rows.to(u.device, u.dtype), weight.to(u.device)[..., None]
+        return self._tables[kind]
 
     def per_sample(self, u: Tensor) -> Tensor:
         y, w = self._rows(u)
@@ -213,6 +214,7 @@ class Convex(Loss):
     def __init__(self, fn: Callable[[Tensor, Tensor], Tensor], targets: Tensor) -> None:
         if not callable(fn):
             raise InputError(f"Convex needs a function (outputs, targets) -> scalar for one sample, got {fn!r}.")
+        require_finite_targets(targets)
         self.fn, self.targets = fn, targets.detach()
 
     def check(self, u: Tensor) -> None:

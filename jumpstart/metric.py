@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError, NonFiniteError, ShapeError
+from .errors import InputError, MetricError, NonFiniteError, ShapeError
 from .parameters import ParameterSpace
 
 CLIP = 1e3  # largest entry of D over its median: parameters whose v̂ is almost 0 would otherwise own the metric
@@ -139,11 +139,11 @@ def from_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, space: Pa
         # Adadelta's step is also scaled by the size of past updates: its second moments alone are no metric.
         rule = None if "acc_delta" in state else next((rule for key, rule in RULES if key in state), None)
         if rule is None and not plain:
-            raise InputError(
+            raise MetricError(
                 f"metric: {type(optimizer).__name__} holds no second moments for {name!r} that make a metric: take a "
                 "few steps first (Adam family, RMSprop, Adagrad), or pass metric=None for the plain metric."
             )
-        d = torch.ones_like(parameter) if rule is None else rule(state, group).to(parameter.dtype)
+        d = torch.ones_like(parameter) if rule is None else rule(state, group)
         ratio = float(group["lr"]) / base if base else 1.0
         coupled = rule is not None and not group.get("decoupled_weight_decay", False)
         coupled = coupled and not type(optimizer).__name__.lower().endswith("adamw")
@@ -152,9 +152,16 @@ def from_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, space: Pa
         fixed[name] = torch.full_like(parameter, 0.0 if coupled else wd * ratio)
         through[name] = torch.full_like(parameter, wd if coupled else 0.0)
     flat = space.flatten(diagonal).detach()
+    if not bool(torch.isfinite(flat).all()):
+        raise NonFiniteError(
+            f"metric: the second moments of {type(optimizer).__name__} hold NaN: the run has diverged."
+        )
     flat = flat.clamp(max=CLIP * float(flat.median()))
     if float(flat.min()) <= 0:
-        raise InputError("metric: a parameter group has learning rate 0: leave it out with params=[…].")
+        raise InputError(
+            "metric: an entry is zero (a parameter group with learning rate 0, or infinite second moments): leave "
+            "those parameters out with params=[…]."
+        )
     rates = (space.flatten(fixed) + space.flatten(through) * flat).detach()
     uniform = float(rates[0])
     same = bool((rates == uniform).all())

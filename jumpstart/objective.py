@@ -41,6 +41,11 @@ class Objective:
         params: Select = None,
         training: bool | None = None,
     ) -> None:
+        if not isinstance(loss, Loss):
+            raise InputError(
+                f"js.Objective needs a js.Loss with its targets in it, got {loss!r}: for instance "
+                "js.losses.mse(targets), js.losses.CrossEntropy(targets) or js.losses.Convex(fn, targets)."
+            )
         self._build(model, [Opaque(outputs)], loss, params, training)
 
     @classmethod
@@ -151,7 +156,8 @@ def supervised(
 
     Args:
         inputs: a tensor (n, …), a tuple of them (``model(*inputs)``) or a dict (``model(**inputs)``).
-        targets: (n, …); what the loss's counterpart in ``torch.nn.functional`` takes.
+        targets: (n, …); for "mse" and "logistic" of the outputs' shape, for "cross_entropy" integer classes of
+            the outputs' shape without its last dimension, which holds the classes.
         loss: "mse", "cross_entropy", "logistic", a per-sample function (outputs, target) -> scalar, or a js.Loss.
         chunk: evaluate at most this many samples at a time, to bound memory; None for all at once.
 
@@ -167,6 +173,8 @@ def supervised(
         raise InputError(f"chunk={chunk!r}: give a number of samples of at least 1, or None.")
     batch = Batch(inputs)
     require_finite(inputs, "inputs")
+    if isinstance(loss, Loss) and targets is not None:
+        raise InputError("supervised: a js.Loss holds its targets already; pass targets=None beside it.")
     bound = make(loss, targets)
     if bound.targets.dim() == 0 or bound.targets.shape[0] != batch.size:
         raise ShapeError(f"{batch.size} inputs but targets of shape {tuple(bound.targets.shape)}: one row a sample.")

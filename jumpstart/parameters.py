@@ -121,8 +121,7 @@ class Net:
         """Evaluate with parameters given by name; buffers are copies, so that none is written to."""
         tensors = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         tensors.update(params)
-        # The fused attention kernels know neither forward mode nor second derivatives.
-        with _mode(self.model, self.training), sdpa_kernel(SDPBackend.MATH):
+        with module_mode(self.model, self.training), plain_attention():
             return functional_call(self.model, tensors, args, kwargs)
 
     def bind(self, theta: Tensor) -> Callable[..., Any]:
@@ -136,7 +135,20 @@ def random_state_kept(device: torch.device) -> contextlib.AbstractContextManager
 
 
 @contextlib.contextmanager
-def _mode(model: nn.Module, training: bool | None) -> Iterator[None]:
+def plain_attention() -> Iterator[None]:
+    """Keep to attention kernels that forward mode, second derivatives and vmap know."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def module_mode(model: nn.Module, training: bool | None) -> Iterator[None]:
+    """Every submodule in train or eval mode for a while; None leaves them as they are."""
     if training is None:
         yield
         return

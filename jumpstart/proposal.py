@@ -31,7 +31,8 @@ class Candidate:
 
     Attributes:
         horizon: flow time; for scaled full steps the end of the run. scale: the share of the step taken.
-        coefficients: (k,) the displacement in the basis. displacement: δθ (P,). outputs: real u. loss: real Φ (with the decay's penalty). predicted: the model's Φ.
+        coefficients: (k,) the displacement in the basis. displacement: δθ (P,).
+        outputs: real u. loss: real Φ (with the decay's penalty). predicted: the model's Φ.
         corrected: whether the second-order correction is part of it.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from .linearize import Linearization, at_query, linearize
 from .metric import MetricLike
 from .objective import Objective
 from .parameters import Select
-from .parts import Batch, leaves, require_finite
+from .parts import Batch, Opaque, leaves, require_finite
 from .proposal import Proposal
 
 
@@ -95,7 +95,8 @@ class Solution:
         whichever is less.
 
         Args:
-            x: whatever the model takes: a tensor, a tuple or a dict.
+            x: whatever the model takes: a tensor, a tuple or a dict; or a function of the network as a pure callable,
+                such as ``lambda net: net(x).logits``.
         """
         horizon = parse(t)
         c = self._coefficients(horizon)
@@ -111,9 +112,11 @@ class Solution:
         stamp = [leaf._version for leaf in leaves(x) if not leaf.is_inference()]  # written to since?
         if self._query is None or self._query[0] is not x or self._query[1] != stamp:
             require_finite(x, "query points")
-            batch = Batch(x)
+            part = Opaque(cast(Any, x)) if callable(x) else Batch(x)
             try:
-                query = at_query(self.lin, batch)
+                query = at_query(self.lin, part)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 raise ShapeError(f"the model cannot be evaluated on the query points: {error}") from error
             self._query = (x, stamp, query, None)
@@ -121,7 +124,8 @@ class Solution:
         modes = self.basis.cotangents.shape[0] if self.basis.cotangents is not None else 0
         outputs = max(1, query.u.numel() // query.u.shape[0])
         # The kernel costs a backward pass an output on both sides; without it a horizon costs a vjp and a jvp.
-        if images is None and many > 2 * outputs + 2 and modes == self.basis.size and assemble.layered(self.lin):
+        layered = assemble.layered(self.lin) and assemble.layered(query)
+        if images is None and many > 2 * outputs + 2 and modes == self.basis.size and layered:
             part = query.parts[0]
             assert isinstance(part, Batch) and self.basis.cotangents is not None
             k_qs = assemble.query_kernel(self.lin, part, self.basis.metric).double()

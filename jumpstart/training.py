@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .errors import InputError, NonFiniteError
+from .errors import InputError, MetricError, NonFiniteError
 from .jumping import JumpResult, jump
 from .objective import Objective
 from .trust import Outcome, Trust
@@ -18,8 +20,13 @@ Schedule = int | Iterable[int] | Callable[[int], bool] | None
 
 # First moments, and by what the gradient at the new point becomes one: "keep" keeps the entry as it is.
 MOMENTA: dict[str, Callable[[dict[str, Any], dict[str, Any]], float]] = {
-    "exp_avg": lambda state, group: 1 - group["betas"][0] ** float(state["step"]) if "betas" in group else 1.0,
-    "momentum_buffer": lambda state, group: 1 / max(1 - float(group.get("momentum", 0.0)), 1e-3),
+    "exp_avg": lambda state, group: (
+        1 - group["betas"][0] ** float(state["step"]) if "betas" in group and "step" in state else 0.0
+    ),
+    # What the buffer settles at under a constant gradient. RMSprop's is preconditioned: it starts afresh.
+    "momentum_buffer": lambda state, group: (
+        0.0 if "square_avg" in state else (1 - group.get("dampening", 0.0)) / max(1 - group["momentum"], 1e-3)
+    ),
 }
 AFTER = ("rebuild", "reset", "keep")
 
@@ -38,7 +45,8 @@ class JumpOptimizer(torch.optim.Optimizer):
             steps taken; None for never (call :meth:`jump` yourself).
         after: what becomes of first moments after an accepted jump: "rebuild" (one gradient evaluation), "reset"
             to zero, or "keep".
-        metric: "optimizer", or None for the plain metric, or anything :func:`jumpstart.jump` takes.
+        metric: "optimizer" (where its state gives none, the plain metric, with a warning), None for the plain
+            metric, or anything :func:`jumpstart.jump` takes.
         options: passed to :func:`jumpstart.jump` (basis, depth, second_order, reuse, gate, …).
 
     Example:
@@ -70,6 +78,9 @@ class JumpOptimizer(torch.optim.Optimizer):
             raise InputError(f"objective must be a js.Objective or a function returning one, got {objective!r}.")
         if after not in AFTER:
             raise InputError(f"after={after!r} is none of {AFTER}.")
+        known = set(inspect.signature(jump).parameters) - {"objective", "metric", "trust"}
+        if unknown := set(options) - known:
+            raise InputError(f"JumpOptimizer: {sorted(unknown)} is no option of js.jump; there are {sorted(known)}.")
         if isinstance(at, int) and at < 1:
             raise InputError(f"at={at!r}: jump every so many steps, at least 1 (or None for never).")
         self.inner, self.objective, self.after, self.metric, self.options = optimizer, objective, after, metric, options
@@ -115,13 +126,19 @@ class JumpOptimizer(torch.optim.Optimizer):
         objective = self.objective if isinstance(self.objective, Objective) else self.objective()
         metric: Any = self.inner if isinstance(self.metric, str) and self.metric == "optimizer" else self.metric
         try:
-            result = jump(objective, metric=metric, trust=self.trust, **self.options)
+            try:
+                result = jump(objective, metric=metric, trust=self.trust, **self.options)
+            except MetricError as error:
+                if metric is not self.inner:
+                    raise
+                warnings.warn(f"jumping in the plain metric: {error}", RuntimeWarning, stacklevel=2)
+                result = jump(objective, metric=None, trust=self.trust, **self.options)
         except NonFiniteError as error:
             # The loop is the user's: a run that has diverged goes on or stops by its own rules.
             warnings.warn(f"jump skipped after step {self.steps}: {error}", RuntimeWarning, stacklevel=2)
             return None
         self.trust = result.trust
-        self.results.append(result)
+        self.results.append(replace(result, directions=None))  # a vector of the parameters' size for every jump
         if result.outcome is Outcome.ACCEPTED and self.after != "keep":
             self._refresh(objective)
         return result
@@ -131,7 +148,8 @@ class JumpOptimizer(torch.optim.Optimizer):
         """Make the first moments describe the new point: the gradient there, or nothing."""
         gradient: dict[str, Tensor] = {}
         if self.after == "rebuild":
-            gradient = objective.space.unflatten(objective.gradient(objective.theta())[1])
+            flat = objective.gradient(objective.theta())[1]
+            gradient = objective.space.unflatten(flat) if bool(torch.isfinite(flat).all()) else {}
         names = {id(p): name for name, p in objective.model.named_parameters()}
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -170,6 +188,14 @@ class JumpOptimizer(torch.optim.Optimizer):
         self.inner.load_state_dict(state_dict["optimizer"])
         self.steps = int(state_dict["steps"])
         self.trust = Trust().after(horizon=state_dict["horizon"], scale=state_dict["scale"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Schedulers replace ``step`` on the instance; a copy gets the class's own.
+        return {key: value for key, value in self.__dict__.items() if key != "step"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        super().__setstate__({})
 
     def __repr__(self) -> str:
         accepted = sum(result.accepted for result in self.results)

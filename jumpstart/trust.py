@@ -16,7 +16,7 @@ class Outcome(enum.Enum):
     ACCEPTED = "The real loss fell, and the weights moved."
     NO_DECREASE = "No candidate lowered the real loss by enough of what was promised, at any horizon tried."
     NOT_FINITE = "Every candidate gave a loss that is not finite: lower the learning rate or the starting horizon."
-    UNSOLVED = "The linearized run could not be integrated to the tolerance: is the loss smooth and convex?"
+    UNSOLVED = "The linearized run could not be integrated to the tolerance: the loss is not smooth and convex."
     STATIONARY = "The gradient vanishes along the basis: this is a stationary point of the linearized run."
 
     @property

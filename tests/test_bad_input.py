@@ -227,3 +227,39 @@ def test_an_empty_horizon_and_a_function_that_makes_no_basis():
         js.solve(objective).outputs(torch.empty(0))
     with pytest.raises(errors.InputError, match="returned str"):
         js.solve(objective, basis=lambda lin, loss, metric: "dense")
+
+
+def test_losses_of_the_wrong_kind():
+    model, x, y = nn.Linear(3, 1), torch.randn(6, 3), torch.randn(6, 1)
+    with pytest.raises(errors.InputError, match=r"js\.Loss"):
+        js.Objective(model, lambda net: net(x), "mse")
+    with pytest.raises(errors.InputError, match="holds its targets"):
+        js.supervised(model, x, y, loss=js.losses.mse(y))
+    with pytest.raises(errors.NonFiniteError, match="targets"):
+        js.supervised(model, x, y * math.nan, loss=lambda u, t: (u - t).square().sum())
+    with pytest.raises(errors.InputError, match="list"):
+        js.supervised(model, x, [1.0] * 6, loss=lambda u, t: (u - t).square().sum())
+
+
+def test_a_horizon_and_a_search_over_scales():
+    objective = js.supervised(nn.Linear(3, 1), torch.randn(6, 3), torch.randn(6, 1))
+    with pytest.raises(errors.InputError, match="one of them"):
+        js.jump(objective, horizon=1.0, family="scale")
+
+
+def test_the_remedy_for_models_that_return_a_dict_goes_all_the_way():
+    class Dict(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 1)
+
+        def forward(self, x):
+            return {"logits": self.inner(x)}
+
+    model, x, y = Dict().double(), torch.randn(6, 3).double(), torch.randn(6, 1).double()
+    with pytest.raises(errors.OutputTypeError, match=r"js\.Objective"):
+        js.supervised(model, x, y)
+    objective = js.Objective(model, lambda net: net(x)["logits"], js.losses.mse(y))
+    solution, q = js.solve(objective), torch.randn(4, 3).double()
+    there = torch.func.functional_call(model, solution.parameters(2.0), (q,))["logits"]
+    torch.testing.assert_close(solution.predict(lambda net: net(q)["logits"], 2.0), there)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import jumpstart as js
-from jumpstart import basis as bases
+from jumpstart import bases
 from jumpstart.choose import plan
+from jumpstart.errors import InputError
 from jumpstart.linearize import linearize
 from jumpstart.metric import Metric
 
@@ -153,3 +154,31 @@ def test_decay_at_full_depth_is_exact(kind):
         assert relative(found.outputs(t), exact.outputs(t)) < 1e-8
         a, b = found.parameters(t), exact.parameters(t)
         assert max(relative(a[k], b[k]) for k in a) < 1e-7
+
+
+def test_float32_keeps_every_mode_however_many_parameters():
+    """The cut-off goes with the matrix that is decomposed, not with P: with n·c = 4 there are four modes to find."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 1500), torch.nn.Tanh(), torch.nn.Linear(1500, 1500), torch.nn.Tanh())
+    model.append(torch.nn.Linear(1500, 1))
+    x, y = torch.randn(4, 3), torch.randn(4, 1)
+    single = js.solve(js.supervised(model, x, y), basis="dense")
+    double = js.solve(js.supervised(model.double(), x.double(), y.double()), basis="dense")
+    assert single.basis.size == 4
+    torch.testing.assert_close(single.spectrum, double.spectrum, rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(single.outputs(3.0).double(), double.outputs(3.0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_finished_basis_goes_with_its_weights_and_its_metric_only():
+    torch.manual_seed(0)
+    model, x, y = torch.nn.Linear(3, 1), torch.randn(6, 3), torch.randn(6, 1)
+    objective = js.supervised(model, x, y)
+    basis = bases.dense(linearize(objective), Metric())
+    js.solve(objective, basis=basis)
+    with pytest.raises(InputError, match="leave metric"):
+        js.solve(objective, basis=basis, weight_decay=0.1)
+    js.jump(objective)
+    with pytest.raises(InputError, match="weights have moved"):
+        js.solve(objective, basis=basis)
+    with pytest.raises(InputError, match="recycle"):
+        js.jump(objective, basis="dense", recycle=torch.randn(1, 4))

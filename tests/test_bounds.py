@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import jumpstart as js
-from jumpstart import basis as bases
+from jumpstart import bases
 from jumpstart.linearize import linearize
 from jumpstart.metric import Metric
 
@@ -119,3 +119,20 @@ def test_nothing_left_out_at_time_zero():
     p = wide(0)
     found = js.solve(js.supervised(p.model, p.x, p.y), basis="krylov", depth=3)
     assert found.error_bound(0.0) == 0.0
+
+
+def test_steps_are_bounded_where_they_are_stable_and_said_to_be_unbounded_elsewhere():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2)).double()
+    x, y = torch.randn(12, 3).double(), torch.randn(12, 2).double()
+    objective = js.supervised(model, x, y)
+    exact = js.solve(objective, basis="dense")
+    top = float(exact.spectrum[0])
+    for depth in (3, 6):
+        partial = js.solve(objective, basis="krylov", depth=depth)
+        for count in (5, 100, 5000):
+            horizon = js.steps(count, 0.9 / top)
+            miss = float((partial.outputs(horizon) - exact.outputs(horizon)).norm())
+            assert miss <= partial.error_bound(horizon) < math.inf
+        assert partial.error_bound(js.steps(5, 2.5 / top)) == math.inf
+    assert js.solve(objective, basis="krylov", depth=3, gate="hard").error_bound(1.0) == math.inf

@@ -119,3 +119,38 @@ def test_plots_ask_for_matplotlib(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(JumpstartError, match="plots"):
         plots.pyplot()
+
+
+def test_noise_is_each_contenders_own_and_the_callers_is_left_alone():
+    """Two identical contenders with noise agree whatever the order of their turns, and evaluation is in eval mode."""
+
+    def noisy(model, objective):
+        cost = 0
+        while True:
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.add_(0.01 * torch.randn_like(p))
+            cost += 1
+            yield {"gradient_evaluations": cost}
+
+    modes = []
+    torch.manual_seed(3)
+    x, y = torch.randn(8, 2), torch.randn(8, 1)
+    model = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+    state = torch.get_rng_state()
+    found = js.compare(
+        model, lambda m: js.supervised(m, x, y, training=False), {"a": noisy, "b": noisy}, steps=5, progress=False,
+        evaluate=lambda m: modes.append(m.training) or {},
+    )  # fmt: skip
+    assert torch.equal(state, torch.get_rng_state())
+    assert found.curve("a")[1] == found.curve("b")[1]
+    assert not any(modes)
+
+
+def test_lbfgs_goes_on_below_torchs_default_tolerance():
+    torch.manual_seed(0)
+    x = torch.randn(30, 3).double()
+    model = nn.Linear(3, 1).double()
+    y = x @ torch.randn(3, 1).double()
+    found = js.compare(model, lambda m: js.supervised(m, x, y), {"L-BFGS": js.lbfgs()}, steps=8, progress=False)
+    assert min(found.curve("L-BFGS")[1]) < 1e-20

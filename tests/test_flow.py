@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import jumpstart as js
-from jumpstart import basis as bases
+from jumpstart import bases
 from jumpstart.flow import ReducedFlow, exponential_functions
 from jumpstart.horizon import parse
 from jumpstart.linearize import linearize

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import jumpstart as js
+from jumpstart import errors
 
 from .problems import PROBLEMS, classes, cnn, fill, flat, mlp, randn
 
@@ -271,3 +272,69 @@ def test_trust_given_is_trust_returned():
     model = fill(nn.Linear(3, 1), 0)
     result = js.jump(js.supervised(model, randn(0, 6, 3), randn(1, 6, 1)), horizon=0.01, trust=trust)
     assert (result.trust.floor, result.trust.growth, result.trust.limit) == (0.3, 2.0, 9)
+
+
+class Brittle(nn.Module):
+    """Linear, until the weight has moved by more than a little: then NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x):
+        return x * self.w + torch.where(self.w.abs() > 0.3, torch.nan, 0.0)
+
+
+def test_a_nan_further_out_does_not_cost_the_good_candidate():
+    model = Brittle()
+    x = torch.ones(4, 1, dtype=torch.float64)
+    result = js.jump(js.supervised(model, x, x), second_order=False, reuse=0, trust=js.Trust(horizon=1e-3))
+    assert result.accepted
+    assert 0 < float(model.w.detach()) <= 0.3
+
+
+def test_nothing_finite_shrinks_the_next_search():
+    model = Brittle()
+    x = torch.ones(4, 1, dtype=torch.float64)
+    first = js.jump(js.supervised(model, x, x), second_order=False, trust=js.Trust(horizon=1e6, limit=3))
+    assert not first.accepted
+    assert first.trust.horizon < 1e6
+    assert float(model.w.detach()) == 0
+
+
+def test_an_unsmooth_loss_is_an_outcome_for_a_jump_and_an_error_for_a_solve():
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(2, 1).double(), torch.randn(9, 2).double(), torch.randn(9, 1).double()
+    objective = js.supervised(model, x, y, loss=lambda u, t: (u - t).abs().sum())
+    before = [p.clone() for p in model.parameters()]
+    result = js.jump(objective)
+    assert result.accepted or all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    with pytest.raises(errors.FlowError, match="twice differentiable"):
+        js.solve(objective, basis="dense").outputs(100.0)
+
+
+def test_derivatives_that_are_not_finite_are_named():
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return x * self.w.abs().sqrt()
+
+    objective = js.supervised(Root(), torch.ones(3, 1), torch.ones(3, 1))
+    for basis in ("dense", "krylov"):
+        with pytest.raises(errors.NonFiniteError, match="derivatives"):
+            js.jump(objective, basis=basis)
+
+
+def test_weight_decay_is_part_of_a_reused_correction():
+    """At the optimum of the penalized loss there is nothing left to gain, and nothing must pull away from it."""
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(3, 1).double(), torch.randn(20, 3).double(), torch.randn(20, 1).double()
+    objective = js.supervised(model, x, y)
+    for _ in range(3):
+        result = js.jump(objective, weight_decay=0.3, horizon=1e6, basis="dense")
+    again = js.jump(objective, weight_decay=0.3, horizon=1e6, basis="dense", reuse=5)
+    assert again.before - (again.actual if again.accepted else again.before) < 1e-12
+    assert result.before >= again.before

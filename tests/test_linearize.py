@@ -205,3 +205,47 @@ def test_noise_is_detected_after_the_mode_changes():
     model.train()
     with pytest.raises(NondeterministicError, match="1 in train mode"):
         linearize(objective)
+
+
+def test_explicit_jacobians_go_sample_by_sample_and_are_booked_as_that():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+    x, y = torch.randn(300, 1).double(), torch.randn(300, 2).double()
+    for chunk in (None, 70):
+        lin = linearize(js.supervised(model, x, y, chunk=chunk))
+        before = lin.ledger.pulls
+        found = lin.jacobian()
+        assert 2 <= lin.ledger.pulls - before <= 3.5
+        v = torch.randn_like(lin.theta)
+        assert float((found @ v - lin.jvp(v).reshape(-1)).norm()) < 1e-12 * float(lin.jvp(v).norm())
+
+
+def test_explicit_jacobians_where_samples_interact_are_booked_as_backward_passes():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1)).double()
+    x, y = torch.randn(7, 3).double(), torch.randn(7, 1).double()
+    lin = linearize(js.supervised(model, x, y))
+    before = lin.ledger.pulls
+    found, v = lin.jacobian(), torch.randn_like(lin.theta)
+    assert lin.ledger.pulls - before == 7
+    assert float((found @ v - lin.jvp(v).reshape(-1)).norm()) < 1e-10
+
+
+def test_twenty_thousand_points_of_a_small_network_are_no_trouble():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 1)).double()
+    x = torch.linspace(-1, 1, 20_000).double()[:, None]
+    objective = js.supervised(model, x, torch.sinc(10 * x))
+    result = js.jump(objective, basis="dense")
+    assert result.accepted
+    assert result.gradient_evaluations < 12
+
+
+def test_torchs_own_attention_has_a_forward_mode_here():
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double().eval()
+    x, y = torch.randn(3, 4, 8).double(), torch.randn(3, 4, 8).double()
+    lin = linearize(js.supervised(model, x, y))
+    v, w = torch.randn_like(lin.theta), torch.randn_like(lin.u)
+    assert float((lin.jvp(v) * w).sum()) == pytest.approx(float(lin.vjp(w) @ v), rel=1e-10)
+    assert not lin._reverse_only

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import mse_loss
 
 import jumpstart as js
-from jumpstart import basis as bases
+from jumpstart import bases
 from jumpstart.flow import ReducedFlow
 from jumpstart.linearize import linearize
 from jumpstart.metric import Metric

@@ -189,3 +189,32 @@ def test_a_bare_optimizers_state_is_told_apart():
     optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False))
     with pytest.raises(InputError, match="inner"):
         optimizer.load_state_dict(inner.state_dict())
+
+
+def test_it_can_be_copied_and_keeps_no_displacements():
+    model, x, y = problem()
+    optimizer = js.JumpOptimizer(
+        torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y, training=False), at=1
+    )
+    train(model, x, y, optimizer, 2)
+    twin = copy.deepcopy(optimizer)
+    assert twin.steps == 2
+    assert all(result.directions is None for result in optimizer.results)
+
+
+def test_an_optimizer_without_a_metric_jumps_in_the_plain_one_and_says_so():
+    model, x, y = problem()
+    optimizer = js.JumpOptimizer(
+        torch.optim.Adamax(model.parameters()), js.supervised(model, x, y, training=False), at=2
+    )
+    with pytest.warns(RuntimeWarning, match="plain metric"):
+        train(model, x, y, optimizer, 2)
+    assert len(optimizer.results) == 1
+
+
+def test_misspelt_options_are_refused_at_once():
+    model, x, y = problem()
+    with pytest.raises(InputError, match="secondorder"):
+        js.JumpOptimizer(
+            torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y, training=False), secondorder=1
+        )

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import jacrev, vjp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..parameters import plain_attention
 from .capture import Call, Tape, backpropagate, pull_back, record, split_batch
 from .contract import Layer
 
@@ -163,11 +163,6 @@ def strided(g: Tensor) -> Tensor:
 @contextmanager
 def _functorch() -> Any:
     """Keep to kernels that functorch can differentiate and batch."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*performance drop.*")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with plain_attention(), torch.enable_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*performance drop.*")
+        yield
