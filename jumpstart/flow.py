@@ -20,7 +20,7 @@ from .losses import Loss, require_convex
 TOLERANCE = 1e-8  # local error of the Rosenbrock steps, relative to the displacement
 SETTLED = 1e-11  # the end of the run for losses that are not quadratic: the gradient has fallen by this factor
 
-STEPS = 1000  # of the integration from one horizon to the next, at most; smooth losses take tens
+STEPS = 3000  # of the integration from one horizon to the next, at most; smooth losses take tens
 _STUCK = "the reduced flow cannot be integrated to its tolerance; the loss must be convex and twice differentiable"
 
 
