@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from jumpstart import plots, records
+from jumpstart.contenders import Contender, Progress, jumps_only, lbfgs, stepped
 from jumpstart.demo import poisson
-from jumpstart.diagnostics import Contender, Progress, Report, compare, jumps_only, lbfgs, stepped
+from jumpstart.diagnostics import Report, compare
 from jumpstart.metric import from_optimizer
 from jumpstart.objective import Objective, supervised
 from jumpstart.parameters import ParameterSpace

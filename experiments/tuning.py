@@ -12,8 +12,9 @@ import torch
 from torch.nn import functional as F
 
 from jumpstart import records
+from jumpstart.contenders import Contender, jumped, jumps_only, stepped
 from jumpstart.demo import digits, poisson
-from jumpstart.diagnostics import Contender, compare, jumped, jumps_only, stepped
+from jumpstart.diagnostics import compare
 from jumpstart.objective import supervised
 
 from .common import arguments, spread

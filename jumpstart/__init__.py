@@ -11,7 +11,8 @@ See docs/theory.md for the equations that docstrings cite.
 """
 
 from . import bases, errors, gate, losses
-from .diagnostics import Report, compare, jumped, jumps_only, lbfgs, stepped
+from .contenders import jumped, jumps_only, lbfgs, stepped
+from .diagnostics import Report, compare
 from .horizon import Steps, steps
 from .jumping import JumpResult, jump
 from .losses import Loss

@@ -127,42 +127,42 @@ def jump(
     loss = objective.loss
     before = float(loss.value(lin.u))
     chosen = metric_of(metric, objective, weight_decay)
-    gradient_norm = float(torch.linalg.vector_norm(loss.grad(lin.u)))
-    if gradient_norm == 0 and not chosen.decays:
-        return JumpResult(
-            Outcome.STATIONARY, math.nan, before, before, before, False, 0, 0, time.perf_counter() - begun,
-            ledger.gradient_evaluations, "none", 0, trust if trust is not None else Trust(),
-        )  # fmt: skip
-    built, plan = build(lin, loss, chosen, basis, depth, memory_limit, recycle)
-    flow = ReducedFlow(built, loss, lin.u, TOLERANCE)
-    set_gate(flow, gate)
-    corrected = built.kind == "dense" if second_order is None else second_order
-    proposal = Proposal(lin, loss, built, flow, corrected)
-    try:
-        found = attempt(proposal, state, family=family, reuse=reuse)
-    except FlowError:
-        found = Attempt(Outcome.UNSOLVED, None, proposal.before(), 0, 0, state)
+    found = Attempt(Outcome.STATIONARY, None, before, 0, 0, state)
+    built, plan = None, None
+    if chosen.decays or bool((loss.grad(lin.u) != 0).any()):
+        try:
+            built, plan = build(lin, loss, chosen, basis, depth, memory_limit, recycle)
+            flow = ReducedFlow(built, loss, lin.u, TOLERANCE)
+            set_gate(flow, gate)
+            corrected = built.kind == "dense" if second_order is None else second_order
+            found = attempt(Proposal(lin, loss, built, flow, corrected), state, family=family, reuse=reuse)
+        except (FlowError, torch.linalg.LinAlgError):
+            found = replace(found, outcome=Outcome.UNSOLVED)
     best = found.best
     if found.outcome.accepted:
         assert best is not None
-        objective.space.write(objective.model, lin.theta + best.displacement)
+        try:
+            objective.space.write(objective.model, lin.theta + best.displacement)
+        except BaseException:  # an interrupt between two tensors
+            objective.space.write(objective.model, lin.theta)
+            raise
     given = trust if trust is not None else Trust()
     tried = None if horizon is None or math.isinf(horizon) else float(horizon)
-    result_trust = found.trust if horizon is None else replace(given, horizon=tried or given.horizon)
+    still = found.before if found.outcome is Outcome.STATIONARY else math.nan
     return JumpResult(
         outcome=found.outcome,
         horizon=best.horizon if best else math.nan,
         before=found.before,
-        predicted=best.predicted if best else math.nan,
-        actual=best.loss if best else math.nan,
+        predicted=best.predicted if best else still,
+        actual=best.loss if best else still,
         corrected=best.corrected if best else False,
         corrections=found.corrections,
         candidates=found.candidates,
         seconds=time.perf_counter() - begun,
         gradient_evaluations=ledger.gradient_evaluations,
-        basis=built.kind,
-        modes=built.size,
-        trust=result_trust,
+        basis=built.kind if built else "none",
+        modes=built.size if built else 0,
+        trust=found.trust if horizon is None else replace(given, horizon=tried or given.horizon),
         plan=plan,
         directions=best.displacement[None] if best is not None and found.outcome.accepted else None,
     )

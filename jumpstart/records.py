@@ -78,7 +78,7 @@ def read(folder: str | Path) -> dict[str, Any]:
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     """A plain-text table: ``columns`` maps keys of the rows to headings; text left, numbers right."""
     cells = [list(columns.values())]
-    cells += [[_show(row.get(key)) for key in columns] for row in rows]
+    cells += [[show(row.get(key)) for key in columns] for row in rows]
     widths = [max(len(row[j]) for row in cells) for j in range(len(columns))]
     left = [j for j, key in enumerate(columns) if any(isinstance(row.get(key), str) for row in rows)]
     lines = []
@@ -91,7 +91,8 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """A number with three digits, a dash for nothing."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, float):

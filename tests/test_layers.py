@@ -38,6 +38,7 @@ ORDER = [
     ["solver"],
     ["jumping"],
     ["training"],
+    ["contenders"],
 ]
 TOP = len(ORDER)  # diagnostics, demo, command line and whatever else stands on the core; checked for not being imported
 LEVEL = {name: i for i, row in enumerate(ORDER) for name in row}

@@ -18,7 +18,9 @@ from jumpstart import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-EXPERIMENTS = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem not in ("__init__", "common"))
+EXPERIMENTS = sorted(
+    p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem not in ("__init__", "common", "readme")
+)
 
 
 def blocks(page):
@@ -32,6 +34,13 @@ def test_code_in_prose_runs(page, tmp_path, monkeypatch):
     space = {}
     for block in blocks(page):
         exec(compile(block, str(page), "exec"), space)
+
+
+def test_readme_holds_what_the_results_say():
+    run = subprocess.run(
+        [sys.executable, "-m", "experiments.readme", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

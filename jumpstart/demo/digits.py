@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import diagnostics
-from ..diagnostics import Report, jumped, stepped
+from ..contenders import jumped, stepped
+from ..diagnostics import Report
 from ..errors import JumpstartError
 from ..objective import Objective, supervised
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import diagnostics
-from ..diagnostics import Report, jumps_only, lbfgs, stepped
+from ..contenders import jumps_only, lbfgs, stepped
+from ..diagnostics import Report
 from ..objective import Objective, Term, residual
 
 TITLE = "Poisson's equation as a PINN, one hidden layer of 32 (129 parameters), float64"

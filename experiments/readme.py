@@ -1,0 +1,140 @@
+"""The tables of README.md, from the results files under docs/results.
+
+python -m experiments.readme           writes them between README's markers
+python -m experiments.readme --check   fails if README does not hold them as they are
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jumpstart import records
+from jumpstart.diagnostics import Report
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """A table in Markdown; floats with three digits."""
+    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "|".join(" --- " for _ in columns) + "|"]
+    for row in rows:
+        lines.append("| " + " | ".join(records.show(row.get(key)) for key in columns) + " |")
+    return "\n".join(lines)
+
+
+def machine(content: Mapping[str, Any]) -> str:
+    """Where and from what a results file comes, in a line."""
+    found = content["environment"]
+    seeds = ", ".join(map(str, found["seeds"]))
+    return (
+        f"`{content['command']}`, commit {found['commit']}, {found['machine']}, torch {found['torch']}, seeds {seeds}"
+    )
+
+
+def demo() -> str:
+    """One table for each of the demo's problems."""
+    parts = []
+    for name, title in (
+        ("poisson", "Poisson's equation as a PINN, 129 parameters"),
+        ("digits", "Scanned digits, small CNN"),
+    ):
+        content = records.read(RESULTS / "demo" / name)
+        report = Report(content["experiment"], content["rows"], content["settings"])
+        columns = {
+            "contender": "",
+            "seconds_to_target": f"seconds to loss {report.target():.2g}",
+            "evaluations_to_target": "gradient evaluations to it",
+            "loss": "final loss",
+            **{key: key for key in report.settings["metrics"]},
+            "jumps": "jumps kept / tried",
+        }
+        seconds = content["settings"]["seconds"]
+        parts.append(
+            f"**{title}**, {seconds:g} s each, one thread; the target is where {report.contenders[0]} ends.\n\n"
+            f"{markdown(report.summary(), columns)}\n\n![{name}](docs/results/demo/{name}/{name}.png)\n\n"
+            f"<sub>{machine(content)}</sub>"
+        )
+    return "\n\n".join(parts)
+
+
+def first_jumps() -> str:
+    """Medians over seeds, with the range where it matters."""
+    content = records.read(RESULTS / "first_jumps")
+    summary = content["settings"]["summary"]
+    pinn = []
+    for row in (r for r in summary if r["problem"] == "pinn"):
+        error = row["relative error"]
+        spread = f"{records.show(error['median'])} ({records.show(error['min'])} to {records.show(error['max'])})"
+        pinn.append(
+            {
+                "contender": row["contender"],
+                "error": spread,
+                "seconds": row["seconds"]["median"],
+                "evaluations": row["gradient_evaluations"]["median"],
+            }
+        )
+    heads = {
+        "contender": "",
+        "error": "relative error: median (range)",
+        "seconds": "seconds",
+        "evaluations": "gradients",
+    }
+    table = f"**Poisson, 2×32 tanh, 1,185 parameters**, 60 jumps.\n\n{markdown(pinn, heads)}"
+    rows, at = [], sorted({r["at"] for r in summary if r["problem"] == "cnn"})
+    for contender in dict.fromkeys(r["contender"] for r in summary if r["problem"] == "cnn"):
+        same = {r["at"]: r for r in summary if r["problem"] == "cnn" and r["contender"] == contender}
+        losses = {f"loss {a}": same[a]["loss"]["median"] for a in at if a in same}
+        last = same[max(same)]
+        rows.append(
+            {
+                "contender": contender,
+                **losses,
+                "test": last["best test loss"]["median"],
+                "seconds": last["seconds"]["median"],
+            }
+        )
+    heads = {"contender": "", **{f"loss {a}": f"at {a}" for a in at}, "test": "best test loss", "seconds": "seconds"}
+    return (
+        f"{table}\n\n**MNIST CNN from scratch, 2,000 images, cross-entropy**: training loss at so many gradient "
+        f"evaluations after 40 Adam steps, medians.\n\n{markdown(rows, heads)}\n\n<sub>{machine(content)}</sub>"
+    )
+
+
+def core() -> str:
+    """The promises of the core."""
+    content = records.read(RESULTS / "core")
+    heads = {"check": "", "max": "largest", "min": "smallest", "limit": "limit", "holds": "holds on seeds"}
+    return f"{markdown(content['settings']['summary'], heads)}\n\n<sub>{machine(content)}</sub>"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.readme", description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    page = ROOT / "README.md"
+    text = page.read_text()
+    for make in (demo, first_jumps, core):
+        name = make.__name__
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", flags=re.S)
+        if not pattern.search(text):
+            print(f"README.md has no markers <!-- {name} --> and <!-- /{name} -->", file=sys.stderr)
+            return 1
+        table = make()
+        text = pattern.sub(lambda match, table=table: match[1] + table + match[2], text)
+    if check:
+        if text != page.read_text():
+            print("README.md is not what the results say: run python -m experiments.readme", file=sys.stderr)
+            return 1
+        return 0
+    page.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
