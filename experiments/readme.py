@@ -100,9 +100,16 @@ def first_jumps() -> str:
             }
         )
     heads = {"contender": "", **{f"loss {a}": f"at {a}" for a in at}, "test": "best test loss", "seconds": "seconds"}
-    return (
-        f"{table}\n\n**MNIST CNN from scratch, 2,000 images, cross-entropy**: training loss at so many gradient "
-        f"evaluations after 40 Adam steps, medians.\n\n{markdown(rows, heads)}\n\n<sub>{machine(content)}</sub>"
+    intro = "**MNIST CNN from scratch, 2,000 images, cross-entropy**: training loss at so many gradient evaluations"
+    return "\n\n".join(
+        (
+            table,
+            "![pinn](docs/results/first_jumps/pinn.png)",
+            f"{intro} after 40 Adam steps, medians.",
+            markdown(rows, heads),
+            "![cnn](docs/results/first_jumps/cnn.png)",
+            f"<sub>{machine(content)}</sub>",
+        )
     )
 
 

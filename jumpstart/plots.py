@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .diagnostics import Report
 
 # Okabe & Ito's palette, told apart by people who do not see all colours.
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 
 
 def pyplot() -> Any:
@@ -40,18 +40,23 @@ def comparison(report: Report) -> Any:
     figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.2), squeeze=False)
     for axis, (x, y) in zip(axes[0], panels, strict=True):
         values: list[float] = []
-        for contender, colour in zip(report.contenders, COLOURS * 3, strict=False):
+        for i, contender in enumerate(report.contenders):
             xs, ys = report.curve(contender, x, y)
-            axis.plot(xs, ys, color=colour, label=contender, linewidth=1.4)
+            # Jumps in full lines, what they are measured against dashed.
+            style = "-" if "jump" in contender else (0, (4, 1.5))
+            axis.plot(xs, ys, color=COLOURS[i % len(COLOURS)], linestyle=style, label=contender, linewidth=1.4)
             values += [v for v in ys if math.isfinite(v)]
         if values and min(values) > 0 and max(values) > 20 * min(values):
             axis.set_yscale("log")
         axis.set_xlabel(x.replace("_", " "))
         axis.set_ylabel(y)
         axis.grid(alpha=0.25, linewidth=0.5)
-    axes[0][0].legend(frameon=False)
     figure.suptitle(report.name, fontsize=10)
-    figure.tight_layout()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    columns = min(4, len(labels))
+    below = 0.09 * -(-len(labels) // columns)
+    figure.legend(handles, labels, loc="lower center", ncol=columns, frameon=False)
+    figure.tight_layout(rect=(0, below, 1, 1))
     return figure
 
 
