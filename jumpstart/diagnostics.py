@@ -122,7 +122,7 @@ def compare(
         evaluate: further numbers to record (held-out accuracy, say), by name; called in eval mode, without gradients.
 
     Example:
-        >>> from jumpstart import supervised
+        >>> from jumpstart import jumps_only, stepped, supervised
         >>> x, y = torch.randn(16, 2), torch.randn(16, 1)
         >>> report = compare(torch.nn.Linear(2, 1), lambda m: supervised(m, x, y),
         ...                  {"Adam": stepped(torch.optim.Adam), "jumps": jumps_only(lambda k: {})},
