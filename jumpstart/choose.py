@@ -113,9 +113,9 @@ def plan(
 
 
 def _too_small(what: str, needs: dict[str, float], limit: float) -> str:
-    table = ", ".join(f"{name} {value / 2**20:.1f} MiB" for name, value in needs.items())
+    table = ", ".join(f"{name} {value:.0f} bytes" for name, value in needs.items())
     return (
-        f"memory_limit of {limit / 2**20:.2f} MiB is too small for {what} (needed: {table}): raise it, take fewer "
+        f"memory_limit of {limit:.0f} bytes is too small for {what} (needed: {table}): raise it, take fewer "
         "samples, lower depth, or restrict params."
     )
 
