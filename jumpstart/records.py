@@ -97,7 +97,9 @@ def show(value: Any) -> str:
         return "–"
     if isinstance(value, bool) or not isinstance(value, float):
         return str(value)
-    return f"{value:.3g}" if abs(value) < 1e4 else f"{value:.2e}"
+    if 1e3 <= abs(value) < 1e5:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
 
 
 def _plain(value: Any) -> Any:

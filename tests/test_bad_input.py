@@ -135,7 +135,7 @@ CASES = {
     "dropout in train mode": (solve(sup(model=dropout())), errors.NondeterministicError, ["1 in train mode", "training=False"]),
     "dropout, jump": (jump(sup(model=dropout())), errors.NondeterministicError, ["model.eval()"]),
     "memory limit": (solve(memory_limit=16), errors.MemoryLimitError, ["too small", "raise it"]),
-    "memory limit, dense": (solve(memory_limit=4000, basis="dense"), errors.MemoryLimitError, ["dense", "MiB"]),
+    "memory limit, dense": (solve(memory_limit=4000, basis="dense"), errors.MemoryLimitError, ["dense", "bytes"]),
     "memory limit, jump": (jump(memory_limit=16), errors.MemoryLimitError, ["too small"]),
     "memory limit NaN": (solve(memory_limit=NAN), errors.InputError, ["nan"]),
     "memory limit in words": (solve(memory_limit="2GB"), errors.InputError, ["2GB"]),
