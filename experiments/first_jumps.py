@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,11 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from jumpstart import plots, records
-from jumpstart.contenders import Contender, Progress, jumps_only, lbfgs, stepped
+from jumpstart.contenders import Contender, jumps_only, lbfgs, stepped
 from jumpstart.demo import poisson
 from jumpstart.diagnostics import Report, compare
 from jumpstart.metric import from_optimizer
-from jumpstart.objective import Objective, supervised
+from jumpstart.objective import supervised
 from jumpstart.parameters import ParameterSpace
 
 from .common import Arguments, arguments, mnist, spread
@@ -32,27 +31,20 @@ CHECKPOINTS = (30, 60, 90, 120, 180)  # gradient evaluations at which the CNN's 
 def pinn(seed: int, jumps: int, seconds: float, arguments: Arguments) -> Report:
     """Poisson's equation with a 2×32 tanh network: first order, second order, second order and reuse, travel first."""
 
-    def only(count: int, **options: Any) -> Contender:
-        def schedule(k: int) -> dict[str, Any]:
-            return {"basis": "dense", **options, **(options.get("travel", {}) if k < count // 2 else {})}
-
-        def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
-            inner = jumps_only(lambda k: {key: v for key, v in schedule(k).items() if key != "travel"})
-            for k, progress in enumerate(inner(model, objective), 1):
-                yield progress
-                if k == count:
-                    return
-
-        return run
+    def only(travel: int = 0, **options: Any) -> Contender:
+        """Dense jumps, the first ``travel`` of them by scaled full steps."""
+        return jumps_only(
+            lambda k: {"basis": "dense", "family": "scale" if k < travel else "horizon", **options}, count=jumps
+        )
 
     contenders: dict[str, Contender] = {
         f"Adam {lr:g}": stepped(lambda p, lr=lr: torch.optim.Adam(p, lr=lr)) for lr in RATES
     }
     contenders["L-BFGS"] = lbfgs()
-    contenders["jumps, first order"] = only(jumps, second_order=False, reuse=0)
-    contenders["jumps, second order"] = only(jumps, second_order=True, reuse=0)
-    contenders["jumps, second order + reuse"] = only(jumps, second_order=True, reuse=2)
-    contenders["jumps, travel then land"] = only(jumps, second_order=True, reuse=2, travel={"family": "scale"})
+    contenders["jumps, first order"] = only(second_order=False, reuse=0)
+    contenders["jumps, second order"] = only(second_order=True, reuse=0)
+    contenders["jumps, second order + reuse"] = only(second_order=True, reuse=2)
+    contenders["jumps, travel then land"] = only(jumps // 2, second_order=True, reuse=2)
     size = 8 if arguments.quick else 30
     width = 8 if arguments.quick else 32
     return compare(

@@ -26,21 +26,30 @@ def error_bound(flow: ReducedFlow, lin: Linearization, t: float) -> float:
     time by quadrature (equation 10b), for 8 vjps and one product for the operator norm. Dense bases: rounding.
     """
     basis = flow.basis
-    rounding = 1e4 * torch.finfo(lin.u.dtype).eps * float(torch.linalg.vector_norm(lin.u) + 1e-300)
     if basis.complete:
-        return rounding
+        return _rounding(lin)
     if t == 0:
         return 0.0
     if not bool((flow.gates == 1).all()):
         return math.inf  # gated coefficients are not those of a flow that the bounds are about
     bounds = []
     curvature = flow.loss.curvature
-    if basis.remainder is not None and flow.loss.quadratic and curvature is not None and basis.decay is None:
+    if _closed(flow) and curvature is not None:
         bounds.append(_residual(flow, t, curvature))
         bounds.append(_energy(flow, t, curvature))
     else:
         bounds.append(_sampled(flow, lin, t))
-    return min(bounds) + rounding
+    return min(bounds) + _rounding(lin)
+
+
+def _rounding(lin: Linearization) -> float:
+    return 1e4 * torch.finfo(lin.u.dtype).eps * float(torch.linalg.vector_norm(lin.u) + 1e-300)
+
+
+def _closed(flow: ReducedFlow) -> bool:
+    """Whether equations 9 and 10 hold: a Krylov basis, squared loss with B = βI, no decay."""
+    quadratic = flow.loss.quadratic and flow.loss.curvature is not None
+    return flow.basis.remainder is not None and quadratic and flow.basis.decay is None
 
 
 def _grid(t: float) -> Tensor:
@@ -129,8 +138,7 @@ def steps_bound(flow: ReducedFlow, lin: Linearization, horizon: Steps) -> float:
     if basis.complete or horizon.count == 0:
         return error_bound(flow, lin, horizon.time)
     stable = horizon.lr * float(flow.start.rates.max()) <= 1
-    known = basis.remainder is not None and flow.loss.quadratic and curvature is not None and basis.decay is None
-    if not (stable and known) or horizon.count > MOST_STEPS or not bool((flow.gates == 1).all()):
+    if not (stable and _closed(flow)) or horizon.count > MOST_STEPS or not bool((flow.gates == 1).all()):
         return math.inf
     assert basis.remainder is not None
     assert curvature is not None
@@ -148,5 +156,4 @@ def steps_bound(flow: ReducedFlow, lin: Linearization, horizon: Steps) -> float:
         behind = horizon.lr * (horizon.count - 1 - j[:, 0])
         reach = (1 / (2 * math.e * curvature * behind.clamp_min(1e-300)).sqrt()).clamp_max(image)
         total += float((horizon.lr * norm * last.abs() * reach).sum())
-    rounding = 1e4 * torch.finfo(lin.u.dtype).eps * float(torch.linalg.vector_norm(lin.u) + 1e-300)
-    return total + rounding
+    return total + _rounding(lin)

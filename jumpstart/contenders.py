@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from .jumping import jump
 from .objective import Objective
+from .parts import join
 from .training import JumpOptimizer, Schedule
 from .trust import Trust
 
@@ -74,15 +76,15 @@ def jumped(factory: Factory, at: Schedule = 10, **options: Any) -> Contender:
     return run
 
 
-def jumps_only(options: Callable[[int], dict[str, Any]]) -> Contender:
+def jumps_only(options: Callable[[int], dict[str, Any]], count: float = math.inf) -> Contender:
     """Jumps and nothing else; ``options`` gives :func:`jumpstart.jump`'s settings for the k-th jump.
 
-    Ends after three rejections in a row.
+    Ends after ``count`` jumps, or three rejections in a row.
     """
 
     def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
         trust, cost, accepted, refused, k = Trust(), 0.0, 0, 0, 0
-        while refused < 3:
+        while refused < 3 and k < count:
             result = jump(objective, trust=trust, **options(k))
             trust, k = result.trust, k + 1
             cost += result.gradient_evaluations
@@ -101,7 +103,6 @@ def _trained(model: nn.Module, objective: Objective) -> list[nn.Parameter]:
 def _backward(model: nn.Module, objective: Objective, optimizer: torch.optim.Optimizer) -> torch.Tensor:
     """One gradient evaluation in plain torch, as a user's loop would do it."""
     optimizer.zero_grad()
-    found = [part.outputs(model) for part in objective.parts]
-    loss = objective.loss.value(found[0] if len(found) == 1 else torch.cat(found))
+    loss = objective.loss.value(join([part.outputs(model) for part in objective.parts]))
     loss.backward()
     return loss.detach()

@@ -70,9 +70,8 @@ class ReducedFlow:
         self.start = self.modes_at(self.u)
         self._scale = float(self.start.rates.max()) if self.k else 0.0
         self.gates = torch.ones_like(self.start.rates)
-        top = float(self.start.rates.max()) if self.k else 0.0
         # Points that the integration has come by: flow time, coefficients, next step size.
-        self._reached = [(0.0, torch.zeros_like(self.slope), 0.1 / top if top > 0 else 1.0)]
+        self._reached = [(0.0, torch.zeros_like(self.slope), 0.1 / self._scale if self._scale > 0 else 1.0)]
 
     # -- pieces ------------------------------------------------------------------------------------------------
 

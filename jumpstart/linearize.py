@@ -17,7 +17,7 @@ from .cost import Ledger
 from .errors import NondeterministicError
 from .objective import Objective, require_finite_outputs
 from .parameters import Net, random_state_kept
-from .parts import Part
+from .parts import Part, join
 
 
 class Linearization:
@@ -45,7 +45,7 @@ class Linearization:
             pieces = [u.detach()]
         else:
             pieces = self._pieces(theta)
-        self.u: Tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        self.u: Tensor = join(pieces)
         ends = list(itertools.accumulate(piece.shape[0] for piece in pieces))
         self._offsets = [slice(end - len(piece), end) for end, piece in zip(ends, pieces, strict=True)]
         self.ledger.forwards += 1
@@ -60,14 +60,12 @@ class Linearization:
     def outputs(self, theta: Tensor) -> Tensor:
         """The true (not linearized) outputs at other weights θ (P,); one forward pass."""
         self.ledger.forwards += 1
-        pieces = self._pieces(theta)
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return join(self._pieces(theta))
 
     def jvp(self, v: Tensor) -> Tensor:
         """J v, shaped like u, for v (P,)."""
         self.ledger.pushes += 1
-        found = [self._push(f, self.theta, v) for f in self._functions]
-        return (found[0] if len(found) == 1 else torch.cat(found)).detach()
+        return join([self._push(f, self.theta, v) for f in self._functions]).detach()
 
     def vjp(self, w: Tensor) -> Tensor:
         """Jᵀ w (P,), for w shaped like u."""
@@ -83,8 +81,7 @@ class Linearization:
     def second(self, v: Tensor) -> Tensor:
         """f''[v, v], the second directional derivative of the outputs along v (P,), shaped like u."""
         self.ledger.seconds += 1
-        found = [self._push(lambda th, f=f: self._push(f, th, v), self.theta, v).detach() for f in self._functions]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        return join([self._push(lambda th, f=f: self._push(f, th, v), self.theta, v) for f in self._functions]).detach()
 
     def jacobian(self) -> Tensor:
         """The explicit J (N, P), rows in the order of u flattened."""

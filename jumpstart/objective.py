@@ -14,7 +14,7 @@ from .autodiff import pullback
 from .errors import EmptyBatchError, InputError, NonFiniteError, ShapeError
 from .losses import Loss, Squares, make
 from .parameters import Net, ParameterSpace, Select, random_state_kept
-from .parts import Batch, Opaque, Part, Points, leaves, require_finite, weight_scale
+from .parts import Batch, Opaque, Part, Points, join, leaves, require_finite, weight_scale
 
 
 class Objective:
@@ -100,8 +100,7 @@ class Objective:
     def outputs(self, theta: Tensor) -> Tensor:
         """u (n, …) at weights θ (P,); one forward pass, the model is left alone."""
         net = self.net.bind(theta)
-        found = [part.outputs(net) for part in self.parts]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        return join([part.outputs(net) for part in self.parts])
 
     def value(self, theta: Tensor) -> float:
         """Φ at weights θ (P,)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -134,6 +134,11 @@ class Opaque(Part):
 
     def outputs(self, net: Callable[..., Any]) -> Tensor:
         return require_tensor(self.fn(net), "the outputs function")
+
+
+def join(rows: Sequence[Tensor]) -> Tensor:
+    """The rows of all parts, stacked; a single part's as they are, without a copy."""
+    return rows[0] if len(rows) == 1 else torch.cat(list(rows))
 
 
 def require_tensor(u: Any, who: str = "the model") -> Tensor:

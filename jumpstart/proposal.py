@@ -121,16 +121,14 @@ class Proposal:
             c = best.scale * self.flow.response(g, Times((best.horizon,), True), decayed=best.coefficients)[0]
             displacement = best.displacement + self.basis.displacement(c)
             u, loss = self.measure(displacement)
-            if not loss < CHORD_GAIN * best.loss:
-                if loss < best.loss:
-                    best, done = _moved(best, c, displacement, u, loss), done + 1
+            if not loss < best.loss:
                 break
-            best, done = _moved(best, c, displacement, u, loss), done + 1
+            enough = loss < CHORD_GAIN * best.loss
+            c = best.coefficients + c
+            best, done = replace(best, coefficients=c, displacement=displacement, outputs=u, loss=loss), done + 1
+            if not enough:
+                break
         return best, done
-
-
-def _moved(best: Candidate, c: Tensor, displacement: Tensor, u: Tensor, loss: float) -> Candidate:
-    return replace(best, coefficients=best.coefficients + c, displacement=displacement, outputs=u, loss=loss)
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,9 @@ class Solution:
             images = (self.basis.cotangents.flatten(1).double() @ k_qs.T).reshape(-1, *query.u.shape)
         elif images is None and modes == 0 and 0 < self.basis.size < many:
             rows = self.basis.rows()
-            images = torch.stack([query.jvp(self.basis.metric.scale(v.to(self.lin.u.dtype))) for v in rows]).double()
+            images = torch.stack(
+                [query.jvp(self.basis.metric.scale(v.to(self.lin.theta.dtype))) for v in rows]
+            ).double()
         self._query = (x, stamp, query, images)
         return query, images
 
