@@ -137,7 +137,7 @@ def steps_bound(flow: ReducedFlow, lin: Linearization, horizon: Steps) -> float:
     basis, curvature = flow.basis, flow.loss.curvature
     if basis.complete or horizon.count == 0:
         return error_bound(flow, lin, horizon.time)
-    stable = horizon.lr * float(flow.start.rates.max()) <= 1
+    stable = horizon.momentum == 0 and horizon.lr * float(flow.start.rates.max()) <= 1
     if not (stable and _closed(flow)) or horizon.count > MOST_STEPS or not bool((flow.gates == 1).all()):
         return math.inf
     assert basis.remainder is not None

@@ -1,51 +1,23 @@
 """The reduced flow ċ = −Eᵀ∇Φ(u₀ + E c) − H c − h: the one object that every answer is read off from.
 
-Squared loss has a closed form; other convex losses are integrated by a fourth-order exponential Rosenbrock method
-with an embedded error estimate. No network evaluation is spent here. Source: docs/theory.md, sections 2 and 3.
+Squared loss has a closed form; other convex losses are integrated by an exponential method (``exponential``). No
+network evaluation is spent here. Source: docs/theory.md, sections 2 and 3.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .basis import Basis, rounding
-from .errors import FlowError
-from .horizon import Parsed, Steps, Times, phi
+from .exponential import Integrator, Modes, State
+from .horizon import Parsed, Steps, Times
 from .losses import Loss, require_convex
 
-TOLERANCE = 1e-8  # local error of the Rosenbrock steps, relative to the displacement
+TOLERANCE = 1e-8  # local error of the integration, relative to the displacement
 SETTLED = 1e-11  # the end of the run for losses that are not quadratic: the gradient has fallen by this factor
-
-STEPS = 3000  # of the integration from one horizon to the next, at most; smooth losses take tens
-_STUCK = "the reduced flow cannot be integrated to its tolerance; the loss must be convex and twice differentiable"
-
-
-@dataclass(frozen=True)
-class Modes:
-    """Eigenvalues λ (k,) ≥ 0 and eigenvectors V (k, k) (columns) of Eᵀ B E + H at one point of the flow."""
-
-    rates: Tensor
-    vectors: Tensor | None  # None: the identity
-    floor: float = 0.0  # rates below it were rounding and have been set to zero
-
-    def into(self, c: Tensor) -> Tensor:
-        """Vᵀ c for rows c (…, k)."""
-        return c if self.vectors is None else c @ self.vectors
-
-    def out(self, m: Tensor) -> Tensor:
-        """V m for rows m (…, k)."""
-        return m if self.vectors is None else m @ self.vectors.T
-
-    def filter(self, horizon: Parsed) -> Tensor:
-        """φ(Λ, t) (T, k). A rate lost to rounding moves no further than one at the floor: noise · t is bounded."""
-        filters = phi(self.rates, horizon)
-        if self.floor == 0:
-            return filters
-        return torch.where(self.rates == 0, filters.clamp_max(1 / self.floor), filters)
 
 
 class ReducedFlow:
@@ -70,8 +42,8 @@ class ReducedFlow:
         self.start = self.modes_at(self.u)
         self._scale = float(self.start.rates.max()) if self.k else 0.0
         self.gates = torch.ones_like(self.start.rates)
-        # Points that the integration has come by: flow time, coefficients, next step size.
-        self._reached = [(0.0, torch.zeros_like(self.slope), 0.1 / self._scale if self._scale > 0 else 1.0)]
+        self._integrator: Integrator | None = None
+        self._reached = [self.origin()]
 
     # -- pieces ------------------------------------------------------------------------------------------------
 
@@ -166,9 +138,9 @@ class ReducedFlow:
 
     def _descend(self, horizon: Steps) -> Tensor:
         """Gradient descent on the frozen model, step for step."""
-        c = torch.zeros_like(self.slope)
+        c = before = torch.zeros_like(self.slope)
         for _ in range(horizon.count):
-            c = c - horizon.lr * self.gradient(c)
+            c, before = c - horizon.lr * self.gradient(c) + horizon.momentum * (c - before), c
         return c
 
     def _integrate(self, horizon: Times) -> Tensor:
@@ -176,79 +148,39 @@ class ReducedFlow:
         out = torch.zeros(len(order), self.k, dtype=self.slope.dtype, device=self.slope.device)
         if not order:
             return out
+        if self._integrator is None:
+            self._integrator = self.integrator(lambda c: -self.gradient(c), self.tolerance, SETTLED)
         # Resume from the furthest point already reached: a search over horizons integrates the run once.
         first = horizon.values[order[0]]
-        t, c, step = max((point for point in self._reached if point[0] <= first), key=lambda point: point[0])
+        state = max((point for point in self._reached if point.time <= first), key=lambda point: point.time)
         for i in order:
-            c, t, step = self._advance(c, t, horizon.values[i], step)
-            out[i] = c
-            if all(point[0] != t for point in self._reached):
-                self._reached.append((t, c, step))
+            state = self._integrator.advance(state, horizon.values[i])
+            out[i] = state.rows[0]
+            if all(point.time != state.time for point in self._reached):
+                self._reached.append(state)
         return out
 
-    def _advance(self, c: Tensor, t: float, end: float, step: float) -> tuple[Tensor, float, float]:
-        """From t to ``end`` by exponential Rosenbrock steps of order 4 (Hochbruck, Ostermann & Schweitzer 2009)."""
-        floor = SETTLED * float(torch.linalg.vector_norm(self.slope))
-        for _ in range(STEPS):
-            if t >= end:
-                return c, t, step
-            f = -self.gradient(c)
-            if float(torch.linalg.vector_norm(f)) <= floor:
-                return c, end, step
-            modes = self.modes_at(self.outputs(c))
-            while True:
-                h = min(step, end - t)
-                new, error = self._step(c, f, modes, h)
-                scale = torch.maximum(torch.linalg.vector_norm(new), torch.linalg.vector_norm(new - c))
-                ratio = float(error / (self.tolerance * scale).clamp_min(1e-300))
-                grow = 0.9 * max(ratio, 1e-10) ** -0.25 if math.isfinite(ratio) else 0.1
-                if ratio <= 1:
-                    break
-                step = h * max(0.1, min(grow, 0.9))
-                if step <= 1e-14 * t or step < 1e-290:
-                    raise FlowError(f"{_STUCK} (the step shrank to nothing at flow time {t:.3g} of {end:.3g})")
-            t, c = t + h, new
-            grown = h * min(5.0, max(grow, 0.2))
-            step = grown if h == step else max(step, grown)  # a step cut short by the horizon says little
-            if step > 1e250:
-                return c, end, step
-        raise FlowError(f"{_STUCK} ({STEPS} steps reach flow time {t:.3g} of {end:.3g})")
+    def integrator(self, force: Callable[[Tensor], Tensor], tolerance: float, settled: float) -> Integrator:
+        """For rows of coefficients that obey ``force``, the last of which is this flow itself.
 
-    def _step(self, c: Tensor, f: Tensor, modes: Modes, h: float) -> tuple[Tensor, Tensor]:
-        """One step of exprb43 in the eigenbasis: the new point and the embedded error estimate."""
-        z = -h * modes.rates
-        p1, p3, p4 = exponential_functions(z)
-        half = exponential_functions(0.5 * z)[0]
-        f_hat = modes.into(f)
+        Args:
+            settled: rest is where forces have fallen by this factor.
+        """
+        # Where B has moved is told by its action on one fixed vector of signs.
+        signs = torch.randint(0, 2, self.u.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+        signs = signs.to(self.u)
+        return Integrator(
+            force,
+            lambda c: self.modes_at(self.outputs(c)),
+            lambda c: self._loss.hvp(self.outputs(c), signs),
+            tolerance,
+            settled * float(torch.linalg.vector_norm(self.slope)),
+        )
 
-        def surplus(y: Tensor) -> Tensor:
-            """N(c + y) − N(c) in modes, where N is the flow less its linear part at c."""
-            return modes.into(-self.gradient(c + modes.out(y)) - f) + modes.rates * y
-
-        d2 = surplus(0.5 * h * half * f_hat)
-        d3 = surplus(h * p1 * (f_hat + d2))
-        third = h * (p1 * f_hat + p3 * (16 * d2 - 2 * d3))
-        correction = h * p4 * (-48 * d2 + 12 * d3)
-        return c + modes.out(third + correction), torch.linalg.vector_norm(correction)
-
-
-def exponential_functions(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """φ₁, φ₃, φ₄ at z ≤ 0, where φ₀ = e^z and φ_{k+1}(z) = (φ_k(z) − 1/k!)/z; Taylor series near zero."""
-    small = z.abs() < 1
-    near = torch.where(small, z, torch.zeros_like(z))
-    far = torch.where(small, -torch.ones_like(z), z)
-    recurrence = [torch.exp(far)]
-    for k in range(4):
-        recurrence.append((recurrence[-1] - 1 / math.factorial(k)) / far)
-
-    p4 = torch.zeros_like(near)
-    for j in range(18, -1, -1):
-        p4 = p4 * near + 1 / math.factorial(j + 4)
-    # Upwards the recurrence is stable where |z| < 1.
-    p3 = near * p4 + 1 / 6
-    p1 = near * (near * p3 + 1 / 2) + 1
-    p1, p3, p4 = (torch.where(small, p, recurrence[k]) for p, k in ((p1, 1), (p3, 3), (p4, 4)))
-    return p1, p3, p4
+    def origin(self, rows: int = 1) -> State:
+        """Where every integration starts."""
+        top = float(self.start.rates.max()) if self.k else 0.0
+        return State(0.0, self.slope.new_zeros(rows, self.k), 0.1 / top if top > 0 else 1.0)
 
 
 def _is_scalar(matrix: Tensor) -> Tensor:

@@ -21,27 +21,34 @@ class Steps:
 
     count: int
     lr: float
+    momentum: float = 0.0
 
     @property
     def time(self) -> float:
-        """The flow time that the steps span."""
-        return self.count * self.lr
+        """The flow time that the steps span: heavy-ball momentum μ stretches it by 1/(1 − μ)."""
+        return self.count * self.lr / (1 - self.momentum)
 
 
-def steps(count: int, lr: float) -> Steps:
+def steps(count: int, lr: float, momentum: float = 0.0) -> Steps:
     """A horizon of ``count`` full-batch gradient-descent steps at learning rate ``lr``.
 
-    Unlike the flow time ``count * lr`` it reproduces the discrete steps exactly, the oscillation and divergence
-    of too large a rate included (docs/theory.md, equation 6).
+    Unlike the flow time ``count * lr / (1 − momentum)`` it reproduces the discrete steps exactly, the oscillation and
+    divergence of too large a rate included (docs/theory.md, equation 6).
+
+    Args:
+        momentum: heavy-ball momentum as in ``torch.optim.SGD`` (no dampening), started from rest.
 
     Raises:
-        HorizonError: if ``count`` is not a whole number ≥ 0 or ``lr`` is not positive and finite.
+        HorizonError: if ``count`` is not a whole number ≥ 0, ``lr`` not positive and finite, or ``momentum`` not in
+            [0, 1).
     """
     if isinstance(count, bool) or not isinstance(count, numbers.Real) or not (0 <= count < math.inf and count % 1 == 0):
         raise HorizonError(f"steps(count={count!r}, …): count must be a whole number of steps, 0 or more.")
     if not (isinstance(lr, numbers.Real) and math.isfinite(lr) and lr > 0):
         raise HorizonError(f"steps(…, lr={lr!r}): the learning rate must be positive and finite.")
-    return Steps(int(count), float(lr))
+    if not (isinstance(momentum, numbers.Real) and 0 <= momentum < 1):
+        raise HorizonError(f"steps(…, momentum={momentum!r}): heavy-ball momentum must lie in [0, 1).")
+    return Steps(int(count), float(lr), float(momentum))
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,8 @@ def phi(rates: Tensor, horizon: Parsed) -> Tensor:
     lam = rates[None, :]
     zero = lam == 0
     safe = torch.where(zero, torch.ones_like(lam), lam)
+    if isinstance(horizon, Steps) and horizon.momentum:
+        return _heavy_ball(rates, horizon)[None]
     if isinstance(horizon, Steps):
         m, eta = horizon.count, horizon.lr
         step = eta * lam
@@ -113,3 +122,12 @@ def phi(rates: Tensor, horizon: Parsed) -> Tensor:
     finite = torch.where(endless, torch.zeros_like(times), times)
     filtered = torch.where(zero, finite.expand(-1, lam.shape[1]), -torch.expm1(-finite * safe) / safe)
     return torch.where(endless, torch.where(zero, torch.zeros_like(lam), 1 / safe), filtered)
+
+
+def _heavy_ball(rates: Tensor, horizon: Steps) -> Tensor:
+    """φ (k,) after m heavy-ball steps: p_{m+1} = p_m + μ(p_m − p_{m−1}) + η(1 − λ p_m), by powers of its 3×3 matrix."""
+    mu, eta = horizon.momentum, horizon.lr
+    matrix = rates.new_zeros(len(rates), 3, 3)
+    matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 0, 2] = 1 + mu - eta * rates, -mu, eta
+    matrix[:, 1, 0] = matrix[:, 2, 2] = 1
+    return torch.linalg.matrix_power(matrix, horizon.count)[:, 0, 2]

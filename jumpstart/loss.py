@@ -51,6 +51,10 @@ class Loss(abc.ABC):
         """Φ(u): a scalar, or one per leading dimension."""
         return self.per_sample(u).sum(-1)
 
+    @abc.abstractmethod
+    def with_targets(self, targets: Tensor) -> Loss:
+        """The same loss of other targets, checked like the first."""
+
     def to(self, u: Tensor) -> Loss:
         """The same loss with its targets on the device (and, if floating, in the dtype) of the outputs u."""
         dtype = u.dtype if self.targets.is_floating_point() else self.targets.dtype

@@ -47,6 +47,10 @@ class Squares(Loss):
 
     sqrt_t = sqrt
 
+    def with_targets(self, targets: Tensor) -> Squares:
+        require_finite_targets(targets)
+        return Squares(targets, self.beta)
+
 
 def mse(targets: Tensor) -> Squares:
     """``F.mse_loss`` with reduction "mean": Φ = Σ (u − y)² / N over all N entries.
@@ -155,6 +159,9 @@ class CrossEntropy(Loss):
         p = u.softmax(-1)
         return w.sqrt() * p.sqrt() * (v - (p * v).sum(-1, keepdim=True))
 
+    def with_targets(self, targets: Tensor) -> CrossEntropy:
+        return CrossEntropy(targets, self.ignore_index)
+
 
 class Logistic(Loss):
     """``F.binary_cross_entropy_with_logits``, mean over all entries; targets in [0, 1], shaped like u.
@@ -198,6 +205,9 @@ class Logistic(Loss):
         return self._curvatures(u).sqrt() * v
 
     sqrt_t = sqrt
+
+    def with_targets(self, targets: Tensor) -> Logistic:
+        return Logistic(targets)
 
 
 class Convex(Loss):
@@ -273,6 +283,9 @@ class Convex(Loss):
         root, vectors = self._hessian(u)
         flat = v.reshape(*v.shape[: v.dim() - u.dim()], u.shape[0], -1)
         return (torch.einsum("nij,...ni->...nj", vectors, flat) * root).reshape(v.shape)
+
+    def with_targets(self, targets: Tensor) -> Convex:
+        return Convex(self.fn, targets)
 
 
 def make(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tensor | None) -> Loss:
