@@ -17,7 +17,8 @@ from .horizon import Steps, steps
 from .jumping import JumpResult, jump
 from .losses import Loss
 from .objective import Objective, Term, residual, supervised
-from .solver import Solution, solve
+from .solution import Solution, load
+from .solver import solve
 from .training import JumpOptimizer
 from .trust import Outcome, Trust
 
@@ -42,6 +43,7 @@ __all__ = [
     "jumped",
     "jumps_only",
     "lbfgs",
+    "load",
     "losses",
     "residual",
     "solve",

@@ -64,6 +64,13 @@ class Basis:
         assert total is not None
         return total
 
+    def damped(self, rate: float) -> Basis:
+        """The same directions with a pull ``rate`` back to z₀ added to the reduced flow."""
+        extra = rate * torch.eye(self.size, dtype=torch.float64, device=self.images.device)
+        decay = extra if self.decay is None else self.decay + extra
+        drift = extra.new_zeros(self.size) if self.drift is None else self.drift
+        return replace(self, decay=decay, drift=drift)
+
     def rows(self) -> Tensor:
         """The directions q_i as explicit rows (k, P); one vjp for each cotangent."""
         found = []

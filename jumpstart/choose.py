@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -157,3 +158,15 @@ def build(
         return bases.recycled(lin, loss, metric, kept, chosen.depth), chosen
     side = "auto" if chosen.bytes["krylov"] <= chosen.limit else "outputs"
     return bases.krylov(lin, loss, metric, chosen.depth, side=side), chosen
+
+
+def explain(chosen: Plan | None, basis: Basis, rates: Tensor, lin: Linearization) -> str:
+    """A few lines for people: the choice, what it was expected to cost and has cost, and the modes it found."""
+    lines = [chosen.explain() if chosen is not None else f"basis: {basis.kind} (given)"]
+    lines.append(f"  so far   {lin.ledger.gradient_evaluations:9.1f} gradient evaluations spent")
+    moving = rates[rates > 0]
+    fast = 1 / float(moving.max()) if moving.numel() else math.inf
+    slow = 1 / float(moving.min()) if moving.numel() else math.inf
+    route = f", {basis.route}" if basis.route else ""
+    lines.append(f"  {basis.size} modes ({basis.kind}{route}), relaxation times {fast:.3g} to {slow:.3g}")
+    return "\n".join(lines)

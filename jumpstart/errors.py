@@ -61,3 +61,15 @@ class MetricError(InputError):
 
 class MemoryLimitError(InputError):
     """No method fits the memory limit."""
+
+
+class ArchiveError(InputError):
+    """A file holds no solution that can be read, or one of another model or other data."""
+
+
+class KernelError(InputError):
+    """A kernel that is not symmetric and positive semidefinite up to rounding."""
+
+
+class TrustWarning(UserWarning):
+    """An answer beyond the horizon up to which the real network was found to follow the linearized one."""

@@ -1,9 +1,10 @@
 """Exponential integration of ċ = F(c) for many rows c at once, with one linear part for all of them.
 
-The linear part is solved exactly, whatever its stiffness, and what is left by Krogstad's fourth-order scheme (J. Comput.
-Phys. 203, 2005; ETDRK4-B) with an embedded third-order result that reuses the force at the new point. The linear part may
-lag behind the truth: that costs accuracy, which the error estimate sees, and never consistency. Where it is no smaller
-than the true one, as for losses whose curvature falls, it costs no stability either. Source: docs/theory.md, section 3.
+The linear part is solved exactly, whatever its stiffness, and what is left by Krogstad's fourth-order scheme (J.
+Comput. Phys. 203, 2005; ETDRK4-B) with an embedded third-order result that reuses the force at the new point. The
+linear part may lag behind the truth: that costs accuracy, which the error estimate sees, and never consistency. Where
+it is no smaller than the true one, as for losses whose curvature falls, it costs no stability either.
+Source: docs/theory.md, section 3.
 """
 
 from __future__ import annotations
@@ -109,14 +110,15 @@ class Integrator:
                 if step <= 1e-14 * t or step < 1e-290:
                     break
         raise FlowError(
-            f"the reduced flow cannot be integrated to its tolerance (from flow time {t:.3g} on, of {end:.3g}); the loss "
-            "must be convex and twice differentiable. A shorter horizon or a coarser tolerance may do."
+            f"the reduced flow cannot be integrated to its tolerance (from flow time {t:.3g} on, of {end:.3g}); the "
+            "loss must be convex and twice differentiable. A shorter horizon or a coarser tolerance may do."
         )
 
     def _renew(self, c: Tensor) -> None:
         now = self.curvature(c) if len(c) > SMALL else None
-        if self._linear is not None and now is not None:
-            if bool(torch.linalg.vector_norm(now - self._linear[1]) <= RENEW * torch.linalg.vector_norm(now)):
+        if now is not None and self._linear is not None:
+            moved = torch.linalg.vector_norm(now - self._linear[1])
+            if bool(moved <= RENEW * torch.linalg.vector_norm(now)):
                 return
         self._linear, self._table = (self.modes_at(c), c if now is None else now), None
 

@@ -179,8 +179,12 @@ class ReducedFlow:
 
     def origin(self, rows: int = 1) -> State:
         """Where every integration starts."""
+        return State(0.0, self.slope.new_zeros(rows, self.k), 0.1 * self.timescale())
+
+    def timescale(self) -> float:
+        """Relaxation time of the fastest mode, 1 where nothing relaxes."""
         top = float(self.start.rates.max()) if self.k else 0.0
-        return State(0.0, self.slope.new_zeros(rows, self.k), 0.1 / top if top > 0 else 1.0)
+        return 1 / top if top > 0 else 1.0
 
 
 def _is_scalar(matrix: Tensor) -> Tensor:

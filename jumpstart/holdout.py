@@ -58,16 +58,16 @@ def as_groups(groups: Groups, samples: int | Tensor | None, n: int) -> list[Tens
             raise InputError(f"groups of shape {tuple(groups.shape)}: give one label for each of {n} samples.")
         return [(groups == label).nonzero()[:, 0] for label in groups.unique()]
     if groups is not None:
-        return [_indices(torch.as_tensor(group), n) for group in groups]
+        return [indices(torch.as_tensor(group), n) for group in groups]
     if isinstance(samples, int):
         if samples < 1:
             raise InputError(f"samples={samples!r}: leave out at least one.")
         samples = torch.linspace(0, n - 1, min(samples, n)).round().long()
-    chosen = torch.arange(n) if samples is None else _indices(torch.as_tensor(samples), n)
+    chosen = torch.arange(n) if samples is None else indices(torch.as_tensor(samples), n)
     return list(chosen[:, None])
 
 
-def _indices(given: Tensor, n: int) -> Tensor:
+def indices(given: Tensor, n: int) -> Tensor:
     if given.dtype.is_floating_point or given.dtype == torch.bool or given.dim() != 1 or given.numel() == 0:
         raise InputError(f"samples to leave out: give whole indices below {n}, got {given}.")
     if int(given.min()) < 0 or int(given.max()) >= n or given.unique().numel() != given.numel():

@@ -19,7 +19,8 @@ from .metric import MetricLike
 from .objective import Objective
 from .parameters import Select
 from .proposal import Attempt, Proposal, attempt
-from .solver import metric_of, set_gate
+from .solution import set_gate
+from .solver import metric_of
 from .trust import Outcome, Trust
 
 TOLERANCE = 1e-3  # of the reduced flow inside a jump: the real loss decides, so more digits buy nothing

@@ -53,7 +53,11 @@ class Loss(abc.ABC):
 
     @abc.abstractmethod
     def with_targets(self, targets: Tensor) -> Loss:
-        """The same loss of other targets, checked like the first."""
+        """The same loss of other targets, checked like the first; a mean stays a mean."""
+
+    def correct(self, u: Tensor) -> Tensor | None:
+        """Which outputs say the right class (booleans), where the targets are classes; else None."""
+        return None
 
     def to(self, u: Tensor) -> Loss:
         """The same loss with its targets on the device (and, if floating, in the dtype) of the outputs u."""

@@ -49,7 +49,7 @@ class Squares(Loss):
 
     def with_targets(self, targets: Tensor) -> Squares:
         require_finite_targets(targets)
-        return Squares(targets, self.beta)
+        return Squares(targets, self.beta * self.targets.numel() / max(targets.numel(), 1))
 
 
 def mse(targets: Tensor) -> Squares:
@@ -162,6 +162,11 @@ class CrossEntropy(Loss):
     def with_targets(self, targets: Tensor) -> CrossEntropy:
         return CrossEntropy(targets, self.ignore_index)
 
+    def correct(self, u: Tensor) -> Tensor:
+        if not self.classes:
+            return u.argmax(-1) == self.targets.argmax(-1)
+        return (u.argmax(-1) == self.targets)[self.targets != self.ignore_index]
+
 
 class Logistic(Loss):
     """``F.binary_cross_entropy_with_logits``, mean over all entries; targets in [0, 1], shaped like u.
@@ -208,6 +213,9 @@ class Logistic(Loss):
 
     def with_targets(self, targets: Tensor) -> Logistic:
         return Logistic(targets)
+
+    def correct(self, u: Tensor) -> Tensor:
+        return (u > 0) == (self.targets > 0.5)
 
 
 class Convex(Loss):

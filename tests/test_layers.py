@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent / "jumpstart"
 # From low to high: a module imports only what stands before it. Modules of one row may not import each other.
 ORDER = [
     ["errors", "cost", "autodiff"],
-    ["horizon", "parameters"],
+    ["horizon", "parameters", "progress"],
     ["loss"],
     ["losses", "weights"],
     ["parts"],
@@ -33,14 +33,18 @@ ORDER = [
     ["bases"],
     ["exponential"],
     ["flow"],
-    ["gate", "bounds", "trust", "masked"],
+    ["gate", "bounds", "trust", "masked", "archive"],
     ["holdout"],
+    ["risk", "check"],
     ["proposal"],
     ["choose"],
+    ["query"],
+    ["whatif", "tune"],
+    ["solution"],
     ["solver"],
     ["jumping"],
     ["training"],
-    ["contenders"],
+    ["contenders", "gp"],
 ]
 TOP = len(ORDER)  # diagnostics, demo, command line and whatever else stands on the core; checked for not being imported
 LEVEL = {name: i for i, row in enumerate(ORDER) for name in row}

@@ -14,7 +14,7 @@ from jumpstart import bases
 from jumpstart.flow import ReducedFlow
 from jumpstart.linearize import linearize
 from jumpstart.metric import Metric
-from jumpstart.solver import Solution
+from jumpstart.solution import Solution
 
 from .problems import PROBLEMS, Frozen, at, flat, integrate, jacobian, mlp, randn, relative, slope, vector
 

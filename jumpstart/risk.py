@@ -1,0 +1,140 @@
+"""What the run would cost on new data, from the training samples alone: leave-one-out, GCV, population decrease.
+
+All of it is about the linearized run, and costs no network evaluation. Source: docs/theory.md, section 7.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import gate, holdout
+from .errors import InputError
+from .flow import ReducedFlow
+from .holdout import Groups
+from .horizon import Parsed, Times
+from .weights import Weighted
+
+PER_DECADE = 8  # horizons of the default grid
+DECADES = 7.0  # from a tenth of the fastest relaxation time on
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The run without each of some samples (or groups), read at those samples.
+
+    Attributes:
+        samples: (m,) their indices.
+        outputs: (T, m, …) what the run without them (their group) predicts for them.
+        losses: (T, m) their losses there, on the scale of the mean loss Φ.
+    """
+
+    samples: Tensor
+    outputs: Tensor
+    losses: Tensor
+
+    @property
+    def risk(self) -> Tensor:
+        """(T,) estimated loss on new data: the mean over the samples left out."""
+        return self.losses.mean(-1)
+
+    @property
+    def standard_error(self) -> Tensor:
+        """(T,) of that mean; NaN for a single sample."""
+        return self.losses.std(-1) / math.sqrt(self.losses.shape[-1])
+
+
+def leave_out(
+    flow: ReducedFlow,
+    horizon: Parsed,
+    *,
+    groups: Groups = None,
+    samples: int | Tensor | None = None,
+    tolerance: float = 1e-5,
+) -> LeftOut:
+    """Leave samples out of the linearized run, one by one or in groups, exactly.
+
+    Args:
+        groups: (n,) labels, or index tensors: samples that are left out together (folds, duplicates, users).
+        samples: leave out only so many samples, or these, one by one.
+        tolerance: local error of the integration, for losses that are not quadratic.
+    """
+    n = flow.u.shape[0]
+    chosen = holdout.as_groups(groups, samples, n)
+    outputs = torch.cat(holdout.left_out(flow, horizon, chosen, tolerance), 1)
+    indices = torch.cat(chosen).to(flow.u.device)
+    if indices.unique().numel() != indices.numel():
+        raise InputError("groups overlap: a sample can be left out in one of them only.")
+    loss = flow._loss.inner if isinstance(flow._loss, Weighted) else flow._loss
+    whole = flow.u.expand(len(outputs), *flow.u.shape).clone()
+    whole[:, indices] = outputs
+    return LeftOut(indices, outputs, n * loss.per_sample(whole)[:, indices])
+
+
+def gcv(flow: ReducedFlow, horizon: Parsed) -> Tensor:
+    """Generalized cross-validation Φ(t)/(1 − d(t)/N)² with d(t) = Σ λφ(λ, t) degrees of freedom, (T,); squared loss.
+
+    Source: Golub, Heath & Wahba 1979; infinite once every output is fitted.
+    """
+    if not flow._loss.quadratic or isinstance(flow._loss, Weighted):
+        raise InputError(
+            f"criterion='gcv' is for squared loss without sample weights, not {type(flow._loss).__name__}: use 'loo'."
+        )
+    fitted = _learnt(flow, horizon)
+    left = 1 - (fitted * flow.gates).sum(-1) / flow.u.numel()
+    loss = flow.predicted(flow.at(horizon))
+    return torch.where(left > 1e-9, loss / left.square(), torch.full_like(loss, math.inf))
+
+
+def _learnt(flow: ReducedFlow, horizon: Parsed) -> Tensor:
+    """λφ(λ, t) (T, k) for the data's share of each rate: 1 where a mode has been fitted."""
+    damping = 0.0 if flow.basis.decay is None else flow.basis.decay.diagonal().mean()
+    return (flow.start.rates - damping).clamp_min(0) * flow.start.filter(horizon)
+
+
+def population(flow: ReducedFlow, horizon: Parsed) -> Tensor:
+    """Φ(0) less the unbiased first-order decrease of the population risk, mode by mode, (T,); equation 15."""
+    mean_square, noise = gate.moments(flow.scores())
+    filters = flow.start.filter(horizon) * flow.gates
+    return flow.predicted(torch.zeros_like(flow.slope)) - gate.population_decrease(mean_square, noise, filters)
+
+
+def estimate(flow: ReducedFlow, horizon: Parsed, criterion: str, **options) -> Tensor:
+    """(T,) estimates of the loss on new data by a criterion's name."""
+    if criterion == "loo":
+        return leave_out(flow, horizon, **options).risk
+    table = {"gcv": gcv, "population": population}
+    if criterion not in table:
+        raise InputError(f"criterion={criterion!r} is none of 'loo', 'gcv', 'population'.")
+    if options:
+        raise InputError(f"criterion={criterion!r} takes no {sorted(options)}: those belong to 'loo'.")
+    return table[criterion](flow, horizon)
+
+
+def grid(flow: ReducedFlow, limit: float = math.inf) -> Tensor:
+    """(T,) flow times, geometric, from a tenth of the fastest mode's relaxation time to ``limit`` or 7 decades on."""
+    first = 0.1 * flow.timescale()
+    last = min(limit, first * 10**DECADES)
+    first = min(first, last)
+    count = 2 + int(PER_DECADE * math.log10(last / first))
+    times = torch.logspace(math.log10(first), math.log10(last), count, dtype=torch.float64)
+    times[-1] = last
+    return times
+
+
+def best(flow: ReducedFlow, criterion: str, times: Tensor | None, limit: float, **options) -> float:
+    """The flow time of lowest estimated risk up to ``limit``: on a grid, then on a finer one around its minimum."""
+    coarse = grid(flow, limit) if times is None else times[times <= limit]
+    if coarse.numel() == 0:
+        raise InputError(f"best_horizon: no horizon given is within the limit {limit:.3g}.")
+    risks = estimate(flow, Times(tuple(coarse.tolist()), False), criterion, **options)
+    at = int(torch.where(risks.isfinite(), risks, torch.full_like(risks, math.inf)).argmin())
+    if times is not None:
+        return float(coarse[at])
+    low, high = float(coarse[max(at - 1, 0)]), float(coarse[min(at + 1, len(coarse) - 1)])
+    fine = torch.logspace(math.log10(low), math.log10(high), 9, dtype=torch.float64).clamp(max=high)
+    risks = estimate(flow, Times(tuple(fine.tolist()), False), criterion, **options)
+    return float(fine[int(torch.where(risks.isfinite(), risks, torch.full_like(risks, math.inf)).argmin())])
