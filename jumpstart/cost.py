@@ -13,6 +13,7 @@ PULL = 2 / 3  # backward alone, through a graph that is already there
 GRADIENT = FORWARD + PULL
 PUSH = 1.0  # forward mode: value and tangent, with its overhead
 SECOND = 2.0  # forward over forward
+SECOND_PULL = 2.0  # forward over a gradient evaluation: value and tangent of it
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Ledger:
     pushes: float = 0.0
     seconds: float = 0.0  # second directional derivatives
     gradients: float = 0.0
+    second_pulls: float = 0.0  # derivatives of a vjp along the weights
 
     @property
     def gradient_evaluations(self) -> float:
@@ -34,4 +36,5 @@ class Ledger:
             + PUSH * self.pushes
             + SECOND * self.seconds
             + GRADIENT * self.gradients
+            + SECOND_PULL * self.second_pulls
         )

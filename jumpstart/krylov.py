@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .progress import track
 
 Product = Callable[[Tensor], Tensor]
 
@@ -84,7 +85,7 @@ def lanczos(product: Product, start: Tensor, depth: int, deflate: Tensor | None 
     q, scale = first / norm, norm.new_zeros(())
     eps = torch.finfo(start.dtype).eps
     outcome = LanczosOutcome.COMPLETE
-    for j in range(depth):
+    for j in track(range(depth), label="Lanczos"):
         vectors[j] = q
         w = product(q)
         alphas.append(torch.dot(q, w))
@@ -149,7 +150,7 @@ def lanczos_dual(kernel: Product, curvature: Product, start: Tensor, depth: int)
         return DualKrylov(none, none, torch.zeros_like(start), LanczosOutcome.BREAKDOWN)
     cotangents, images = start.new_zeros(depth, start.numel()), start.new_zeros(depth, start.numel())
     eps, scale, outcome, used = torch.finfo(start.dtype).eps, length.new_zeros(()), LanczosOutcome.COMPLETE, 0
-    for j in range(depth):
+    for j in track(range(depth), label="Lanczos"):
         cotangents[j], images[j] = s / length, y / length
         used = j + 1
         bent = s = curvature(images[j])
@@ -185,7 +186,7 @@ def block_lanczos(product: Product, starts: Tensor, depth: int) -> BlockKrylov:
     vectors, images = starts.new_zeros(0, d), starts.new_zeros(0, d)
     block, outcome = starts, LanczosOutcome.COMPLETE
     reference = torch.linalg.vector_norm(starts, dim=1).max()
-    for _ in range(depth):
+    for _ in track(range(depth), label="block Lanczos"):
         for _ in range(2):
             block = block - (block @ vectors.T) @ vectors
         block = independent_rows(block, reference)

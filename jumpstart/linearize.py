@@ -1,4 +1,4 @@
-"""The network's outputs linearized at θ₀: u, J·v, Jᵀ·w, f''[v, v], and the explicit Jacobian.
+"""The network's outputs linearized at θ₀: u, J·v, Jᵀ·w, f''[v, v], f''[v, ·]ᵀ·w, and the explicit Jacobian.
 
 Source: docs/theory.md, equations 1 to 3. Products are counted in a :class:`jumpstart.cost.Ledger`.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from .autodiff import Function, pullback, push, push_by_reverse
+from .autodiff import Function, pullback, push, push_by_reverse, push_symmetric
 from .cost import Ledger
 from .errors import NondeterministicError
 from .objective import Objective, require_finite_outputs
@@ -83,6 +83,17 @@ class Linearization:
         self.ledger.seconds += 1
         return join([self._push(lambda th, f=f: self._push(f, th, v), self.theta, v) for f in self._functions]).detach()
 
+    def second_pull(self, v: Tensor, w: Tensor) -> Tensor:
+        """f''[v, ·]ᵀ w (P,), the derivative of J(θ)ᵀ w along v (P,), for w shaped like u."""
+        self.ledger.second_pulls += 1
+        total = torch.zeros_like(self.theta)
+        for f, rows in zip(self._functions, self._offsets, strict=True):
+            # The gradient of ⟨w, u⟩: where forward mode fails, its Hessian is symmetric and a backward pass will do.
+            total += self._push(
+                lambda th, f=f, w=w[rows]: pullback(f, th)[1](w), self.theta, v, reverse=push_symmetric
+            ).detach()
+        return total
+
     def jacobian(self) -> Tensor:
         """The explicit J (N, P), rows in the order of u flattened."""
         found = []
@@ -99,7 +110,13 @@ class Linearization:
         rows = [self.u[rows] for rows in self._offsets]
         return sum(len(u) / len(self.u) * part.pulls(u) for part, u in zip(self.parts, rows, strict=True))
 
-    def _push(self, f: Function, theta: Tensor, v: Tensor) -> Tensor:
+    def _push(
+        self,
+        f: Function,
+        theta: Tensor,
+        v: Tensor,
+        reverse: Callable[[Function, Tensor, Tensor], Tensor] = push_by_reverse,
+    ) -> Tensor:
         if not self._reverse_only:
             try:
                 return push(f, theta, v)
@@ -107,7 +124,7 @@ class Linearization:
                 if "forward" not in str(error).lower():
                     raise
                 self._reverse_only = True  # an operation without a forward rule: transpose the backward pass
-        return push_by_reverse(f, theta, v)
+        return reverse(f, theta, v)
 
 
 def linearize(objective: Objective, theta: Tensor | None = None, ledger: Ledger | None = None) -> Linearization:

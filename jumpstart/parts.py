@@ -17,6 +17,7 @@ from torch.func import jacrev, vmap
 from .autodiff import pullback
 from .errors import EmptyBatchError, InputError, NonFiniteError, OutputTypeError
 from .parameters import Net
+from .progress import track
 
 JACOBIAN_BYTES = 2**28  # a chunk of an explicit Jacobian, before it is copied out
 
@@ -35,7 +36,7 @@ class Part(abc.ABC):
         # Each cotangent in a chunk holds the network's activations besides its row, hence the factor on n.
         chunk = max(1, int(JACOBIAN_BYTES // ((theta.numel() + 64 * n) * theta.element_size())))
         rows = []
-        for at in range(0, n, chunk):
+        for at in track(range(0, n, chunk), label="Jacobian: outputs"):
             one_hot = u.new_zeros(min(chunk, n - at), n)
             one_hot[:, at : at + chunk].fill_diagonal_(1)
             rows.append(vmap(pull)(one_hot.view(-1, *u.shape)))
@@ -93,8 +94,9 @@ class Batch(Part):
 
         rows = vmap(jacrev(one), (None, *(0 for _ in samples)))
         chunk = max(1, int(JACOBIAN_BYTES // (c * (theta.numel() + 1024) * theta.element_size())))
-        pieces = zip(*(leaf.split(chunk) for leaf in samples), strict=True)
-        return torch.cat([rows(theta, *piece).reshape(-1, theta.numel()) for piece in pieces])
+        pieces = list(zip(*(leaf.split(chunk) for leaf in samples), strict=True))
+        found = [rows(theta, *piece).reshape(-1, theta.numel()) for piece in track(pieces, label="Jacobian: samples")]
+        return torch.cat(found)
 
     def pulls(self, u: Tensor) -> float:
         return u.numel() / max(1, self.size) + 1
@@ -119,7 +121,8 @@ class Points(Part):
     def jacobian(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
         rows = vmap(jacrev(lambda th, x: self._row(net.bind(th), x)), (None, 0))
         chunk = max(1, int(JACOBIAN_BYTES // ((theta.numel() + 1024) * theta.element_size())))
-        found = torch.cat([rows(theta, x).reshape(-1, theta.numel()) for x in self.points.split(chunk)])
+        pieces = track(self.points.split(chunk), label="Jacobian: points")
+        found = torch.cat([rows(theta, x).reshape(-1, theta.numel()) for x in pieces])
         return found, found.shape[0] / self.points.shape[0]
 
     def pulls(self, u: Tensor) -> float:

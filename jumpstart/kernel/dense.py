@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..progress import track
 from .capture import Call, Use
 from .contract import Accumulator, Layer
 from .side import Side
@@ -73,7 +74,8 @@ def dense_kernel(
         ("per-sample", Side.jacobian_by_sample),
         ("per-output", Side.jacobian_by_output),
     ):
-        for group in _groups([k for k in params if route[k] == kind], params, one, two, chunk_bytes):
+        groups = _groups([k for k in params if route[k] == kind], params, one, two, chunk_bytes)
+        for group in track(groups, label=f"kernel: {kind}"):
             _add_explicit(acc, one, two, group, jacobian, metric, chunk_bytes)
     if report is not None:
         report.update(route)
@@ -104,7 +106,7 @@ def _add_layers(acc: Accumulator, one: Side, two: Side, names: list[str], metric
     # A constant metric is a factor; a parameter used twice has cross terms that the Gram form lacks.
     scale = {k: _constant(metric, k) for k in names if len(one.used.get(k, ())) == len(two.used.get(k, ())) == 1}
     done: set[str] = set()
-    for at, layer in enumerate(one.layers):
+    for at, layer in enumerate(track(one.layers, label="kernel: layers")):
         weight, bias = layer.use.weight, layer.use.bias
         factor = None if weight is None else scale.get(weight)
         if weight is None or factor is None or two.used[weight] != [(at, "weight")]:
@@ -119,9 +121,9 @@ def _add_layers(acc: Accumulator, one: Side, two: Side, names: list[str], metric
         done.add(weight)
         if bias is not None and shift is not None:
             done.add(bias)
-    for name in names:
-        if name not in done and one.used.get(name) and two.used.get(name):
-            _add_gradients(acc, one, two, name, metric, chunk_bytes)
+    rest = [name for name in names if name not in done and one.used.get(name) and two.used.get(name)]
+    for name in track(rest, label="kernel: parameters"):
+        _add_gradients(acc, one, two, name, metric, chunk_bytes)
 
 
 def _gram_pays(one: Layer, two: Layer) -> bool:
@@ -153,7 +155,7 @@ def _add_gradients(acc: Accumulator, one: Side, two: Side, name: str, metric: Me
     row_bytes = sum(side.tape.n for side in sides) * acc.c * prod(shape[1:]) * acc.k.element_size()
     step = max(1, chunk_bytes // (row_bytes * unit)) * unit
     root = None if metric is None else metric[name].detach().to(acc.k).sqrt()
-    for lo in range(0, rows, step):
+    for lo in track(range(0, rows, step), label=f"kernel: {name}"):
         hi = min(lo + step, rows)
         parts: list[Tensor] = []
         for side in sides:
@@ -196,7 +198,7 @@ def _add_explicit(
             flat.append(g if metric is None else g * metric[k].detach().to(acc.k).sqrt().reshape(-1))
         return slice(lo, hi), torch.cat(flat, 2).transpose(0, 1).reshape(c * (hi - lo), -1)
 
-    for lo in range(0, acc.n, step):
+    for lo in track(range(0, acc.n, step), label="kernel: samples"):
         rows, a = block(one, lo)
         for lo2 in range(lo if acc.symmetric else 0, acc.n2, step):
             cols, b = (rows, a) if acc.symmetric and lo2 == lo else block(two, lo2)
