@@ -10,6 +10,9 @@
 See docs/theory.md for the equations that docstrings cite.
 """
 
+import importlib
+from typing import Any
+
 from . import bases, errors, gate, losses
 from .contenders import jumped, jumps_only, lbfgs, stepped
 from .diagnostics import Report, compare
@@ -17,8 +20,8 @@ from .horizon import Steps, steps
 from .jumping import JumpResult, jump
 from .losses import Loss
 from .objective import Objective, Term, residual, supervised
-from .solution import Solution, load
-from .solver import solve
+from .solution import Solution
+from .solver import load, solve
 from .training import JumpOptimizer
 from .trust import Outcome, Trust
 
@@ -51,3 +54,9 @@ __all__ = [
     "steps",
     "supervised",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "gp":  # gpytorch is loaded by those who ask for it
+        return importlib.import_module(".gp", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

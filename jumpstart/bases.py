@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .basis import Basis, Remainder, rounding, with_decay
-from .errors import InputError, NonFiniteError
+from .errors import InputError, KernelError, NonFiniteError
 from .kernel import assemble
 from .krylov import independent_rows, lanczos, lanczos_dual, orthogonalize
 from .linearize import Linearization
@@ -21,7 +21,13 @@ from .metric import Metric
 
 
 def dense(
-    lin: Linearization, metric: Metric, *, route: str = "auto", rank: int | None = None, rcond: float | None = None
+    lin: Linearization,
+    metric: Metric,
+    *,
+    route: str = "auto",
+    rank: int | None = None,
+    rcond: float | None = None,
+    kernel: Tensor | None = None,
 ) -> Basis:
     """Every mode of K = A Aᵀ that stands above rounding (or the leading ``rank`` of them).
 
@@ -32,8 +38,15 @@ def dense(
             outputs allow it and parameters outnumber outputs, then the SVD up to size 512, then the Gram matrix.
         rcond: modes with σ² ≤ rcond·σ²_max are rounding, by default: ε times the size of the
             matrix that is decomposed, squared for the SVD.
+        kernel: K (N, N) itself, where it is known already (from an earlier solve, or made another way).
+
+    Raises:
+        KernelError: a kernel given is of another size, or not symmetric; or one has eigenvalues below −rounding.
     """
     n, p = lin.u.numel(), lin.theta.numel()
+    if kernel is not None:
+        _require_kernel(kernel, n)
+        route = "kernel"
     if route == "auto":
         if assemble.layered(lin) and n <= p:
             route = "kernel"
@@ -44,7 +57,8 @@ def dense(
     eps = rounding(lin.u.dtype, n if route == "kernel" else min(n, p))
     shape = (-1, *lin.u.shape)
     if route == "kernel":
-        squares, u = _eigh(assemble.train_kernel(lin, metric))
+        squares, u = _eigh(assemble.train_kernel(lin, metric) if kernel is None else kernel)
+        _require_semidefinite(squares, eps)
         keep = _keep(squares, eps if rcond is None else rcond, rank)
         squares, u = squares[keep], u[:, keep].T
         sigma = squares.sqrt()[:, None]
@@ -86,6 +100,24 @@ def _eigh(k: Tensor) -> tuple[Tensor, Tensor]:
     _require_finite(k)
     lam, u = torch.linalg.eigh(k.double())
     return lam.flip(0), u.flip(1)
+
+
+def _require_kernel(kernel: Tensor, n: int) -> None:
+    if kernel.shape != (n, n):
+        raise KernelError(f"kernel of shape {tuple(kernel.shape)} for {n} outputs: it must be ({n}, {n}).")
+    _require_finite(kernel)
+    skew = float((kernel - kernel.T).abs().max() / kernel.abs().max().clamp_min(1e-300))
+    if skew > torch.finfo(kernel.dtype).eps ** 0.5:
+        raise KernelError(f"kernel is not symmetric ({skew:.1e} relative): give J D Jᵀ of one set of outputs.")
+
+
+def _require_semidefinite(squares: Tensor, eps: float) -> None:
+    low, high = float(squares.min()), float(squares.max())
+    if low < -10 * eps * max(high, 0.0):
+        raise KernelError(
+            f"the kernel has a negative eigenvalue, {low:.3g} beside {high:.3g}, which is more than rounding: it is no "
+            "J D Jᵀ. Solve in float64, or look for an operation in the model whose derivative is wrong."
+        )
 
 
 def _require_finite(derivatives: Tensor) -> None:

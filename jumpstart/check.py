@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .drift import Drift
 from .flow import ReducedFlow
-from .horizon import Parsed, Times
+from .horizon import Parsed, Steps, Times
 from .linearize import Linearization
 from .loss import Loss
+from .query import Queries
+from .weights import unweighted
 
 CLOSE = 1.1  # the trust horizon is bisected to this ratio
 PASSES = 24  # forward passes of the search, at most
@@ -48,6 +52,7 @@ class Check:
         horizon: where it looked. train, query: agreement there (query None without query points).
         trust_horizon: longest flow time found at which the training outputs' error is within ``tolerance``.
         passes: forward passes of the search for it.
+        drift: size of the next order relative to the first, at the horizon; None where it was not asked for.
     """
 
     horizon: Parsed
@@ -56,15 +61,60 @@ class Check:
     tolerance: float
     trust_horizon: float
     passes: int
+    drift: float | None = None
+
+    @property
+    def time(self) -> float:
+        """The flow time of its horizon."""
+        return self.horizon.time if isinstance(self.horizon, Steps) else self.horizon.values[0]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether everything up to its horizon was found to agree."""
+        return self.trust_horizon >= self.time
 
     def __str__(self) -> str:
         lines = [f"train: {self.train}"]
+        if self.drift is not None:
+            lines.append(f"kernel drift: {self.drift:.2g} of the first order")
         if self.query is not None:
             lines.append(f"query: {self.query}")
         lines.append(
             f"within {self.tolerance:.0%} up to flow time {self.trust_horizon:.3g} ({self.passes} forward passes)"
         )
         return "\n".join(lines)
+
+
+def examine(
+    flow: ReducedFlow,
+    queries: Queries,
+    horizon: Parsed,
+    points: tuple[Any, Tensor | None],
+    tolerance: float,
+    drift: Drift | None,
+) -> Check:
+    """Compare at one horizon, on the training outputs and on query points with or without targets; find the limit.
+
+    Args:
+        points: query points (or None) and their targets (or None).
+        drift: where given, the kernel's drift along the run limits the trust, too.
+    """
+    lin, (x, y) = queries.lin, points
+    c = flow.at(horizon)
+    displacement = flow.basis.displacement(c[0])
+    train, query, share = agreement(lin, flow.outputs(c[0]), displacement, flow.loss), None, None
+    if x is not None:
+        at, _ = queries.at(x, many=1)
+        loss = None if y is None else unweighted(flow.loss).with_targets(y).to(at.u)
+        if loss is not None:
+            loss.check(at.u)
+        query = agreement(at, queries.shifted(x, c)[0], displacement, loss)
+    end = max(horizon.time if isinstance(horizon, Steps) else horizon.values[0], 1e-300)
+    trusted, passes = trust_horizon(lin, flow, end, tolerance)
+    if drift is not None and trusted > 0:
+        near, share = drift_horizon(drift, flow, min(trusted, 1e8 * flow.timescale()), tolerance)
+        trusted = min(trusted, near)
+    return Check(horizon, train, query, tolerance, trusted, passes, share)
 
 
 def agreement(lin: Linearization, linearized: Tensor, displacement: Tensor, loss: Loss | None) -> Agreement:
@@ -90,11 +140,35 @@ def trust_horizon(lin: Linearization, flow: ReducedFlow, end: float, tolerance: 
     return longest(error, flow.timescale(), end, tolerance)
 
 
+def drift_horizon(drift: Drift, flow: ReducedFlow, end: float, tolerance: float) -> tuple[float, float]:
+    """The first flow time up to ``end`` at which the next order reaches ``tolerance`` times the first, and its size at
+    the end: what true training adds to the linearized run, which moving the weights along that run does not show.
+    """
+    first = min(flow.timescale(), end)
+    times = torch.logspace(
+        math.log10(first), math.log10(end), 2 + int(4 * math.log10(end / first)), dtype=torch.float64
+    )
+    horizon = Times(tuple(times.tolist()), False)
+    moved = flow.outputs(flow.at(horizon))
+    extra = (drift.outputs(horizon) - moved).flatten(1).norm(dim=1)
+    shares = (extra / (moved - flow.u).flatten(1).norm(dim=1).clamp_min(1e-300)).tolist()
+    for before, after in zip(range(-1, len(shares)), range(len(shares)), strict=False):
+        if not shares[after] <= tolerance:
+            if before < 0:
+                return float(times[0]) * tolerance / shares[0] if shares[0] < math.inf else 0.0, shares[-1]
+            slope = math.log(max(shares[after], 1e-300) / max(shares[before], 1e-300))
+            part = math.log(tolerance / max(shares[before], 1e-300)) / slope if slope > 0 else 0.0
+            return float(times[before]) * float(times[after] / times[before]) ** min(max(part, 0.0), 1.0), shares[-1]
+    return end, shares[-1]
+
+
 def relative_error(start: Tensor, linearized: Tensor, actual: Tensor) -> float:
     """How far the real outputs are from the linearized ones, relative to how far these have moved; NaN counts as ∞."""
     miss, moved = torch.linalg.vector_norm(actual - linearized), torch.linalg.vector_norm(linearized - start)
+    if bool(miss <= 8 * torch.finfo(start.dtype).eps * torch.linalg.vector_norm(start)):
+        return 0.0  # rounding
     if not bool(miss > 0):
-        return 0.0 if bool(miss == 0) else math.inf
+        return math.inf
     return float(miss / moved) if bool(moved > 0) else math.inf
 
 

@@ -90,7 +90,7 @@ def plan(
     pairs = 2.0 * n * n * min(p, 4 * p**0.5) if layered and metric.root is None else 2.0 * small * small * large
     flops = pairs + EIGH_FLOPS * small**3
     if not loss.quadratic:
-        flops += 20 * EIGH_FLOPS * small**3  # one factorization for each Rosenbrock step
+        flops += 20 * EIGH_FLOPS * small**3  # a flow that is integrated renews its factorization so often
     passes = ((c + 1) * PULL + FORWARD) if layered else lin.jacobian_pulls() * PULL + FORWARD
     dense_bytes = 8.0 * (4 * small * small + (0 if layered else 3 * n * p))
     k = min(depth or DEPTH, p if metric.decays else min(n, p))  # decay leads out of the span of Jᵀ

@@ -28,8 +28,9 @@ from .linearize import Linearization
 
 NODES = 12  # at most; short horizons need three to five
 PRECISION = 1e-4  # relative misfit of b and s at which no further node is spent
-TOLERANCE = 1e-7  # local error of the integration, relative
+TOLERANCE = 1e-6  # local error of the integration, relative
 GRID = 16  # times a decade among which nodes are chosen and at which the integration stops
+LEFT = 0.01  # share of the drift that a gradient at the end may add before t = ∞ has no answer
 END = 40.0  # e^{−40} is below rounding: where the slowest mode has come to rest
 
 Force = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # (c₂, c₁) -> (ċ₂, weights for s, ċ₁)
@@ -84,7 +85,7 @@ class Drift:
     Args:
         lin: the linearization that the flow's basis was made of.
         flow: the reduced flow, without gates.
-        nodes: how many times the network may be asked at most.
+        nodes: how many times the network may be asked at most, and once more for each further horizon.
 
     Raises:
         InputError: the flow is gated, its weight decay differs between parameters, or ``nodes`` is no count.
@@ -117,7 +118,7 @@ class Drift:
 
     def outputs(self, horizon: Horizon | Times) -> Tensor:
         """Training outputs (T, *outputs) to second order, in float64; no network evaluation besides the nodes'."""
-        course, c, beyond = self._course(horizon), None, 0.0
+        course = self._course(horizon)
         c, beyond = course.c1 + course.c2, course.bends
         if course.nodes is not None and course.nodes.images is not None:
             c, beyond = c - course.shares @ course.nodes.inside, beyond + course.shares @ course.nodes.images
@@ -172,9 +173,9 @@ class Drift:
     def _grid(self, ends: list[float]) -> list[float]:
         """Times from well below the first relaxation on, evenly in the logarithm, and all horizons."""
         top = float(self.flow.start.rates.max())
-        low, high = 0.01 * min(ends[0], 1 / top if top > 0 else math.inf), ends[-1]
-        count = min(max(2, math.ceil(GRID * math.log10(high / low))), 400)
-        grid = torch.logspace(math.log10(low), math.log10(high), count, dtype=torch.float64)
+        low = math.log10(min(ends[0], 1 / top if top > 0 else math.inf)) - 2
+        high = math.log10(ends[-1])
+        grid = torch.logspace(low, high, min(math.ceil(GRID * (high - low)), 400), dtype=torch.float64)
         return sorted({*grid[:-1].tolist(), *ends})
 
     def _choose(self, times: list[float], ends: list[float]) -> tuple[Tensor, Tensor, list[int], list[int]]:
@@ -186,27 +187,27 @@ class Drift:
         flow, tiny = self.flow, torch.finfo(torch.float64).tiny
         c = flow.at(Times(tuple(times), False))
         g = flow._loss.grad(flow.outputs(c)).flatten(1)
+        at, end = (torch.tensor(t, dtype=c.dtype, device=c.device) / times[-1] for t in (times, [*ends]))
         length, force = torch.linalg.vector_norm(c, dim=1), torch.linalg.vector_norm(g, dim=1)
         c, g = c / length.clamp_min(tiny)[:, None], g / force.clamp_min(tiny)[:, None]
         # b acts at its own time; s is integrated, over the logarithm of time with a factor t.
-        size = torch.stack([length.square(), torch.tensor(times).to(length) * length * force])
-        most = torch.stack([size[0], size[1].cummax(0).values])
-        goal = most[:, [times.index(next(end for end in ends if end >= t)) for t in times]]
-        weight = (size / goal.clamp_min(tiny)).clamp_max(1)
+        size = torch.stack([(length / length.max()).square(), at * length / length.max() * force / force.max()])
+        most = torch.stack([size[0], size[1].cummax(0).values])[:, torch.searchsorted(at, end)]
+        weight = (size / most[:, torch.searchsorted(end, at)].clamp_min(tiny)).clamp_max(1)
         gram = (c @ c.T) * torch.stack([c @ c.T, g @ g.T])
-        chosen: tuple[list[int], list[int]] = ([len(times) - 1], [len(times) - 1])
-        i = len(times) - 1
-        for _ in range(1, self.nodes):
-            for matrix, rows in zip(gram, chosen, strict=True):
-                if rows[-1] == i:
+        misfit = weight * gram.diagonal(dim1=1, dim2=2).sqrt()
+        picks, chosen = [len(times) - 1, int(misfit[1].argmax())], ([], [])
+        for _ in range(self.nodes + len(ends) - 1):
+            for matrix, rows, i in zip(gram, chosen, picks, strict=True):
+                if i >= 0:
+                    rows.append(i)
                     matrix -= torch.outer(matrix[:, i], matrix[i]) / matrix[i, i].clone()
             misfit = weight * gram.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
-            i = int(misfit.max(0).values.argmax())
-            if float(misfit[:, i].max()) <= PRECISION:
+            worst = int(misfit.max(0).values.argmax())
+            if float(misfit[:, worst].max()) <= PRECISION:
                 break
-            for rows, here in zip(chosen, misfit[:, i].tolist(), strict=True):
-                if here > 0.1 * PRECISION:  # else known here, and one more row would spoil the conditioning
-                    rows.append(i)
+            # What is known here already would spoil the conditioning of its fit by one more row.
+            picks = [worst if here > 0.1 * PRECISION else -1 for here in misfit[:, worst].tolist()]
         return c, g, *chosen
 
     def _ask(self, c: Tensor, g: Tensor, for_bends: list[int], for_pulls: list[int]) -> Nodes:
@@ -267,13 +268,16 @@ class Drift:
         rise = pull.right @ flow.curve(flow.u, flow.images.reshape(-1, *flow.shape)).flatten(1).T
         bent = flow.curve(flow.u, nodes.bends.reshape(-1, *flow.shape)).flatten(1) @ flow.images.T
 
+        # A direction whose rate is below rounding has noise for a slope, which a long run would add up.
+        slope = flow.start.out(flow.start.into(flow.slope) * (flow.start.rates > 0))
+
         def relax(c: Tensor) -> Tensor:
             return flow.start.out(flow.start.rates * flow.start.into(c))
 
         def forces(c2: Tensor, c1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             along = bend.left @ c1
             for_s = pull.weights(pull.left @ c1, g0 + rise @ c1)
-            return for_s @ nodes.inside - bend.weights(along, along) @ bent - relax(c2), for_s, -flow.slope - relax(c1)
+            return for_s @ nodes.inside - bend.weights(along, along) @ bent - relax(c2), for_s, -slope - relax(c1)
 
         return forces
 
@@ -318,13 +322,15 @@ class Drift:
         flow, rates = self.flow, self.flow.start.rates
         if not flow._loss.quadratic:
             raise HorizonError("second order at t = inf is known for squared losses alone: ask for a finite time.")
-        if self._rate == 0 and not (flow.k == self.lin.theta.numel() and bool((rates > 0).all())):
-            final = flow._loss.grad(flow.outputs(flow.at(Times((math.inf,), True))[0]))
-            left = float(torch.linalg.vector_norm(final) / torch.linalg.vector_norm(flow._loss.grad(flow.u)))
-            if left > torch.finfo(self.lin.u.dtype).eps ** 0.5:
-                raise HorizonError(
-                    f"second order at t = inf: the linearized run leaves {left:.1e} of the gradient in the outputs, "
-                    "which bends the network for ever. Ask for a finite time, or add weight decay."
-                )
         moving = [rate for rate in [*rates.tolist(), self._rate] if rate > 0]
-        return END / min(moving) if moving else 1.0
+        end = END / min(moving) if moving else 1.0
+        if self._rate == 0 and moving and not (flow.k == self.lin.theta.numel() == len(moving)):
+            # A gradient that is left when the run has ended bends the network on, for ever.
+            c = flow.at(Times((math.inf,), True))[0]
+            left, first = (torch.linalg.vector_norm(flow._loss.grad(flow.outputs(x))) for x in (c, 0 * c))
+            if bool(left * end * torch.linalg.vector_norm(flow.slope) > LEFT * first * torch.linalg.vector_norm(c)):
+                raise HorizonError(
+                    f"second order at t = inf: {float(left / first):.1e} of the outputs' gradient outlives the linear "
+                    "run and bends the network for ever. Ask for a finite time, or add weight decay."
+                )
+        return end

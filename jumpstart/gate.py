@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, NonFiniteError
+from .flow import ReducedFlow
 
 
 def hard(mean_square: Tensor, noise: Tensor, alpha: float = 1.0) -> Tensor:
@@ -64,6 +65,14 @@ def population_decrease(mean_square: Tensor, noise: Tensor, filters: Tensor) -> 
         filters: (T, k) values φ(λ_k, t).
     """
     return filters @ (mean_square - noise)
+
+
+def set_gate(flow: ReducedFlow, rule: str | None, **options: float) -> None:
+    """Gate a flow's modes by what the samples say at its start (docs/theory.md, section 6)."""
+    if not bool(torch.isfinite(flow.slope).all()):
+        raise NonFiniteError("the gradient holds NaN or infinity at the present weights, though the outputs do not.")
+    if rule is not None:
+        flow.gates = apply(rule, *moments(flow.scores()), **options)
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 A Gaussian process whose mean is the network's present output and whose covariance is s·K + σ²I, K = J D Jᵀ, has the
 posterior mean f(x) + K(x, X)(K + σ²/s I)⁻¹(y − f(X)): the linearized training run at t = ∞ with a pull back to the
-present weights (``Solution.damped``). gpytorch's marginal likelihood chooses σ² and s. Needs gpytorch, which
-``import jumpstart`` alone does not load.
+present weights (``Solution.damped``). gpytorch's marginal likelihood chooses σ² and s.
 """
 
 # gpytorch types the attributes of its modules as Tensor | Module | None.
@@ -18,7 +17,7 @@ from typing import Any
 
 import gpytorch
 import torch
-from gpytorch.constraints import GreaterThan, Positive
+from gpytorch.constraints import Positive
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -44,8 +43,7 @@ class Function:
     """One output of a network at the weights that it had when this was made, on gpytorch's flat inputs (n, d).
 
     Args:
-        training: mode that the model is evaluated in; None leaves every submodule as it is.
-        output: which of a sample's outputs; None where there is but one.
+        training: the mode to evaluate in, None for the present. output: which of a sample's outputs, if several.
         input_shape: shape of one sample as the model takes it; None for (d,).
         input_dtype: what the model takes; None for the dtype of its parameters.
     """
@@ -63,13 +61,12 @@ class Function:
             raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
         self.space = ParameterSpace(model, params)
         self.net, self.theta, self.output = Net(model, self.space, training), self.space.read(model), output
+        self.params = self.space.unflatten(self.theta)
         self.shape = None if input_shape is None else tuple(input_shape)
         self.dtype = self.space.dtypes[0] if input_dtype is None else input_dtype
         for name, module in model.named_modules():
             if isinstance(module, _BatchNorm) and (module.training if training is None else training):
-                raise InputError(
-                    f"{name!r} is BatchNorm in train mode: k(x, x′) would depend on other points; pass training=False."
-                )
+                raise InputError(f"{name!r} is BatchNorm in train mode, which couples the points: pass training=False.")
         self._checked = False
 
     def restored(self, x: Tensor) -> Tensor:
@@ -107,8 +104,7 @@ class Function:
         at = 0 if self.output is None and count == 1 else self.output
         if at is None or not 0 <= at < count:
             raise ShapeError(
-                f"the model's outputs are {tuple(u.shape)}, and a Gaussian process has one a sample: pick it with "
-                f"output=0 to {count - 1}, got {self.output}."
+                f"a GP has one output, the model {tuple(u.shape)}: pick one with output=, not {self.output}."
             )
         return u.reshape(len(u), -1)[:, at]
 
@@ -151,6 +147,9 @@ class NTKKernel(gpytorch.kernels.Kernel):
             return whole.diagonal() if isinstance(whole, Tensor) else self._diagonal(x1, x2, same)
         if whole is None:
             whole = (self._operator if self.left_free(len(x1), len(x2)) else self._dense)(x1, x2, same)
+            if same and isinstance(whole, Tensor):  # rounding leaves eigenvalues a little below zero
+                n, small, tiny = len(x1), *(torch.finfo(d).eps for d in (self.function.space.dtype, torch.float64))
+                whole.diagonal().add_(2 * (small * n**0.5 + tiny * n) * whole.diagonal().mean() if n else 0)
         self._kept = [(x1.clone(), x2.clone(), whole), *(entry for entry in self._kept if entry[2] is not whole)][:KEPT]
         return whole
 
@@ -164,7 +163,7 @@ class NTKKernel(gpytorch.kernels.Kernel):
             return x1.new_zeros(len(x1), len(x2))
         inputs = f.restored(x1), None if same else f.restored(x2)
         d = None if root is None else f.space.unflatten(root.square())
-        return dense_kernel(f.call, f.space.unflatten(f.theta), *inputs, metric=d).to(x1.dtype)
+        return dense_kernel(f.call, f.params, *inputs, metric=d).to(x1.dtype)
 
     def _diagonal(self, x1: Tensor, x2: Tensor, same: bool) -> Tensor:
         pairs = list(zip(x1.split(BLOCK), x2.split(BLOCK), strict=True))
@@ -202,8 +201,7 @@ class NetworkMean(gpytorch.means.Mean):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        f = self.function
-        return f.call(f.space.unflatten(f.theta), f.restored(x)).to(x.dtype)
+        return self.function.call(self.function.params, self.function.restored(x)).to(x.dtype)
 
 
 class EndpointGP(gpytorch.models.ExactGP):
@@ -240,12 +238,13 @@ class EndpointGP(gpytorch.models.ExactGP):
         kernel = NTKKernel(model, input_shape=inputs.shape[1:], input_dtype=inputs.dtype, **options)
         f, x = kernel.function, inputs.reshape(n, -1).double()
         level = float(kernel(x[:BLOCK], diag=True).mean())
-        # Noise below the kernel's own rounding would be fitted to that rounding.
-        floor = torch.finfo(f.space.dtypes[0]).eps * n * level + 1e-300
-        likelihood = gpytorch.likelihoods.GaussianLikelihood(noise_constraint=GreaterThan(floor, **_LOG)).double()
-        likelihood.noise_covar.raw_noise_constraint.lower_bound.fill_(floor)  # as float32 it was another number
+        if not 0 < level < math.inf:
+            raise InputError(
+                f"the kernel is {level}: outputs that no weight moves, or derivatives that are not finite."
+            )
+        likelihood = gpytorch.likelihoods.GaussianLikelihood(noise_constraint=Positive(**_LOG)).double()
         super().__init__(x, targets.reshape(n).double(), likelihood)
-        self.function, self.level, self.floor, self.mean_module = f, level, floor, NetworkMean(f)
+        self.function, self.level, self.mean_module = f, level, NetworkMean(f)
         self.covar_module = gpytorch.kernels.ScaleKernel(kernel, outputscale_constraint=Positive(**_LOG)).double()
         self.to(x.device)
         self.set(noise, scale)
@@ -255,11 +254,8 @@ class EndpointGP(gpytorch.models.ExactGP):
 
     def set(self, noise: float, scale: float) -> None:
         """Set σ² and s, and forget what was predicted with others."""
-        if not (self.floor < noise < math.inf and 0 < scale < math.inf):
-            raise InputError(
-                f"noise={noise!r}, scale={scale!r}: both must be positive and finite, and the noise above "
-                f"{self.floor:.2g}, the kernel's rounding."
-            )
+        if not (0 < noise < math.inf and 0 < scale < math.inf):
+            raise InputError(f"noise={noise!r}, scale={scale!r}: both must be positive and finite.")
         both = torch.tensor([noise, scale], dtype=torch.float64, device=self.train_inputs[0].device)
         self.likelihood.noise, self.covar_module.outputscale = both  # gpytorch makes float32 of plain numbers
         self.prediction_strategy = None
@@ -291,7 +287,7 @@ class EndpointGP(gpytorch.models.ExactGP):
         """
         if not isinstance(x, Tensor) or x.shape[1:] != self.function.shape:
             raise ShapeError(
-                f"query points must be a tensor of samples of shape {self.function.shape}, like the inputs."
+                f"query points must be a tensor of samples of shape {self.function.shape}, as inputs were."
             )
         require_finite(x, "query points")
         self.eval()
@@ -337,11 +333,11 @@ def fit(gp: EndpointGP, *, steps: int = 50) -> float:
     with random_state_kept(x.device), gp.solver():
         tried = [reached()]
         for ratio in (RATIOS * gp.level).tolist() if len(free) == 2 else ():
-            gp.set(max(ratio * gp.scale, 2 * gp.floor), gp.scale)
+            gp.set(ratio * gp.scale, gp.scale)
             with torch.no_grad():  # the best scale for this ratio is known
                 torch.manual_seed(0)
                 spread = float(gp.likelihood(gp(x)).lazy_covariance_matrix.inv_quad(residual[:, None])) / len(y)
-            gp.set(max(spread * gp.noise, 2 * gp.floor), spread * gp.scale)
+            gp.set(spread * gp.noise, spread * gp.scale)
             tried.append(reached())
         best()
         torch.optim.LBFGS(free, max_iter=steps, tolerance_change=1e-12, line_search_fn="strong_wolfe").step(closure)

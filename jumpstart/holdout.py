@@ -33,6 +33,9 @@ def left_out(flow: ReducedFlow, horizon: Parsed, groups: Sequence[Tensor], toler
         tolerance: local error of the integration, for losses that are not quadratic.
     """
     masks = Masks.of(groups, flow.u.shape[0], flow.u.device)
+    if flow.k == 0:  # the gradient vanishes everywhere: no run moves
+        count = len(horizon.values) if isinstance(horizon, Times) else 1
+        return [flow.u[group].expand(count, *flow.u[group].shape).clone() for group in groups]
     if not flow._loss.quadratic:
         pieces = integrate(flow, horizon, masks, tolerance) if isinstance(horizon, Times) else None
         found = descend(flow, horizon, masks) if isinstance(horizon, Steps) else pieces

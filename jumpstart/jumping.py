@@ -14,12 +14,12 @@ from .choose import BasisLike, Plan, build
 from .cost import Ledger
 from .errors import FlowError, HorizonError, InputError
 from .flow import ReducedFlow
+from .gate import set_gate
 from .linearize import linearize
 from .metric import MetricLike
 from .objective import Objective
 from .parameters import Select
 from .proposal import Attempt, Proposal, attempt
-from .solution import set_gate
 from .solver import metric_of
 from .trust import Outcome, Trust
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .flow import ReducedFlow
 from .horizon import Steps, Times
+from .progress import track
 
 SETTLED = 1e-8  # t = ∞: every copy's gradient has fallen by this factor
 ENTRIES = 2**24  # outputs of all copies that are held at once, at most
@@ -65,7 +66,7 @@ def descend(flow: ReducedFlow, horizon: Steps, masks: Masks) -> Tensor:
 def integrate(flow: ReducedFlow, horizon: Times, masks: Masks, tolerance: float) -> Tensor:
     """(T, G, m, …) at each flow time, in blocks of copies."""
     count = max(1, ENTRIES // max(1, flow.u.numel()))
-    blocks = range(0, masks.groups, count)
+    blocks = track(range(0, masks.groups, count), label="runs with samples left out")
     return torch.cat([_integrate(flow, horizon, masks.block(at, count), tolerance) for at in blocks], 1)
 
 

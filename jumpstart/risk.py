@@ -6,6 +6,7 @@ All of it is about the linearized run, and costs no network evaluation. Source: 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,8 @@ from . import gate, holdout
 from .errors import InputError
 from .flow import ReducedFlow
 from .holdout import Groups
-from .horizon import Parsed, Times
-from .weights import Weighted
+from .horizon import Parsed, Times, parse
+from .weights import Weighted, unweighted
 
 PER_DECADE = 8  # horizons of the default grid
 DECADES = 7.0  # from a tenth of the fastest relaxation time on
@@ -68,7 +69,7 @@ def leave_out(
     indices = torch.cat(chosen).to(flow.u.device)
     if indices.unique().numel() != indices.numel():
         raise InputError("groups overlap: a sample can be left out in one of them only.")
-    loss = flow._loss.inner if isinstance(flow._loss, Weighted) else flow._loss
+    loss = unweighted(flow._loss)
     whole = flow.u.expand(len(outputs), *flow.u.shape).clone()
     whole[:, indices] = outputs
     return LeftOut(indices, outputs, n * loss.per_sample(whole)[:, indices])
@@ -104,14 +105,23 @@ def population(flow: ReducedFlow, horizon: Parsed) -> Tensor:
 
 def estimate(flow: ReducedFlow, horizon: Parsed, criterion: str, **options) -> Tensor:
     """(T,) estimates of the loss on new data by a criterion's name."""
+    table = {"gcv": gcv, "population": population}
+    if criterion != "loo" and criterion not in table:
+        raise InputError(f"criterion={criterion!r} is none of 'loo', 'gcv', 'population'.")
+    known = ("groups", "samples", "tolerance") if criterion == "loo" else ()
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise InputError(f"criterion={criterion!r} takes {list(known)}, not {unknown[0]!r}.")
     if criterion == "loo":
         return leave_out(flow, horizon, **options).risk
-    table = {"gcv": gcv, "population": population}
-    if criterion not in table:
-        raise InputError(f"criterion={criterion!r} is none of 'loo', 'gcv', 'population'.")
-    if options:
-        raise InputError(f"criterion={criterion!r} takes no {sorted(options)}: those belong to 'loo'.")
     return table[criterion](flow, horizon)
+
+
+def times(horizons: Tensor | Sequence[float]) -> Tensor:
+    """Given flow times, checked, as a (T,) tensor."""
+    found = parse(torch.as_tensor(horizons, dtype=torch.float64))
+    assert isinstance(found, Times)
+    return torch.tensor(found.values, dtype=torch.float64)
 
 
 def grid(flow: ReducedFlow, limit: float = math.inf) -> Tensor:
@@ -134,6 +144,8 @@ def best(flow: ReducedFlow, criterion: str, times: Tensor | None, limit: float, 
     at = int(torch.where(risks.isfinite(), risks, torch.full_like(risks, math.inf)).argmin())
     if times is not None:
         return float(coarse[at])
+    if bool(flow.predicted(torch.zeros_like(flow.slope)) <= risks[at]):
+        return 0.0  # no training at all looks best
     low, high = float(coarse[max(at - 1, 0)]), float(coarse[min(at + 1, len(coarse) - 1)])
     fine = torch.logspace(math.log10(low), math.log10(high), 9, dtype=torch.float64).clamp(max=high)
     risks = estimate(flow, Times(tuple(fine.tolist()), False), criterion, **options)

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import archive, bounds, gate, holdout
+from . import archive, bounds, holdout
 from . import risk as risks
 from .basis import Basis
-from .check import Check, agreement, trust_horizon
+from .check import Check, examine
 from .choose import Plan, explain
-from .errors import HorizonError, InputError, NonFiniteError, TrustWarning
+from .drift import Drift
+from .errors import HorizonError, InputError, TrustWarning
 from .flow import ReducedFlow
+from .gate import set_gate
 from .horizon import Horizon, Parsed, Steps, Times, parse
 from .linearize import Linearization
 from .objective import Objective
@@ -41,7 +43,7 @@ class Solution:
         self, objective: Objective, lin: Linearization, basis: Basis, flow: ReducedFlow, plan: Plan | None
     ) -> None:
         self.objective, self.lin, self.basis, self.flow, self.plan = objective, lin, basis, flow, plan
-        self.trust_horizon: float | None = None  # set by ``check``
+        self.checked: Check | None = None
         self.queries = Queries(lin, basis)
         self._last: tuple[Parsed, Tensor] | None = None
         self._drift: Drift | None = None
@@ -147,8 +149,6 @@ class Solution:
         return order == 2
 
     def _drifted(self) -> Drift:
-        from .drift import Drift  # PENDING
-
         if self._drift is None:
             self._drift = Drift(self.lin, self.flow)
         return self._drift
@@ -199,7 +199,9 @@ class Solution:
 
     # -- trust and risk ----------------------------------------------------------------------------------------
 
-    def check(self, t: Horizon, x: Any = None, y: Tensor | None = None, *, tolerance: float = 0.1) -> Check:
+    def check(
+        self, t: Horizon, x: Any = None, y: Tensor | None = None, *, tolerance: float = 0.1, order: int = 1
+    ) -> Check:
         """Move a copy of the weights to ``parameters(t)`` and compare the real network with the linearized one.
 
         Also finds the longest flow time at which the training outputs agree within ``tolerance`` (relative to how far
@@ -207,23 +209,20 @@ class Solution:
 
         Args:
             x, y: query points and their targets, to be compared too.
+            order: 2 also asks how far the kernel drifts along the run, which moving the weights along the linearized
+                run does not show, and trusts no further than where that is ``tolerance`` of the movement; some tens of
+                gradient evaluations.
         """
         horizon = parse(t)
         if not _single(horizon):
             raise HorizonError("check takes one horizon at a time.")
-        if not tolerance > 0:
+        if not isinstance(tolerance, (int, float)) or not tolerance > 0:
             raise InputError(f"check(tolerance={tolerance!r}): give a relative error above 0.")
-        c = self._coefficients(horizon)
-        displacement = self.basis.displacement(c[0])
-        train = agreement(self.lin, self.flow.outputs(c[0]), displacement, self.flow.loss)
-        query = None
-        if x is not None:
-            at, _ = self.queries.at(x, many=1)
-            loss = None if y is None else self.flow.loss.with_targets(y).to(at.u)
-            query = agreement(at, self.queries.shifted(x, c)[0], displacement, loss)
-        end = horizon.time if isinstance(horizon, Steps) else horizon.values[0]
-        self.trust_horizon, passes = trust_horizon(self.lin, self.flow, max(end, 1e-300), tolerance)
-        return Check(horizon, train, query, tolerance, self.trust_horizon, passes)
+        if x is None and y is not None:
+            raise InputError("check(t, y=…): targets without query points; the training targets are known already.")
+        drift = self._drifted() if self._second(order) else None
+        self.checked = examine(self.flow, self.queries, horizon, (x, y), tolerance, drift)
+        return self.checked
 
     def leave_out(self, t: Horizon, *, groups=None, samples=None, tolerance: float = 1e-5) -> LeftOut:
         """The run without each sample, or each group of them, and what it predicts there (``risk.leave_out``)."""
@@ -260,8 +259,9 @@ class Solution:
             limit: "trust" checks up to where the real network agrees within ``trust`` (some forward passes);
                 a number, or ``math.inf``, is used as it is.
         """
-        end = self._limit(limit, trust, None if horizons is None else float(horizons.max()))
-        return risks.best(self.flow, criterion, horizons, end, **options)
+        times = None if horizons is None else risks.times(horizons)
+        end = self._limit(limit, trust, None if times is None else float(times.max()))
+        return risks.best(self.flow, criterion, times, end, **options)
 
     def tuned(
         self,
@@ -285,13 +285,20 @@ class Solution:
 
     def _limit(self, limit: float | str, trust: float, end: float | None) -> float:
         """How far a search over horizons may go: a number, or what ``check`` finds."""
-        if not isinstance(limit, str):
-            return float(limit)
         if limit != "trust":
-            raise InputError(f"limit={limit!r}: give 'trust', a flow time, or math.inf.")
-        if self.trust_horizon is None:
-            self.check(end if end is not None else float(risks.grid(self.flow)[-1]), tolerance=trust)
-        return self.trust_horizon if self.trust_horizon else 1e-3 * self.flow.timescale()
+            if not isinstance(limit, (int, float)) or not limit > 0:
+                raise InputError(f"limit={limit!r}: give 'trust', a flow time above 0, or math.inf.")
+            return float(limit)
+        end = end if end is not None else float(risks.grid(self.flow)[-1])
+        known = self.checked
+        if known is None or known.tolerance != trust or (known.agrees and known.time < end):
+            self.check(end, tolerance=trust)
+        return self.trust_horizon or 1e-3 * self.flow.timescale()
+
+    @property
+    def trust_horizon(self) -> float | None:
+        """What the last ``check`` found; None before."""
+        return None if self.checked is None else self.checked.trust_horizon
 
     def _asked(self, t: Horizon) -> Parsed:
         """A checked horizon, with a warning where it lies past what ``check`` has found to hold."""
@@ -323,16 +330,6 @@ class Solution:
         return answers[0] if _single(horizon) else answers
 
 
-def load(path: str | Path, objective: Objective) -> Solution:
-    """A solution from ``Solution.save``, for the same model and data; costs one forward pass.
-
-    Raises:
-        ArchiveError: the file is no solution, or was saved from another model or other data.
-    """
-    lin, basis, flow = archive.load(path, objective)
-    return Solution(objective, lin, basis, flow, None)
-
-
 def _single(horizon: Parsed) -> bool:
     return isinstance(horizon, Steps) or horizon.scalar
 
@@ -341,11 +338,3 @@ def _times(horizon: Parsed) -> Times:
     if isinstance(horizon, Steps):
         raise HorizonError("order=2 follows the gradient flow: give a flow time (lr × steps) instead of js.steps.")
     return horizon
-
-
-def set_gate(flow: ReducedFlow, rule: str | None, **options: float) -> None:
-    """Gate a flow's modes by what the samples say at its start (docs/theory.md, section 6)."""
-    if not bool(torch.isfinite(flow.slope).all()):
-        raise NonFiniteError("the gradient holds NaN or infinity at the present weights, though the outputs do not.")
-    if rule is not None:
-        flow.gates = gate.apply(rule, *gate.moments(flow.scores()), **options)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from . import metric
+from pathlib import Path
+
+from . import archive, metric
 from .choose import BasisLike, build
 from .cost import Ledger
 from .errors import InputError
 from .flow import ReducedFlow
+from .gate import set_gate
 from .linearize import linearize
 from .metric import MetricLike
 from .objective import Objective
 from .parameters import Select
-from .solution import Solution, set_gate
+from .progress import shown
+from .solution import Solution
 
 
 def solve(
@@ -25,6 +29,7 @@ def solve(
     weight_decay: float | None = None,
     gate: str | None = None,
     tolerance: float | None = None,
+    progress: bool | None = None,
 ) -> Solution:
     """Solve the training run from the present weights, linearized there; nothing is changed.
 
@@ -38,6 +43,8 @@ def solve(
         memory_limit: bytes for the solve; None for half of what is free.
         weight_decay: decoupled decay rate w, θ̇ = … − wθ.
         gate: None, "hard", "soft" or "snr": damp modes whose per-sample contributions do not agree.
+        tolerance: local error of the integration for losses that are not quadratic (1e-8).
+        progress: bars on loops that take over a second; None where stderr is a terminal.
 
     Raises:
         InputError and its kinds (``jumpstart.errors``), quoting what was given.
@@ -54,7 +61,8 @@ def solve(
     objective = objective if params is None else objective.subset(params)
     lin = linearize(objective, ledger=Ledger())
     chosen = metric_of(metric, objective, weight_decay)
-    built, plan = build(lin, objective.loss, chosen, basis, depth, memory_limit)
+    with shown(progress):
+        built, plan = build(lin, objective.loss, chosen, basis, depth, memory_limit)
     flow = ReducedFlow(built, objective.loss, lin.u, *([] if tolerance is None else [tolerance]))
     set_gate(flow, gate)
     return Solution(objective, lin, built, flow, plan)
@@ -63,3 +71,14 @@ def solve(
 def metric_of(source: MetricLike, objective: Objective, weight_decay: float | None = None) -> metric.Metric:
     """A checked metric for an objective's parameters."""
     return metric.make(source, objective.model, objective.space, weight_decay)
+
+
+def load(path: str | Path, objective: Objective, params: Select = None) -> Solution:
+    """A solution from ``Solution.save``, for the same model, data and ``params``; costs one forward pass.
+
+    Raises:
+        ArchiveError: the file is no solution, or was saved from another model or other data.
+    """
+    objective = objective if params is None else objective.subset(params)
+    lin, basis, flow = archive.load(path, objective)
+    return Solution(objective, lin, basis, flow, None)

@@ -55,11 +55,19 @@ class Weighted(Loss):
         twin.targets = twin.inner.targets
         return twin
 
+    def correct(self, u: Tensor) -> Tensor | None:
+        return self.inner.correct(u)
+
     def to(self, u: Tensor) -> Weighted:
         twin = copy.copy(self)
         twin.inner = self.inner.to(u)
         twin.targets, twin.weights = twin.inner.targets, self.weights.to(u.device)
         return twin
+
+
+def unweighted(loss: Loss) -> Loss:
+    """The loss in which every sample counts once."""
+    return loss.inner if isinstance(loss, Weighted) else loss
 
 
 def weighted(loss: Loss, weights: Tensor, u: Tensor) -> Weighted:

@@ -231,6 +231,21 @@ def test_a_krylov_remainder_is_measured_when_saved(tmp_path):
         assert found.lin.ledger.gradient_evaluations == spent
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["kernel", "krylov"])
+def test_from_one_device_to_another(name, tmp_path):
+    objective, query, _ = problem(loss="cross_entropy")
+    solution = built(objective, BASES[name])
+    path = stored(solution, tmp_path / "a.npz")
+    x, y = objective.parts[0].inputs.cuda(), objective.loss.targets.cuda()
+    there = loaded(path, js.supervised(mlp(3).cuda(), x, y, loss="cross_entropy"))
+    assert there.outputs(1.0).is_cuda
+    same(there.predict(query.cuda(), 1.0).cpu(), solution.predict(query, 1.0), tolerance=1e-7)
+    back = loaded(stored(there, tmp_path / "b.npz"), objective)
+    same(back.outputs(1.0), solution.outputs(1.0), tolerance=1e-7)
+
+
 # -- writing -----------------------------------------------------------------------------------------------------
 
 

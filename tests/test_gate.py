@@ -8,7 +8,7 @@ import torch
 import jumpstart as js
 from jumpstart import gate
 from jumpstart.errors import InputError
-from jumpstart.solution import set_gate
+from jumpstart.gate import set_gate
 
 from .problems import generator, mlp, randn, relative
 

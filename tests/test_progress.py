@@ -29,9 +29,14 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    stream = Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
-    return stream
+    """Puts a terminal in stderr's place when called: pytest takes it back between set-up and test."""
+
+    def install():
+        stream = Terminal()
+        monkeypatch.setattr(sys, "stderr", stream)
+        return stream
+
+    return install
 
 
 @pytest.fixture
@@ -54,8 +59,9 @@ def test_long_work_shows_a_bar_when_forced(capfd):
 
 
 def test_long_work_shows_a_bar_on_a_terminal(terminal, eager):
+    stream = terminal()
     work()
-    assert "sums" in terminal.getvalue()
+    assert "sums" in stream.getvalue()
 
 
 @pytest.mark.parametrize("flag", [None, False])
@@ -66,15 +72,17 @@ def test_nothing_is_printed_without_a_terminal_or_when_forbidden(flag, capfd, ea
 
 
 def test_nothing_is_printed_on_a_terminal_when_forbidden(terminal, eager):
+    stream = terminal()
     with shown(False):
         work()
-    assert terminal.getvalue() == ""
+    assert stream.getvalue() == ""
 
 
 def test_short_work_shows_nothing_even_when_forced(capfd, terminal):
+    stream = terminal()
     with shown(True):
         work(items=5, seconds=0.001)
-    assert terminal.getvalue() == ""
+    assert stream.getvalue() == ""
     assert capfd.readouterr() == ("", "")
 
 
@@ -104,24 +112,27 @@ def test_odd_streams_are_no_terminals(stderr, monkeypatch):
 
 
 def test_a_total_for_what_has_no_length(terminal, eager):
+    stream = terminal()
     for _ in track((time.sleep(0.15) for _ in range(4)), total=4, label="g"):
         pass
-    assert "/4" in terminal.getvalue()
+    assert "/4" in stream.getvalue()
 
 
 def test_a_loop_left_early_takes_its_bar_along(terminal, eager):
+    stream = terminal()
     for i in track(range(100), label="left"):
         time.sleep(0.15)
         if i == 2:
             break
-    assert "left" in terminal.getvalue() and terminal.getvalue().endswith("\r")
-    seen = len(terminal.getvalue())
+    assert "left" in stream.getvalue() and stream.getvalue().endswith("\r")
+    seen = len(stream.getvalue())
     with pytest.raises(ZeroDivisionError):
         _ = [time.sleep(0.15) or 1 / (2 - i) for i in track(range(100), label="failed")]
-    assert "failed" in terminal.getvalue()[seen:] and terminal.getvalue().endswith("\r")
+    assert "failed" in stream.getvalue()[seen:] and stream.getvalue().endswith("\r")
 
 
 def test_no_thread_is_started(terminal):
+    terminal()
     before = threading.active_count()
     with shown(True):
         list(track(range(3)))
@@ -159,10 +170,11 @@ def answers():
 
 
 def test_results_are_the_same_with_and_without(monkeypatch, terminal):
+    stream = terminal()
     monkeypatch.setattr(progress, "DELAY", 0.0)
     with shown(False):
         expected = answers()
-    assert terminal.getvalue() == ""
+    assert stream.getvalue() == ""
     with shown(True):
         found = answers()
     for a, b in zip(found, expected, strict=True):

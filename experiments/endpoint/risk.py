@@ -91,7 +91,7 @@ def one(job: tuple[str, int, float, int, int, bool]) -> Row:
         predicted["gcv"] = solution.risk(t, "gcv")
     linear = solution.loss(t)
     trust = solution.check(float(t[-1]), tolerance=TRUST).trust_horizon
-    solution.trust_horizon = None
+    solution.checked = None
     loss = LOSSES[setting.loss]
     real_train, real_test = train(model, x, y, loss, lr, at, [(x, y), (xt, yt)])
     held = max(1, round(SHARE * n))
