@@ -61,7 +61,7 @@ def compare(problem: Problem, rival: Rival, folder: Path) -> dict[str, dict]:
     solution = js.solve(objective, basis="dense")
     spectrum = torch.linalg.eigvalsh(k)
     condition = float(spectrum[-1] / spectrum[0]) if spectrum[0] > 0 else math.inf
-    found = {
+    found: dict[str, dict] = {
         "condition number of K": {"value": condition},
         "K": {"value": relative(k, np.load(folder / "k.npy")), "limit": 1e-10},
     }

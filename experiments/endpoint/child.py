@@ -1,4 +1,6 @@
-"""One measurement in a fresh process, so that its peak memory is its own: python -m experiments.endpoint.child KIND JSON.
+"""One measurement in a fresh process, so that its peak memory is its own.
+
+python -m experiments.endpoint.child KIND JSON
 
 The last line that it prints is the answer, in JSON.
 """
@@ -11,12 +13,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 import jumpstart as js
 
-from ..common import mnist
 from .machine import one_core, peak_bytes, timed
 from .problem import Size, make
 
@@ -44,15 +46,11 @@ def cnn() -> nn.Module:
     )  # fmt: skip
 
 
-def images(samples: int, depth: int, chunk: int, synthetic: bool = False, end: float = 1e3) -> dict[str, float]:
-    """A CNN on MNIST solved in a Krylov space without any matrix of the outputs' size squared, float32."""
+def images(path: str, depth: int, chunk: int, end: float = 1e3) -> dict[str, Any]:
+    """A CNN on the images in a file solved in a Krylov space, with no matrix of the outputs' size squared; float32."""
     torch.manual_seed(0)
-    if synthetic:
-        x, classes = torch.rand(samples, 1, 28, 28) - 0.13, torch.arange(samples) % 10
-    else:
-        x, classes, _, _ = mnist()
-        x, classes = x[:samples].clone(), classes[:samples].clone()
-    y = nn.functional.one_hot(classes, 10).float()
+    arrays = np.load(path)
+    x, y = torch.tensor(arrays["x"]), torch.tensor(arrays["y"])
     model = cnn()
     few = js.supervised(model, x[:20], y[:20], chunk=10)
     js.solve(few, basis="krylov", depth=2).outputs(1.0)  # loads what is loaded lazily

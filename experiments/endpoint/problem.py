@@ -44,7 +44,7 @@ class Problem:
     def export(self, path: Path) -> None:
         """Weights as (in, out), as JAX programs keep them; and the same numbers otherwise."""
         layers = [m for m in self.model if isinstance(m, nn.Linear)]
-        arrays = {f"w{i}": layer.weight.detach().numpy().T.copy() for i, layer in enumerate(layers)}
+        arrays: dict[str, Any] = {f"w{i}": layer.weight.detach().numpy().T.copy() for i, layer in enumerate(layers)}
         arrays |= {f"b{i}": layer.bias.detach().numpy() for i, layer in enumerate(layers)}
         np.savez(path, x=self.x.numpy(), y=self.y.numpy(), q=self.q.numpy(), **arrays)
 
@@ -52,7 +52,7 @@ class Problem:
 def make(size: Size, seed: int, orthogonal: bool = False) -> Problem:
     """Normal inputs (or, with ``orthogonal``, orthogonal ones of the same length) and normal targets."""
     torch.manual_seed(seed)
-    double = {"dtype": torch.float64}
+    double: Any = {"dtype": torch.float64}
     d, h = size.inputs, size.width
     model = nn.Sequential(
         nn.Linear(d, h), nn.Tanh(), nn.Linear(h, h), nn.Tanh(), nn.Linear(h, size.outputs)

@@ -12,6 +12,7 @@ The environment variable JUMPSTART_PEERS names a Python interpreter in which it 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -29,8 +30,9 @@ HINT = (
 )
 
 
+@functools.cache
 def interpreter() -> str | None:
-    """The interpreter to run it with, or None after saying what to set up."""
+    """The interpreter to run it with, or None after saying (once) what to set up."""
     found = os.environ.get("JUMPSTART_PEERS")
     if not found:
         print(HINT)

@@ -5,8 +5,14 @@ Every size is solved in a process of its own.
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 
-from ..common import Arguments
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..common import Arguments, mnist
 from .machine import GIB, in_fresh_process, slope
 from .problem import Row, row
 
@@ -16,12 +22,16 @@ DEPTH, CHUNK = 100, 500
 
 def run(settings: Arguments) -> list[Row]:
     samples, depth, chunk = ((20, 40), 5, 10) if settings.quick else (SAMPLES, DEPTH, CHUNK)
+    x, y = data(samples[-1], settings.quick)
     runs = []
-    for n in samples:
-        runs.append(in_fresh_process("images", samples=n, depth=depth, chunk=chunk, synthetic=settings.quick))
-        if settings.progress:
-            spent = runs[-1]
-            print(f"  {10 * n} outputs: {spent['seconds']:.1f} s, {spent['peak'] / GIB:.2f} GiB", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for n in samples:
+            path = Path(folder) / "in.npz"
+            np.savez(path, x=x[:n].numpy(), y=y[:n].numpy())
+            runs.append(in_fresh_process("images", path=str(path), depth=depth, chunk=chunk))
+            if settings.progress:
+                spent = runs[-1]
+                print(f"  {10 * n} outputs: {spent['seconds']:.1f} s, {spent['peak'] / GIB:.2f} GiB", flush=True)
     rows = []
     for n, spent in zip(samples, runs, strict=True):
         at = {"outputs": 10 * n, "depth": depth, "chunk": chunk, "modes": spent["modes"]}
@@ -39,3 +49,15 @@ def run(settings: Arguments) -> list[Row]:
     rows.append(row(5, "slope of memory above that before the solve", slope(sizes, grown), limit))
     rows.append(row(5, "slope of seconds in the outputs", slope(sizes, [r["seconds"] for r in runs])))
     return rows
+
+
+def data(samples: int, synthetic: bool) -> tuple[Tensor, Tensor]:
+    """Images of MNIST in random order (or noise) and their classes as ten numbers each."""
+    generator = torch.Generator().manual_seed(0)
+    if synthetic:
+        x, classes = torch.rand(samples, 1, 28, 28, generator=generator), torch.arange(samples) % 10
+    else:
+        x, classes, _, _ = mnist()
+        order = torch.randperm(len(x), generator=generator)[:samples]
+        x, classes = x[order], classes[order]
+    return x, torch.nn.functional.one_hot(classes, 10).float()
