@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,8 @@ class Net:
 
     def __init__(self, model: nn.Module, space: ParameterSpace, training: bool | None = None) -> None:
         self.model, self.space, self.training = model, space, training
+        # By part and modes: the ways into the kernel that were found to be exact (kernel.assemble).
+        self.routes: WeakKeyDictionary[Any, dict] = WeakKeyDictionary()
 
     def call(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """Evaluate with parameters given by name; buffers are copies, so that none is written to."""

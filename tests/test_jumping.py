@@ -303,7 +303,7 @@ def test_nothing_finite_shrinks_the_next_search():
 
 
 def test_an_unsmooth_loss_is_an_outcome_for_a_jump_and_an_error_for_a_solve(monkeypatch):
-    monkeypatch.setattr("jumpstart.flow.STEPS", 100)
+    monkeypatch.setattr("jumpstart.exponential.STEPS", 100)
     torch.manual_seed(0)
     model, x, y = nn.Linear(2, 1).double(), torch.randn(9, 2).double(), torch.randn(9, 1).double()
     objective = js.supervised(model, x, y, loss=lambda u, t: (u - t).abs().sum())

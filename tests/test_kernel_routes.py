@@ -8,7 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from jumpstart.kernel import train_kernel
+from jumpstart.kernel.contract import Accumulator
 from jumpstart.kernel.dense import dense_kernel
+from jumpstart.kernel.side import Side
+from jumpstart.linearize import linearize
+from jumpstart.metric import Metric
+from jumpstart.objective import supervised
 
 from .kernel_models import (
     GPT,
@@ -254,3 +260,33 @@ def test_errors():
         dense_kernel(call, params, x, metric={k: -torch.ones_like(p) for k, p in params.items()})
     with pytest.raises(ValueError, match="outputs per sample"):
         dense_kernel(lambda p, x: call(p, x)[:, : len(x)], params, x, batch(2))
+
+
+def test_routes_are_checked_once_for_each_mode(monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 2)).double()
+    x, y = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 2, dtype=torch.float64)
+    objective, asked = supervised(model, x, y), []
+    check = Side.check_layers
+    monkeypatch.setattr(Side, "check_layers", lambda side: asked.append(side) or check(side))
+    for training in (True, True, False, False, True):
+        model.train(training)
+        lin = linearize(objective)
+        j = lin.jacobian()
+        close(train_kernel(lin, Metric()), j @ j.T)
+        with torch.no_grad():
+            model[0].weight.mul_(1.1)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("name", ["mlp", "sequence", "cnn", "bag", "norms"])
+def test_tiles_of_any_size_cover_the_matrix(name, rows, monkeypatch):
+    tiles = Accumulator.tiles
+    monkeypatch.setattr(Accumulator, "tiles", lambda acc, _=0: tiles(acc, rows))
+    call, params, batch = make(name, 0)
+    x, x2 = batch(5), batch(4)
+    k = dense_kernel(call, params, x)
+    close(k, explicit(call, params, x))
+    assert torch.equal(k, k.T)
+    close(dense_kernel(call, params, x, x2), explicit(call, params, x, x2))

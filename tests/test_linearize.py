@@ -1,4 +1,4 @@
-"""J·v, Jᵀ·w, f''[v, v] and J against autograd, over kinds of parts, inputs and modules; determinism."""
+"""J·v, Jᵀ·w, f''[v, v], f''[v, ·]ᵀ·w and J against autograd, over kinds of parts, inputs, modules; determinism."""
 
 from __future__ import annotations
 
@@ -95,6 +95,50 @@ def reference(model, objective):
     return f
 
 
+def contraction(f, theta, v, w):
+    """Σ_i w_i ∇²u_i v, by a backward pass through a backward pass."""
+    theta = theta.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((f(theta) * w).sum(), theta, create_graph=True)
+    return torch.autograd.grad(gradient @ v, theta)[0]
+
+
+class Cube(torch.autograd.Function):
+    """x³, which forward mode does not know how to differentiate."""
+
+    @staticmethod
+    def forward(x):
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * 3 * x**2
+
+
+class Cubed(nn.Sequential):
+    def forward(self, x):
+        return self[1](Cube.apply(self[0](x)))
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_products_without_a_rule_for_forward_mode(chunk):
+    model = fill(Cubed(nn.Linear(4, 5), nn.Linear(5, 3)), 0)
+    objective = js.supervised(model, X, Y, chunk=chunk)
+    f, theta, lin = reference(model, objective), flat(model), linearize(objective)
+    j = jacrev(lambda th: f(th).reshape(-1))(theta).detach()
+    v, w = randn(10, theta.numel()), randn(11, *lin.u.shape)
+    for _ in range(2):  # the second time it is known beforehand
+        assert relative(lin.second_pull(v, w), contraction(f, theta, v, w)) < 1e-12
+        assert lin._reverse_only
+    assert relative(lin.jvp(v).reshape(-1), j @ v) < 1e-12
+    explicit = [contraction(f, theta, v, one.view_as(w)) @ v for one in torch.eye(w.numel()).double()]
+    assert relative(lin.second(v).reshape(-1), torch.stack(explicit)) < 1e-10
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_products_against_the_explicit_jacobian(name):
     model, objective = CASES[name]()
@@ -108,6 +152,7 @@ def test_products_against_the_explicit_jacobian(name):
     assert relative(lin.jacobian(), j) < 1e-11
     bend = jvp(lambda th: jvp(f, (th,), (v,))[1], (theta,), (v,))[1]
     assert relative(lin.second(v), bend) < 1e-10
+    assert relative(lin.second_pull(v, w), contraction(f, theta, v, w)) < 1e-10
     assert relative(lin.outputs(theta + 0.1 * v), f(theta + 0.1 * v)) < 1e-13
     value, gradient = objective.gradient(theta)
     assert value == pytest.approx(objective.value(theta), rel=1e-13)
@@ -150,6 +195,10 @@ def test_products_are_counted():
         lin.vjp(lin.u)
     lin.outputs(lin.theta)
     assert (lin.ledger.forwards, lin.ledger.pushes, lin.ledger.pulls) == (start[0] + 1, start[1] + 3, start[2] + 3)
+    before = lin.ledger.gradient_evaluations
+    lin.second_pull(lin.theta, lin.u)
+    assert lin.ledger.second_pulls == 1
+    assert lin.ledger.gradient_evaluations - before == pytest.approx(2)
 
 
 @pytest.mark.parametrize("side", ["parameters", "outputs"])

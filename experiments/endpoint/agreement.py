@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from .rival import Rival, interpreter
 
 TIMES = (0.1, 1.0, 10.0, 100.0, 1e3)
 EPS = 2.0**-52
+Answers = Callable[[float], tuple[Any, Any]]
 
 
 def problems(quick: bool) -> dict[str, tuple[Size, bool]]:
@@ -58,29 +61,38 @@ def compare(problem: Problem, rival: Rival, folder: Path) -> dict[str, dict]:
     rival.ask("solve", how="default")
     objective = problem.objective()
     k = train_kernel(linearize(objective), Metric())
-    solution = js.solve(objective, basis="dense")
     spectrum = torch.linalg.eigvalsh(k)
-    condition = float(spectrum[-1] / spectrum[0]) if spectrum[0] > 0 else math.inf
+    condition = float(spectrum[-1] / spectrum[0].clamp_min(EPS * spectrum[-1]))
     found: dict[str, dict] = {
         "condition number of K": {"value": condition},
         "K": {"value": relative(k, np.load(folder / "k.npy")), "limit": 1e-10},
     }
-
-    def difference(t: float | None) -> tuple[float, float]:
-        rival.ask("predict", times=t, save=str(folder / "out.npz"))
-        theirs = np.load(folder / "out.npz")
-        end = math.inf if t is None else t
-        return (
-            relative(solution.outputs(end), theirs["train"]),
-            relative(solution.predict(problem.q, end), theirs["test"]),
-        )
-
-    finite = [difference(t) for t in TIMES]
-    for at, side in enumerate(("train", "test")):
-        found[f"{side} outputs, t {TIMES[0]:g} to {TIMES[-1]:g}"] = {"value": max(d[at] for d in finite), "limit": 1e-8}
-    # At the end rounding is magnified by the condition number: where that alone exceeds the limit, there is none.
+    # Rounding in K is magnified by its condition number: where that alone exceeds the limit, there is none.
     limit = 1e-8 if condition * EPS < 1e-8 else None
-    for side, value in zip(("train", "test"), difference(None), strict=True):
-        value = value if math.isfinite(value) else math.inf
-        found[f"{side} outputs, t ∞"] = {"value": value, "limit": limit, "condition": condition}
+    ours = at(js.solve(objective, basis="dense"), problem)
+
+    def theirs(t: float) -> tuple[Any, Any]:
+        rival.ask("predict", times=None if math.isinf(t) else t, save=str(folder / "out.npz"))
+        arrays = np.load(folder / "out.npz")
+        return arrays["train"], arrays["test"]
+
+    def note(what: str, one: Answers, two: Answers, times: tuple[float, ...], **more: Any) -> None:
+        worst = np.max([[relative(a, b) for a, b in zip(one(t), two(t), strict=True)] for t in times], axis=0)
+        for side, value in zip(("train", "test"), worst, strict=True):
+            finite = bool(np.isfinite(value))
+            name = f"{side} outputs, {what}" + ("" if finite else ": neural-tangents says NaN")
+            found[name] = {"value": float(value) if finite else 1.0, **more}
+
+    finite = f"t {TIMES[0]:g} to {TIMES[-1]:g}"
+    note(finite, ours, theirs, TIMES, limit=limit)
+    note("t ∞", ours, theirs, (math.inf,), limit=limit, condition=condition)
+    if limit is None:  # which of the two is further off? The SVD of J knows modes that drown in K's rounding.
+        exact = at(js.solve(objective, basis=lambda lin, loss, m: js.bases.dense(lin, m, route="svd")), problem)
+        note(f"{finite}, jumpstart against the SVD of J", ours, exact, TIMES)
+        note(f"{finite}, neural-tangents against the SVD of J", theirs, exact, TIMES)
     return found
+
+
+def at(solution: js.Solution, problem: Problem) -> Answers:
+    """Its train and test outputs as a function of the horizon."""
+    return lambda t: (solution.outputs(t), solution.predict(problem.q, t))

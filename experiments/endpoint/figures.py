@@ -63,6 +63,8 @@ def scale(rows: list[Row]) -> Any:
             if min(grown) > 0:
                 label = f"above that before the solve, slope {slope(sizes, grown):.2f}"
                 axis.loglog(sizes, grown, "o--", color=plots.COLOURS[1], label=label)
+        axis.set_xticks(sizes, [f"{size / 1000:g}k" for size in sizes])
+        axis.minorticks_off()
         axis.set_xlabel("outputs (samples × 10)")
         axis.set_ylabel(what)
         axis.grid(alpha=0.25, linewidth=0.5, which="both")

@@ -96,6 +96,8 @@ def report(
         if compiled and name in compiled:
             more["compile_seconds"] = compiled[name]
         rows.append(row(2, f"{size}: seconds, {name}", machine.median(clock), **more, **at))
+    threads = max(r["cpu_per_second"] for r in rows)  # about one at most where everything is on one thread
+    rows.append(row(2, f"{size}: processor seconds a second, most", threads, 1.1, **at))
     for name, error in (errors or {}).items():
         rows.append(row(2, f"{size}: K against {name}", error, 1e-10, **at))
     if compiled:

@@ -30,16 +30,24 @@ def train_kernel(lin: Linearization, metric: Metric) -> Tensor:
         row = [blocks[j][i].T for j in range(i)]
         row += [_block(lin, metric, left, right if j else None) for j, right in enumerate(lin.parts[i:])]
         blocks.append(row)
-    return torch.cat([torch.cat(row, 1) for row in blocks])
+    return _joined([_joined(row, 1) for row in blocks])
 
 
 def query_kernel(lin: Linearization, query: Batch, metric: Metric) -> Tensor:
     """K_QS = J_Q D Jᵀ (M, N) between query points and the outputs of the linearization."""
-    return torch.cat([_block(lin, metric, query, part) for part in lin.parts], 1)
+    return _joined([_block(lin, metric, query, part) for part in lin.parts], 1)
+
+
+def _joined(blocks: list[Tensor], dim: int = 0) -> Tensor:
+    """Blocks side by side; a single one, as large as a kernel can be, is not copied."""
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim)
 
 
 def _block(lin: Linearization, metric: Metric, left: Any, right: Any) -> Tensor:
     params = lin.net.space.unflatten(lin.theta)
+    # Routes are checked once, and again whenever a module has changed its mode since (as determinism is).
+    modes = tuple(module.training for module in lin.net.model.modules())
+    known = lin.net.routes.setdefault(left, {}) if right is None else {}
     report: dict[str, str] = {}
     d = None if metric.root is None else lin.net.space.unflatten(metric.root.square())
     kernel = dense_kernel(
@@ -49,7 +57,9 @@ def _block(lin: Linearization, metric: Metric, left: Any, right: Any) -> Tensor:
         None if right is None else right.inputs,
         metric=d,
         report=report,
+        trusted=known.get(modes),
     )
+    known[modes] = report
     _charge(lin, [left] if right is None else [left, right], set(report.values()))
     return kernel
 

@@ -62,7 +62,7 @@ class Use:
 
     `weight` / `bias` are parameter names (None: absent or not watched), `weight_shape` is the shape of the
     weight tensor even when unwatched, `input` is detached, `out` is the graph tensor whose gradient is the
-    layer's delta, `args` the bound arguments, `delta` (c, n, *out.shape[1:]) once `backpropagate` has run.
+    layer's delta, `args` the bound arguments, `delta` (n, c, *out.shape[1:]) once `backpropagate` has run.
     """
 
     kind: str
@@ -186,7 +186,7 @@ def _per_sample(use: Use, n: int) -> bool:
 
 
 def backpropagate(tape: Tape, dtype: torch.dtype) -> None:
-    """Fill `use.delta` (c, n, *out): row (j, i) is d(sum_i' u[i', j]) / d out[i], stored in `dtype`.
+    """Fill `use.delta` (n, c, *out.shape[1:]): row (i, j) is d(sum_i' u[i', j]) / d out[i], stored in `dtype`.
 
     If samples do not interact this is d u[i, j] / d out[i].  c backward passes, no parameter gradients.
     """
@@ -194,7 +194,7 @@ def backpropagate(tape: Tape, dtype: torch.dtype) -> None:
         return
     outs = [use.out for use in tape.uses]
     for use in tape.uses:
-        use.delta = use.out.new_empty((tape.c, *use.out.shape), dtype=dtype)
+        use.delta = use.out.new_empty((tape.n, tape.c, *use.out.shape[1:]), dtype=dtype)
     for lo in range(0, tape.c, 16):
         block = slice(lo, min(lo + 16, tape.c))
         seeds = tape.u.new_zeros(block.stop - lo, tape.n, tape.c)
@@ -202,7 +202,10 @@ def backpropagate(tape: Tape, dtype: torch.dtype) -> None:
             seeds[row, :, j] = 1.0
         for use, g in zip(tape.uses, pull_back(tape.u, outs, seeds), strict=True):
             assert use.delta is not None
-            use.delta[block] = 0.0 if g is None else g
+            if tape.c == 1 and g is not None and g.dtype == dtype:
+                use.delta = g.transpose(0, 1)
+            else:
+                use.delta[:, block] = 0.0 if g is None else g.transpose(0, 1)
 
 
 def pull_back(u: Tensor, inputs: list[Tensor], seeds: Tensor) -> list[Tensor | None]:

@@ -1,7 +1,6 @@
 """Per-sample parameter gradients of recorded layer uses, and their contraction into a kernel matrix.
 
-Index order inside this file is output-major, row (j, i) = output j of sample i, because a sample-by-sample
-factor then broadcasts over contiguous memory.  `Accumulator.finish` returns the sample-major matrix.
+Rows are sample-major throughout, row (i, j) = output j of sample i, so that nothing of the matrix's size is copied.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from math import prod
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +21,13 @@ class Layer:
     """A use with its delta in a common form.
 
     Matrix-like kinds (linear, conv, embedding): `h` (n, T, g, b) inputs (T positions, g groups) and `d`
-    (c, n, T, g, a) deltas, the weight being (g * a, b).  Embeddings have `index` (n, T) for a one-hot h.
+    (n, c, T, g, a) deltas, the weight being (g * a, b).  Embeddings have `index` (n, T) for a one-hot h.
     """
 
     def __init__(self, use: Use, dtype: torch.dtype) -> None:
         assert use.delta is not None
         self.use, self.dtype, self.delta = use, dtype, use.delta
-        self.c, self.n = use.delta.shape[:2]
+        self.n, self.c = use.delta.shape[:2]
         self.groups = int(use.args.get("groups", 1)) if use.kind == "conv" else 1
 
     @property
@@ -49,12 +49,12 @@ class Layer:
     def d(self) -> Tensor:
         c, n, kind = self.c, self.n, self.use.kind
         if kind == "conv":
-            return self.delta.reshape(c, n, self.groups, -1, prod(self.delta.shape[3:])).permute(0, 1, 4, 2, 3)
-        d = self.delta.reshape(c, n, -1, 1, self.delta.shape[-1])
+            return self.delta.reshape(n, c, self.groups, -1, prod(self.delta.shape[3:])).permute(0, 1, 4, 2, 3)
+        d = self.delta.reshape(n, c, -1, 1, self.delta.shape[-1])
         pad = self.use.args.get("padding_idx") if kind == "embedding" else None
         if pad is not None:  # the padding row receives no gradient
             pad = pad % self.use.weight_shape[0]
-            d = d * (self.index != pad)[None, :, :, None, None]
+            d = d * (self.index != pad)[:, None, :, None, None]
         return d
 
     @cached_property
@@ -78,11 +78,9 @@ class Layer:
 
     def mix(self, w: Tensor) -> Layer:
         """The same layer with its deltas summed over outputs with weights w (n, c): a layer with c = 1."""
-        mixed = torch.zeros_like(self.delta[:1])
-        for j in range(self.c):
-            mixed[0].addcmul_(self.delta[j], w[:, j].reshape(-1, *[1] * (mixed.dim() - 2)))
+        mixed = w[:, None] @ self.delta.flatten(2)
         out = Layer(self.use, self.dtype)
-        out.c, out.delta = 1, mixed
+        out.c, out.delta = 1, mixed.view(self.n, 1, *self.delta.shape[2:])
         for name in ("h", "index", "normalized"):  # share what was already computed
             if name in self.__dict__:
                 out.__dict__[name] = self.__dict__[name]
@@ -94,51 +92,52 @@ class Layer:
         if kind in ("shift", "scale"):
             shape = (1,) * (t.dim() - 1 - len(shape)) + shape
             axes = [a for a in range(2, t.dim()) if shape[a - 1] == 1 and t.shape[a] != 1]
-            return (t.sum(axes) if axes else t).reshape(self.c, self.n, -1)
+            return (t.sum(axes) if axes else t).reshape(self.n, self.c, -1)
         if kind in ("layer_norm", "rms_norm"):
             keep = prod(self.use.args["normalized_shape"])
-            return t.reshape(self.c, self.n, -1, keep).sum(2)
+            return t.reshape(self.n, self.c, -1, keep).sum(2)
         if kind == "linear":
-            return t.reshape(self.c, self.n, -1, t.shape[-1]).sum(2)
-        return t.reshape(self.c, self.n, t.shape[2], -1).sum(3)
+            t = t.reshape(self.n, self.c, -1, t.shape[-1])
+            return t[:, :, 0] if t.shape[2] == 1 else t.sum(2)
+        return t.reshape(self.n, self.c, t.shape[2], -1).sum(3)
 
     def rows_per_unit(self, role: str) -> int:
         """How many leading entries of the parameter must stay together in a chunk."""
         return self.use.weight_shape[0] // self.groups if role == "weight" and self.groups > 1 else 1
 
     def gradient(self, role: str, lo: int, hi: int) -> Tensor:
-        """Per-sample gradients (c * n, p) of entries [lo, hi) of the parameter's leading dimension."""
+        """Per-sample gradients (n * c, p) of entries [lo, hi) of the parameter's leading dimension."""
         c, n = self.c, self.n
         if role == "bias" or self.use.kind == "shift":
             return _leading(self.reduce(self.delta), self, role, lo, hi)
         if not self.matrix_like:
-            return _leading(self.reduce(self.delta * self.normalized), self, role, lo, hi)
+            return _leading(self.reduce(self.delta * self.normalized[:, None]), self, role, lo, hi)
         if self.use.kind == "embedding":
             size = hi - lo
-            out = self.d.new_zeros(c, n * size, self.d.shape[-1])
+            out = self.d.new_zeros(n * size, c, self.d.shape[-1])
             sample, pos = torch.nonzero((self.index >= lo) & (self.index < hi), as_tuple=True)
-            out.index_add_(1, sample * size + self.index[sample, pos] - lo, self.d[:, sample, pos, 0])
-            return out.reshape(c * n, -1)
+            out.index_add_(0, sample * size + self.index[sample, pos] - lo, self.d[sample, :, pos, 0])
+            return out.view(n, size, c, -1).transpose(1, 2).reshape(n * c, -1)
         if self.groups > 1:
             unit = self.rows_per_unit("weight")
             d, h = self.d[:, :, :, lo // unit : hi // unit], self.h[:, :, lo // unit : hi // unit]
         else:
             d, h = self.d[..., lo:hi], self.h
         if h.shape[1] == 1:
-            return (d[:, :, 0, :, :, None] * h[:, 0, :, None, :]).reshape(c * n, -1)
-        out = d.new_empty(c, n, *d.shape[3:], h.shape[-1])
-        for j in range(c):  # one output at a time, else matmul would copy h for each of them
-            torch.matmul(d[j].permute(0, 2, 3, 1), h.transpose(1, 2), out=out[j])
-        return out.reshape(c * n, -1)
+            return (d[:, :, 0, :, :, None] * h[:, None, 0, :, None, :]).reshape(n * c, -1)
+        groups, a, b = d.shape[3], d.shape[4], h.shape[-1]
+        left = d.permute(0, 3, 1, 4, 2).reshape(n, groups, c * a, -1)
+        out = left @ h.transpose(1, 2)  # (n, g, c * a, b)
+        return out.view(n, groups, c, a, b).transpose(1, 2).reshape(n * c, -1)
 
     def total(self, role: str, probe: Tensor | None) -> Tensor:
         """Sum over rows of `gradient` for the whole parameter, or its product with `probe` (b,) if given."""
         if role == "weight" and self.use.kind == "embedding":
-            d = self.d[..., 0, :].sum(0).flatten(0, 1)
+            d = self.d[..., 0, :].sum(1).flatten(0, 1)
             out = d.new_zeros(self.use.weight_shape)
             return out.index_add_(0, self.index.reshape(-1), d)
         if role == "weight" and probe is not None:
-            return torch.einsum("cntga,ntg->ga", self.d, self.h @ probe).reshape(-1)
+            return torch.einsum("nctga,ntg->ga", self.d, self.h @ probe).reshape(-1)
         return self.gradient(role, 0, _leading_size(self, role)).sum(0)
 
 
@@ -155,9 +154,9 @@ def _leading_size(layer: Layer, role: str) -> int:
 
 
 def _leading(g: Tensor, layer: Layer, role: str, lo: int, hi: int) -> Tensor:
-    """Cut entries [lo, hi) of the leading parameter dimension out of g (c, n, p)."""
+    """Cut entries [lo, hi) of the leading parameter dimension out of g (n, c, p)."""
     width = g.shape[-1] // _leading_size(layer, role)
-    return g[..., lo * width : hi * width].reshape(layer.c * layer.n, -1)
+    return g[..., lo * width : hi * width].reshape(layer.n * layer.c, -1)
 
 
 def _im2col(x: Tensor, kernel: tuple[int, ...], groups: int, args: dict) -> Tensor:
@@ -186,104 +185,97 @@ def _im2col(x: Tensor, kernel: tuple[int, ...], groups: int, args: dict) -> Tens
     return x.reshape(n, prod(space), groups, -1)
 
 
-class Accumulator:
-    """A kernel matrix under construction, (c * n, c * n2), output-major.
+class Tile(NamedTuple):
+    """A piece of the kernel: the rows of ``outputs`` of ``samples``, the columns of all samples from ``start`` on."""
 
-    With `symmetric` only the tiles on and above the diagonal are filled; `finish` mirrors them.
+    samples: slice
+    outputs: slice
+    start: int
+
+
+class Accumulator:
+    """A kernel matrix `k` (n * c, n2 * c) under construction, sample-major.
+
+    With `symmetric` only the tiles on and above the diagonal are filled; `finish` mirrors them.  What is added first
+    overwrites, so that memory is not touched only to be set to zero.
     """
 
     def __init__(self, c: int, n: int, n2: int, symmetric: bool, like: Tensor, dtype: torch.dtype) -> None:
         self.c, self.n, self.n2, self.symmetric = c, n, n2, symmetric
-        self.k = like.new_zeros((c * n, c * n2), dtype=dtype)
+        self.k = like.new_empty((n * c, n2 * c), dtype=dtype)
+        self.blank = True
 
-    def tiles(self, rows: int = 0) -> Iterator[tuple[slice, slice, slice, slice]]:
-        """Cover the (upper triangle of the) matrix by tiles (outputs, samples, outputs2, samples2)."""
-        c, n, n2 = self.c, self.n, self.n2
+    def tiles(self, rows: int = 0) -> Iterator[Tile]:
+        """Cover the (upper triangle of the) matrix by tiles of about so many rows."""
+        c, n = self.c, self.n
         if not rows:
             # About eight row blocks waste little of the triangle and keep a tile near the cache.
             rows = 4096 if self.k.is_cuda else min(512, max(64, c * n // 8))
-        if n <= rows:
-            step = max(1, rows // n)
-            for j in range(0, c, step):
-                yield (
-                    slice(j, min(j + step, c)),
-                    slice(0, n),
-                    slice(j if self.symmetric else 0, c),
-                    slice(0, n2),
-                )
-            return
-        for j in range(c):
-            for i in range(0, n, rows):
-                block = slice(i, min(i + rows, n))
-                if self.symmetric:
-                    yield slice(j, j + 1), block, slice(j, j + 1), slice(i, n)
-                    if j + 1 < c:
-                        yield slice(j, j + 1), block, slice(j + 1, c), slice(0, n)
-                else:
-                    yield slice(j, j + 1), block, slice(0, c), slice(0, n2)
+        step, width = max(1, rows // c), min(c, rows)
+        for i in range(0, n, step):
+            for j in range(0, c, width):
+                yield Tile(slice(i, min(i + step, n)), slice(j, min(j + width, c)), i if self.symmetric else 0)
 
-    def cut(self, tile: tuple[slice, slice, slice, slice]) -> tuple[slice, slice]:
-        """Row and column ranges of a tile in the flattened matrix."""
-        j, i, k, l = tile
-        rows = slice(j.start * self.n + i.start, (j.stop - 1) * self.n + i.stop)
-        return rows, slice(k.start * self.n2 + l.start, (k.stop - 1) * self.n2 + l.stop)
-
-    def four(self, t: Tensor, tile: tuple[slice, slice, slice, slice]) -> Tensor:
-        j, i, k, l = tile
-        shape = (j.stop - j.start, i.stop - i.start), (k.stop - k.start, l.stop - l.start)
-        return t.unflatten(1, shape[1]).unflatten(0, shape[0])
+    def add_block(self, rows: slice, cols: slice, a: Tensor, b: Tensor) -> None:
+        """Rows and columns of samples: K += a bᵀ there."""
+        if self.blank:
+            self.k.zero_()
+            self.blank = False
+        c = self.c
+        self.k[rows.start * c : rows.stop * c, cols.start * c : cols.stop * c].addmm_(a, b.T)
 
     def add_outer(self, a: Tensor, b: Tensor) -> None:
-        """K += a bᵀ for a (c * n, p), b (c * n2, p)."""
-        for tile in self.tiles():
-            rows, cols = self.cut(tile)
-            self.k[rows, cols].addmm_(a[rows], b[cols].T)
+        """K += a bᵀ for gradients a (n * c, p), b (n2 * c, p)."""
+        c, beta = self.c, 0 if self.blank else 1
+        for i, j, start in self.tiles():
+            rows = slice(i.start * c + j.start, (i.stop - 1) * c + j.stop)
+            self.k[rows, start * c :].addmm_(a[rows], b[start * c :].T, beta=beta)
+        self.blank = False
 
     def add_gram(self, one: Layer, two: Layer, weight: float, bias: float) -> None:
         """K += sum over positions t, t' of (weight <h, h'> + bias) <d, d'>, never forming a gradient."""
-        positions = one.d.shape[2]
-        if positions == 1 and two.d.shape[2] == 1:
-            self._add_gram_flat(one, two, weight, bias)
-            return
-        pos2 = two.d.shape[2]
+        c, t, t2 = self.c, one.d.shape[2], two.d.shape[2]
+        flat = t == t2 == 1
         a = one.d.flatten(3)
-        b = two.d.flatten(3).transpose(1, 2)  # positions before samples: the sums below run over whole rows
-        budget = 2**19 // max(1, self.c * self.n2 * positions * pos2)
-        for tile in self.tiles(max(1, budget)):
-            j, i, k, l = tile
-            rows, cols = self.cut(tile)
-            size = (j.stop - j.start, i.stop - i.start, positions, k.stop - k.start, pos2, l.stop - l.start)
-            left = a[j, i].reshape(-1, a.shape[-1])
-            right = b[k, :, l].reshape(-1, b.shape[-1])
-            buf = (left @ right.T).view(size)
-            buf *= _input_gram(one, two, i, l, weight, bias)[None, :, :, None]
-            self.four(self.k[rows, cols], tile).add_(buf.sum(4).sum(2))
-
-    def _add_gram_flat(self, one: Layer, two: Layer, weight: float, bias: float) -> None:
-        a, b = one.d.reshape(self.c * self.n, -1), two.d.reshape(self.c * self.n2, -1)
-        full = None
-        if self.c > 1:
-            full = _input_gram(one, two, slice(None), slice(None), weight, bias)[:, 0, 0]
-        for tile in self.tiles():
-            _, i, _, l = tile
-            rows, cols = self.cut(tile)
-            hh = full[i, l] if full is not None else _input_gram(one, two, i, l, weight, bias)[:, 0, 0]
-            buf = self.four(a[rows] @ b[cols].T, tile)
-            self.four(self.k[rows, cols], tile).addcmul_(buf, hh[None, :, None, :])
+        # Positions before samples: the sums below run over whole rows.
+        b = two.d.flatten(3).permute(2, 0, 1, 3).reshape(t2, self.n2 * c, -1)
+        # One gram for all tiles where it is small beside the matrix.
+        grams = _input_gram(one, two, slice(None), slice(None), weight, bias) if flat and c > 1 else None
+        scratch = b.new_empty(0)
+        for i, j, start in self.tiles(0 if flat else max(1, 2**19 // max(1, c * self.n2 * t * t2))):
+            left, right = a[i, j].reshape(-1, a.shape[-1]), b[:, start * c :].reshape(-1, b.shape[-1])
+            size = left.shape[0] * right.shape[0]
+            scratch = b.new_empty(size) if scratch.numel() < size else scratch
+            pairs = torch.mm(left, right.T, out=scratch[:size].view(left.shape[0], right.shape[0]))
+            pairs = pairs.view(i.stop - i.start, j.stop - j.start, t, t2, -1)
+            inputs = (
+                _input_gram(one, two, i, slice(start, None), weight, bias) if grams is None else grams[i, ..., start:]
+            )
+            if c > 1:
+                inputs = inputs[..., None].expand(*inputs.shape, c).flatten(3)
+            inputs, target = inputs[:, None], self.k.view(self.n, c, -1)[i, j, start * c :]
+            if flat and self.blank:
+                torch.mul(pairs[:, :, 0, 0], inputs[:, :, 0, 0], out=target)
+            elif flat:
+                target.addcmul_(pairs[:, :, 0, 0], inputs[:, :, 0, 0])
+            elif self.blank:
+                target.copy_(pairs.mul_(inputs).sum(3).sum(2))
+            else:
+                target.add_(pairs.mul_(inputs).sum(3).sum(2))
+        self.blank = False
 
     def finish(self) -> Tensor:
-        """The kernel (n * c, n2 * c), sample-major; exactly symmetric if built as such."""
+        """The kernel (n * c, n2 * c); exactly symmetric if built as such."""
+        if self.blank:
+            return self.k.zero_()
         if self.symmetric:
-            size, step = self.k.shape[0], 128
+            k, size, step = self.k, self.k.shape[0], 128
             for r in range(0, size, step):
                 s = min(r + step, size)
-                block = self.k[r:s, r:s]
+                block = k[r:s, r:s]
                 block.copy_(block.triu() + block.triu(1).T)
-                self.k[s:, r:s] = self.k[r:s, s:].T
-        if self.c == 1:
-            return self.k
-        k = self.k.view(self.c, self.n, self.c, self.n2).permute(1, 0, 3, 2)
-        return k.reshape(self.n * self.c, self.n2 * self.c)
+                k[s:, r:s] = k[r:s, s:].T
+        return self.k
 
 
 def _input_gram(one: Layer, two: Layer, i: slice, l: slice, weight: float, bias: float) -> Tensor:

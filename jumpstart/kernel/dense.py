@@ -33,6 +33,7 @@ def dense_kernel(
     metric: Metric = None,
     chunk_bytes: int = 2**28,
     report: dict[str, str] | None = None,
+    trusted: Mapping[str, str] | None = None,
 ) -> Tensor:
     """Empirical NTK K = J D J2ᵀ of shape (n * c, n2 * c), rows and columns sample-major (i * c + j).
 
@@ -44,6 +45,7 @@ def dense_kernel(
         metric: D = diag(metric), name -> nonnegative tensor shaped like the parameter; None is the identity.
         chunk_bytes: bound in bytes on explicit per-sample gradients held at a time (at least one row of the
             parameter, or one sample, is held).
+        trusted: a report of an earlier call with the same `call` and batches; its routes are taken unchecked.
         report: if given, receives name -> "layerwise", "per-sample" or "per-output", the route taken.
 
     K has the dtype of u and the parameters, float32 for half precision.  Memory besides K and chunks: the
@@ -62,14 +64,8 @@ def dense_kernel(
         raise ValueError(f"u has {one.tape.c} outputs per sample on x but {two.tape.c} on x2")
     acc = Accumulator(one.tape.c, one.tape.n, two.tape.n, x2 is None, one.tape.u, one.dtype)
 
-    failed = {name for side in sides for name in side.check_layers()}
-    route = {name: "per-sample" if name in failed else "layerwise" for name in params}
-    _add_layers(acc, one, two, [k for k in params if k not in failed], metric, chunk_bytes)
-
-    names = [k for k in params if k in failed]
-    coupled = {name for side in sides for name in side.check_samples(names)} if names else set()
-    for name in coupled:
-        route[name] = "per-output"
+    route = dict(trusted) if trusted is not None and trusted.keys() == params.keys() else _routes(params, sides)
+    _add_layers(acc, one, two, [k for k in params if route[k] == "layerwise"], metric, chunk_bytes)
     for kind, jacobian in (
         ("per-sample", Side.jacobian_by_sample),
         ("per-output", Side.jacobian_by_output),
@@ -80,6 +76,16 @@ def dense_kernel(
     if report is not None:
         report.update(route)
     return acc.finish()
+
+
+def _routes(params: Mapping[str, Tensor], sides: list[Side]) -> dict[str, str]:
+    """The way that each parameter is taken, checked against autograd on both sides."""
+    failed = {name for side in sides for name in side.check_layers()}
+    route = {name: "per-sample" if name in failed else "layerwise" for name in params}
+    names = [k for k in params if k in failed]
+    for name in {name for side in sides for name in side.check_samples(names)} if names else ():
+        route[name] = "per-output"
+    return route
 
 
 def _check_metric(params: Mapping[str, Tensor], metric: Metric) -> None:
@@ -187,7 +193,6 @@ def _add_explicit(
     row_bytes = c * sum(one.tape.leaves[k].numel() for k in names) * acc.k.element_size()
     # Differentiation holds activations for every row besides the gradients, hence the cap.
     step = max(1, min(chunk_bytes // (2 * row_bytes), max(1, 1024 // c)))
-    k4 = acc.k.view(c, acc.n, c, acc.n2)
 
     def block(side: Side, lo: int) -> tuple[slice, Tensor]:
         hi = min(lo + step, side.tape.n)
@@ -196,13 +201,10 @@ def _add_explicit(
         for k in names:
             g = parts[k].detach().to(acc.k.dtype).reshape(hi - lo, c, -1)
             flat.append(g if metric is None else g * metric[k].detach().to(acc.k).sqrt().reshape(-1))
-        return slice(lo, hi), torch.cat(flat, 2).transpose(0, 1).reshape(c * (hi - lo), -1)
+        return slice(lo, hi), torch.cat(flat, 2).reshape((hi - lo) * c, -1)
 
     for lo in track(range(0, acc.n, step), label="kernel: samples"):
         rows, a = block(one, lo)
         for lo2 in range(lo if acc.symmetric else 0, acc.n2, step):
             cols, b = (rows, a) if acc.symmetric and lo2 == lo else block(two, lo2)
-            tile = (a @ b.T).view(c, rows.stop - rows.start, c, cols.stop - cols.start)
-            k4[:, rows, :, cols] += tile
-            if acc.symmetric and lo2 != lo:  # outputs j < j' occur with samples i > i' too
-                k4[:, cols, :, rows] += tile.permute(2, 3, 0, 1)
+            acc.add_block(rows, cols, a, b)

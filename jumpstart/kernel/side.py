@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -44,12 +45,12 @@ class Side:
                     self.used.setdefault(name, []).append((at, role))
         self.generator = torch.Generator().manual_seed(0x6B65726E)
         self.w = self.random(self.tape.n, self.tape.c)
-        self.exact = self._exact()
 
     def random(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(self.tape.u.device, self.dtype)
 
-    def _exact(self) -> dict[str, Tensor]:
+    @cached_property
+    def exact(self) -> dict[str, Tensor]:
         """Autograd's gradient of (w * u).sum(); parameters that u does not depend on are left out."""
         if not self.connected:
             return {}
