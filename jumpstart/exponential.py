@@ -66,6 +66,7 @@ class Integrator:
         curvature: something that tells how far the linear part has moved, at one point (k,) -> a tensor.
         tolerance: local error of each row, relative to its length.
         settled: forces below this length have come to rest.
+        rounding: length of what rounding makes of a force; errors of that size are not fought.
     """
 
     def __init__(
@@ -75,9 +76,10 @@ class Integrator:
         curvature: Callable[[Tensor], Tensor],
         tolerance: float,
         settled: float,
+        rounding: float = 0.0,
     ) -> None:
         self.force, self.modes_at, self.curvature = force, modes, curvature
-        self.tolerance, self.settled = tolerance, settled
+        self.tolerance, self.settled, self.rounding = tolerance, max(settled, rounding), rounding
         self._linear: tuple[Modes, Tensor] | None = None
         self._table: tuple[float, list[Tensor]] | None = None
 
@@ -97,7 +99,7 @@ class Integrator:
                 return State(max(t, end), c, step)
             h = min(step, end - t)
             new, force, error = self._step(c, f, h)
-            scale = self.tolerance * torch.linalg.vector_norm(new, dim=1)
+            scale = self.tolerance * torch.linalg.vector_norm(new, dim=1) + h * self.rounding
             ratio = float((error / scale.clamp_min(1e-300)).max())
             grow = 0.9 * max(ratio, 1e-10) ** -0.25 if math.isfinite(ratio) else 0.1
             if ratio <= 1:

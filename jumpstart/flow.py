@@ -175,7 +175,13 @@ class ReducedFlow:
             lambda c: self._loss.hvp(self.outputs(c), signs),
             tolerance,
             settled * float(torch.linalg.vector_norm(self.slope)),
+            self._rounding(),
         )
+
+    def _rounding(self) -> float:
+        """Length of what rounding makes of a force that cancels between samples."""
+        g = self._loss.grad(self.u).reshape(-1).abs()
+        return 8 * torch.finfo(torch.float64).eps * float(torch.linalg.vector_norm(self.images.abs() @ g))
 
     def origin(self, rows: int = 1) -> State:
         """Where every integration starts."""

@@ -5,6 +5,9 @@ Source: Litman & Guo, arXiv:2605.01172; docs/theory.md, section 6.
 
 from __future__ import annotations
 
+import inspect
+import math
+
 import torch
 from torch import Tensor
 
@@ -35,6 +38,10 @@ def apply(rule: str, mean_square: Tensor, noise: Tensor, **options: float) -> Te
     """A gate in [0, 1] by the rule's name."""
     if rule not in RULES:
         raise InputError(f"gate={rule!r} is none of {sorted(RULES)}.")
+    known = [name for name in inspect.signature(RULES[rule]).parameters if name not in ("mean_square", "noise")]
+    for name, value in options.items():
+        if name not in known or not 0 <= value < math.inf:
+            raise InputError(f"gate {rule!r}: {name}={value!r}; it takes {known}, numbers of 0 or more.")
     return RULES[rule](mean_square, noise, **options)
 
 

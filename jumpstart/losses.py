@@ -48,7 +48,7 @@ class Squares(Loss):
     sqrt_t = sqrt
 
     def with_targets(self, targets: Tensor) -> Squares:
-        require_finite_targets(targets)
+        mse(targets)  # checked in the same way
         return Squares(targets, self.beta * self.targets.numel() / max(targets.numel(), 1))
 
 
@@ -129,7 +129,10 @@ class CrossEntropy(Loss):
                 rows = self.targets
                 weight = torch.full(u.shape[-rows.dim() : -1], 1.0, dtype=u.dtype, device=u.device)
                 weight = weight / weight.numel()
-            self._tables[kind] = rows.to(u.device, u.dtype), weight.to(u.device)[..., None]
+            rows, weight = rows.to(u.device, u.dtype), weight.to(u.device)[..., None]
+            # Rows that sum to 1 up to rounding only: −Σ y log p is Σy times that of y/Σy.
+            total = rows.sum(-1, keepdim=True) if not self.classes else torch.ones_like(weight)
+            self._tables[kind] = rows / total, weight * total
         return self._tables[kind]
 
     def per_sample(self, u: Tensor) -> Tensor:

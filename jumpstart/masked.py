@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .errors import HorizonError
 from .flow import ReducedFlow
 from .horizon import Steps, Times
 from .progress import track
 
 SETTLED = 1e-8  # t = ∞: every copy's gradient has fallen by this factor
+MOST_STEPS = 1_000_000
 ENTRIES = 2**24  # outputs of all copies that are held at once, at most
 
 
@@ -56,6 +58,11 @@ class Masks:
 
 def descend(flow: ReducedFlow, horizon: Steps, masks: Masks) -> Tensor:
     """(1, G, m, …): gradient descent of every copy, step for step."""
+    if horizon.count > MOST_STEPS:
+        raise HorizonError(
+            f"js.steps({horizon.count}, …): runs with samples left out are followed step for step, up to "
+            f"{MOST_STEPS:,}; give the flow time {horizon.time:.3g} instead."
+        )
     present = masks.present(flow.u.shape[0])
     c = before = flow.slope.new_zeros(masks.groups, flow.k)
     for _ in range(horizon.count):

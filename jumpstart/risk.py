@@ -45,7 +45,10 @@ class LeftOut:
     @property
     def standard_error(self) -> Tensor:
         """(T,) of that mean; NaN for a single sample."""
-        return self.losses.std(-1) / math.sqrt(self.losses.shape[-1])
+        m = self.losses.shape[-1]
+        if m < 2:
+            return torch.full_like(self.risk, math.nan)
+        return self.losses.std(-1) / math.sqrt(m)
 
 
 def leave_out(
@@ -64,6 +67,9 @@ def leave_out(
         tolerance: local error of the integration, for losses that are not quadratic.
     """
     n = flow.u.shape[0]
+    if not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
+        raise InputError(f"leave_out(tolerance={tolerance!r}): give a relative local error between 0 and 1.")
+    require_modes(flow)
     chosen = holdout.as_groups(groups, samples, n)
     outputs = torch.cat(holdout.left_out(flow, horizon, chosen, tolerance), 1)
     indices = torch.cat(chosen).to(flow.u.device)
@@ -75,6 +81,22 @@ def leave_out(
     return LeftOut(indices, outputs, n * loss.per_sample(whole)[:, indices])
 
 
+def require_modes(flow: ReducedFlow) -> None:
+    """Raise for a Krylov or prefix basis that is not whole: it follows one run, and left-out runs leave it.
+
+    Raises:
+        InputError: with what to ask for instead. (Leading dense modes are allowed: what they leave out is slow.)
+    """
+    basis = flow.basis
+    whole = basis.complete or basis.size >= min(flow.u.numel(), basis.lin.theta.numel())
+    if not whole and basis.kind != "dense":
+        raise InputError(
+            f"risk: a {basis.kind} basis of {basis.size} directions follows the run with every sample, and says "
+            "little about runs without some. Solve with basis='dense', or with the leading modes only: basis=lambda "
+            "lin, loss, metric: js.bases.dense(lin, metric, rank=200)."
+        )
+
+
 def gcv(flow: ReducedFlow, horizon: Parsed) -> Tensor:
     """Generalized cross-validation Φ(t)/(1 − d(t)/N)² with d(t) = Σ λφ(λ, t) degrees of freedom, (T,); squared loss.
 
@@ -84,6 +106,7 @@ def gcv(flow: ReducedFlow, horizon: Parsed) -> Tensor:
         raise InputError(
             f"criterion='gcv' is for squared loss without sample weights, not {type(flow._loss).__name__}: use 'loo'."
         )
+    require_modes(flow)
     fitted = _learnt(flow, horizon)
     left = 1 - (fitted * flow.gates).sum(-1) / flow.u.numel()
     loss = flow.predicted(flow.at(horizon))
@@ -98,6 +121,7 @@ def _learnt(flow: ReducedFlow, horizon: Parsed) -> Tensor:
 
 def population(flow: ReducedFlow, horizon: Parsed) -> Tensor:
     """Φ(0) less the unbiased first-order decrease of the population risk, mode by mode, (T,); equation 15."""
+    require_modes(flow)
     mean_square, noise = gate.moments(flow.scores())
     filters = flow.start.filter(horizon) * flow.gates
     return flow.predicted(torch.zeros_like(flow.slope)) - gate.population_decrease(mean_square, noise, filters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,11 @@ from .gate import set_gate
 from .horizon import Horizon, Parsed, Steps, Times, parse
 from .linearize import Linearization
 from .objective import Objective
-from .parts import require_finite
 from .proposal import Proposal
 from .query import Queries
 from .risk import LeftOut
 from .tune import Tuned, tuned
-from .weights import weighted
+from .weights import Weighted, weighted
 from .whatif import Sweep
 
 
@@ -166,12 +166,13 @@ class Solution:
             targets: like those of the objective, or with a leading axis r for many at once (a :class:`Sweep`).
         """
         mine = self.flow.loss.targets
-        if isinstance(targets, Tensor) and targets.dim() == mine.dim() + 1 and targets.shape[1:] == mine.shape:
-            require_finite(targets, "targets")
-            return Sweep(self, targets.to(mine.device))
+        kind = isinstance(targets, Tensor) and targets.is_floating_point() == mine.is_floating_point()
+        if kind and targets.dim() == mine.dim() + 1 and targets.shape[1:] == mine.shape:
+            return Sweep.of(self, targets.to(mine.device))
         loss = self.flow.loss.with_targets(targets).to(self.lin.u)
         loss.check(self.lin.u)
-        return self._with(ReducedFlow(self.basis, loss, self.lin.u, self.flow.tolerance))
+        # A Krylov remainder bounds runs from the gradient that it was built from, and no others.
+        return self._with(ReducedFlow(replace(self.basis, remainder=None), loss, self.lin.u, self.flow.tolerance))
 
     def reweighted(self, weights: Tensor) -> Solution:
         """The run in which sample i counts w_i times, weights (n,) ≥ 0; for Krylov bases within the same subspace."""
@@ -182,12 +183,12 @@ class Solution:
         """The run without some samples, by index; the others count as before (no renormalization)."""
         n = self.lin.u.shape[0]
         weights = torch.ones(n, dtype=torch.float64, device=self.lin.u.device)
-        weights[holdout.indices(torch.as_tensor(samples).reshape(-1), n)] = 0
+        weights[holdout.indices(samples, n)] = 0
         return self.reweighted(weights)
 
     def damped(self, rate: float) -> Solution:
         """The run with a pull ``rate``·(θ − θ₀)/D back to the present weights: ridge regression at t = ∞."""
-        if not (isinstance(rate, (int, float)) and 0 <= rate < math.inf):
+        if isinstance(rate, bool) or not (isinstance(rate, (int, float)) and 0 <= rate < math.inf):
             raise InputError(f"damped({rate!r}): the rate is a number in units of 1/flow time, 0 or more.")
         return self._with(ReducedFlow(self.basis.damped(float(rate)), self.flow.loss, self.lin.u, self.flow.tolerance))
 
@@ -317,6 +318,8 @@ class Solution:
 
     def save(self, path: str | Path) -> Path:
         """Write the solved run to a file (no pickle) that ``js.load(path, objective)`` reads without a kernel."""
+        if isinstance(self.flow.loss, Weighted):
+            raise InputError("save: sample weights are not stored; save the plain solution and weigh it after loading.")
         return archive.save(path, lin=self.lin, basis=self.basis, flow=self.flow)
 
     def explain(self) -> str:

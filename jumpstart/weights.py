@@ -78,10 +78,14 @@ def weighted(loss: Loss, weights: Tensor, u: Tensor) -> Weighted:
     """
     if not isinstance(weights, Tensor):
         raise InputError(f"sample weights must be a tensor, got {type(weights).__name__}.")
+    if weights.is_complex():
+        raise InputError(f"sample weights must be real, got {weights.dtype}.")
     if not bool(torch.isfinite(weights).all()):
         raise NonFiniteError("sample weights hold NaN or infinity.")
     if weights.numel() and float(weights.min()) < 0:
         raise InputError(f"sample weights must be 0 or more; the smallest is {float(weights.min()):.3g}.")
+    if isinstance(loss, Weighted) and loss.weights.shape == weights.shape:  # weights upon weights multiply
+        loss, weights = loss.inner, loss.weights.to(weights) * weights
     made = Weighted(loss, weights, u.dim() - 1).to(u)
     made.check(u)
     if not bool((weights > 0).any()):

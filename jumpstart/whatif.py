@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .errors import InputError
 from .horizon import Horizon, Parsed, Steps, parse
+from .parts import require_finite
 
 if TYPE_CHECKING:
     from .solution import Solution
@@ -24,6 +26,22 @@ class Sweep:
 
     solution: Solution
     targets: Tensor
+
+    @staticmethod
+    def of(solution: Solution, targets: Tensor) -> Sweep:
+        """Checked targets (r, …), each like those of the solution.
+
+        Raises:
+            InputError and its kinds: quoting what cannot be a target.
+        """
+        if len(targets) == 0:
+            raise InputError(f"with_targets: shape {tuple(targets.shape)} holds no target.")
+        loss, u = solution.flow.loss, solution.lin.u
+        some = targets[:1] if loss.quadratic else targets
+        require_finite(targets, "targets")
+        for one in some:
+            loss.with_targets(one).to(u).check(u)
+        return Sweep(solution, targets)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -42,7 +60,7 @@ class Sweep:
         # The gradient is affine in the targets: g(y) = g(y₀) − B (y − y₀).
         moved = (self.targets.to(flow.u) - flow._loss.targets).expand(len(self), *flow.u.shape)
         forces = flow.slope - flow._loss.hvp(flow.u, moved).reshape(len(self), -1) @ flow.images.T
-        return flow.start.out(-flow.start.filter(horizon)[:, None] * flow.start.into(forces) * flow.gates)
+        return flow.start.out(-flow.start.filter(horizon)[:, None] * flow.start.into(forces))
 
     def outputs(self, t: Horizon) -> Tensor:
         """(r, n, …), or (T, r, n, …)."""

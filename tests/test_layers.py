@@ -34,6 +34,7 @@ ORDER = [
     ["exponential"],
     ["flow"],
     ["gate", "bounds", "trust", "masked", "archive"],
+    ["laplace"],
     ["holdout"],
     ["risk"],
     ["proposal"],

@@ -174,7 +174,7 @@ def test_nested_weights_multiply():
         (torch.zeros(6), errors.InputError),
         ([1.0] * 6, errors.InputError),
         (None, errors.InputError),
-        (torch.ones(6, dtype=torch.complex64), errors.InputError),  # FAULT (reported): NotImplementedError of torch
+        (torch.ones(6, dtype=torch.complex64), errors.InputError),
     ],
     ids=lambda v: f"{tuple(v.shape)}, {float(v.real.sum()):g}" if isinstance(v, torch.Tensor) else str(v),
 )
@@ -187,7 +187,7 @@ def test_no_weights(weights, error):
 def test_probabilities_up_to_rounding(excess):
     """Rows that sum to 1 + excess are let through; gradient and curvature must be those of the loss that is told.
 
-    FAULT (reported): ∇Φ = p·Σy − y, not p − y. As it is, the gradient has a part along the constants that nothing
+    Once wrong: ∇Φ = p·Σy − y, not p − y. As it is, the gradient has a part along the constants that nothing
     stops: at t = ∞ single-precision probabilities end in a FlowError (below).
     """
     y = SOFT * (1 + excess)
@@ -199,7 +199,7 @@ def test_probabilities_up_to_rounding(excess):
 
 
 def test_end_of_training_on_single_precision_probabilities():
-    """FAULT (reported): FlowError; the same targets in double precision are reached."""
+    """Once wrong: FlowError; the same targets in double precision are reached."""
     model, x, y = mlp(0), randn(0, 8, 4), torch.full((8, 3), 1 / 3)
     found = js.solve(js.supervised(model, x, y.double(), "cross_entropy"), "dense")
     assert relative(found.outputs(math.inf).softmax(-1), y.double()) < 1e-6

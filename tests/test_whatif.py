@@ -126,7 +126,7 @@ def test_sweeps_of_weighted_damped_runs():
 def test_gates_are_not_taken_along_by_sweeps_either(loss):
     """A gate was set by what the samples said of other targets: one by one it is dropped, so in a sweep as well.
 
-    FAULT (reported): for squared loss the sweep keeps the gates of the old targets.
+    Once wrong: for squared loss the sweep keeps the gates of the old targets.
     """
     model, x, _, y = task(loss)
     others = torch.stack([LOSSES[loss][0](s, 7, 3) for s in (1, 2)])
@@ -140,7 +140,7 @@ def test_gates_are_not_taken_along_by_sweeps_either(loss):
 def test_bounds_of_truncated_bases_still_bound(change, t):
     """A Krylov space that was built for other targets holds less of the new run; the bound must say so.
 
-    FAULT (reported): with other targets the Lanczos bounds of the old ones are given, thousands of times too small.
+    Once wrong: with other targets the Lanczos bounds of the old ones are given, thousands of times too small.
     """
     for seed in range(2):
         p = PROBLEMS["mlp"](seed)
@@ -393,7 +393,7 @@ BAD = {
     "damped by infinity": lambda s: s.damped(INF),
     "damped by a word": lambda s: s.damped("much"),
     "unknown gate": lambda s: s.gated("hrd"),
-    # FAULT (reported): what follows raises errors of torch or Python, or answers.
+    # Once errors of torch or Python, or answers:
     "whole numbers for squared loss": lambda s: s.with_targets(Y.long()),
     "an empty sweep": lambda s: s.with_targets(torch.zeros(0, 7, 3)).outputs(1.0),
     "an empty sweep's loss": lambda s: s.with_targets(torch.zeros(0, 7, 3)).loss(1.0),
@@ -423,7 +423,7 @@ def test_bad_input(case):
         ("cross_entropy", torch.zeros(7, 3)),
         ("cross_entropy", torch.zeros(7).bool()),
         ("cross_entropy", torch.full((7,), -100)),
-        # FAULT (reported): in a sweep the same is found out when it is asked for, not when it is made.
+        # Once wrong: in a sweep the same is found out when it is asked for, not when it is made.
         ("logistic", 2 * torch.ones(2, 7, 3).double()),
         ("cross_entropy", torch.full((2, 7), 3)),
         ("cross_entropy", torch.zeros(2, 7)),

@@ -19,7 +19,7 @@ from jumpstart import plots, records
 from jumpstart.errors import JumpstartError
 
 from ..common import Arguments
-from . import agreement, figures, horizons, kernels, labels, machine, memory, scale
+from . import agreement, figures, horizons, kernels, labels, linearity, machine, memory, risk, scale
 from .problem import Row
 
 POINTS: dict[int, tuple[str, Callable[[Arguments], list[Row]]]] = {
@@ -28,6 +28,8 @@ POINTS: dict[int, tuple[str, Callable[[Arguments], list[Row]]]] = {
     3: ("memory of the kernel and the endpoint", memory.run),
     4: ("a hundred further horizons", horizons.run),
     5: ("200,000 outputs, matrix-free", scale.run),
+    6: ("where linearization holds", linearity.run),
+    7: ("risk without a validation set", risk.run),
     8: ("a thousand label vectors", labels.run),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def _uci(name: str) -> tuple[Tensor, Tensor]:
 def _digits() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    found: Any = load_digits()
     return torch.tensor(found.data, dtype=torch.float32) / 8 - 1, torch.tensor(found.target).long()
 
 
