@@ -120,13 +120,76 @@ def core() -> str:
     return f"{markdown(content['settings']['summary'], heads)}\n\n<sub>{machine(content)}</sub>"
 
 
+def endpoint() -> str:
+    """Points 1 to 5 and 8 of the endpoint experiment."""
+    content = records.read(RESULTS / "endpoint")
+    heads = {"point": "", "check": "", "smallest": "smallest", "largest": "largest", "limit": "limit", "holds": "holds"}
+    rows = [row for row in content["settings"]["summary"] if row["point"] not in (6, 7)]
+    pictures = sorted(path.name for path in (RESULTS / "endpoint").glob("*.png"))
+    shown = "\n".join(f"![{name}](docs/results/endpoint/{name})" for name in pictures)
+    return f"{markdown(rows, heads)}\n\n{shown}\n\n<sub>{machine(content)}</sub>"
+
+
+def risk() -> str:
+    """Excess test loss of each way to choose a horizon, by number of samples and by data set."""
+    content = records.read(RESULTS / "endpoint" / "risk")
+    summary = content["settings"]["summary"]
+    heads = {
+        "value": "", "runs": "runs", "excess, leave-one-out": "leave-one-out", "excess, gcv": "GCV (mse)",
+        "excess, population": "population", "excess, held out": "20% held out",
+        "excess, held out, then all": "held out, then all", "excess, last": "last step",
+        "ahead of held out": "share ahead of held out", "correlation": "correlation", "gap": "mean gap",
+    }  # fmt: skip
+    rows = [{**row, "value": f"n = {row['value']}"} for row in summary if row["by"] == "n"]
+    rows += [row for row in summary if row["by"] == "set"]
+    jumps = {
+        "value": "", "jump excess, horizon": "horizon alone", "jump excess, damping": "+ damping",
+        "jump excess, gate": "+ gate", "jump excess, weights": "+ sample weights",
+    }  # fmt: skip
+    tuned = [row for row in rows if row["jump excess, horizon"] is not None]
+    costs = records.read(RESULTS / "endpoint" / "cost")
+    prices = {
+        "setting": "", "n": "n", "outputs": "outputs", "parameters": "parameters", "gradient seconds": "s / gradient",
+        "solve / gradient": "solve, in gradients", "leave-one-out seconds": "leave-one-out, s",
+        "leave-one-out / gradient": "in gradients",
+    }  # fmt: skip
+    return "\n\n".join(
+        (
+            "Median excess of the real run's test loss at the chosen horizon over the best on the way; correlation and gap "
+            "of the predicted with the real held-out curve.",
+            markdown(rows, heads),
+            "Excess test loss of the real network moved to `parameters(t)`, the horizon and more chosen by leave-one-out "
+            "(over the best horizon of the plain run):",
+            markdown(tuned, jumps),
+            "![risk](docs/results/endpoint/risk/risk.png)",
+            f"<sub>{machine(content)}</sub>",
+            "What leave-one-out at 30 horizons costs, on one thread and without a single network pass:",
+            markdown(costs["rows"], prices),
+            f"<sub>{machine(costs)}</sub>",
+        )
+    )
+
+
+def linearity() -> str:
+    """How far the linearized run and the real one go together."""
+    content = records.read(RESULTS / "endpoint" / "linearity")
+    heads = {
+        "setting": "", "seed": "seed", "last": "run to flow time", "trust": "trust horizon (check)",
+        "agreement": "real run within 10% to", "order 2 / order 1": "gained by order 2",
+        "train loss at trust, real": "train loss there, real", "train loss at trust, predicted": "predicted",
+        "test loss at trust, real": "test loss, real", "test loss at trust, predicted": "predicted ",
+    }  # fmt: skip
+    table = markdown(content["settings"]["summary"], heads)
+    return f"{table}\n\n![linearity](docs/results/endpoint/linearity/linearity.png)\n\n<sub>{machine(content)}</sub>"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.readme", description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     page = ROOT / "README.md"
     text = page.read_text()
-    for make in (demo, first_jumps, core):
+    for make in (demo, first_jumps, core, endpoint, risk, linearity):
         name = make.__name__
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", flags=re.S)
         if not pattern.search(text):

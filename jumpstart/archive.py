@@ -24,7 +24,8 @@ from torch import Tensor
 from .basis import Basis, Remainder
 from .cost import Ledger
 from .errors import ArchiveError
-from .flow import Modes, ReducedFlow
+from .exponential import Modes
+from .flow import ReducedFlow
 from .linearize import Linearization, linearize
 from .loss import Loss
 from .metric import Metric
@@ -141,11 +142,7 @@ class _File(NamedTuple):
     def flow(self, basis: Basis, loss: Loss) -> ReducedFlow:
         told, on = self.header["flow"], {name: value.to(basis.images.device) for name, value in self.arrays.items()}
         start = Modes(on["modes"], on.get("rotation"), float(told["floor"]))
-        flow = ReducedFlow.__new__(ReducedFlow)
-        # While it is built, the stored modes stand in for those that it would factorize.
-        flow.__dict__["modes_at"] = lambda u: start
-        ReducedFlow.__init__(flow, basis, loss, basis.lin.u, float(told["tolerance"]))
-        del flow.__dict__["modes_at"]
+        flow = ReducedFlow(basis, loss, basis.lin.u, float(told["tolerance"]), start)
         flow.gates = on["gates"]
         return flow
 

@@ -27,7 +27,7 @@ def error_bound(flow: ReducedFlow, lin: Linearization, t: float) -> float:
     """
     basis = flow.basis
     if basis.complete:
-        return _rounding(lin)
+        return rounding_error(lin)
     if t == 0:
         return 0.0
     if not bool((flow.gates == 1).all()):
@@ -39,10 +39,11 @@ def error_bound(flow: ReducedFlow, lin: Linearization, t: float) -> float:
         bounds.append(_energy(flow, t, curvature))
     else:
         bounds.append(_sampled(flow, lin, t))
-    return min(bounds) + _rounding(lin)
+    return min(bounds) + rounding_error(lin)
 
 
-def _rounding(lin: Linearization) -> float:
+def rounding_error(lin: Linearization) -> float:
+    """A generous estimate of what rounding in the network's own precision does to the outputs, in their units."""
     return 1e4 * torch.finfo(lin.u.dtype).eps * float(torch.linalg.vector_norm(lin.u) + 1e-300)
 
 
@@ -156,4 +157,4 @@ def steps_bound(flow: ReducedFlow, lin: Linearization, horizon: Steps) -> float:
         behind = horizon.lr * (horizon.count - 1 - j[:, 0])
         reach = (1 / (2 * math.e * curvature * behind.clamp_min(1e-300)).sqrt()).clamp_max(image)
         total += float((horizon.lr * norm * last.abs() * reach).sum())
-    return total + _rounding(lin)
+    return total + rounding_error(lin)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import bases
 from .basis import Basis
+from .bounds import rounding_error
 from .cost import FORWARD, PULL, PUSH
 from .errors import InputError, MemoryLimitError
 from .kernel import assemble
@@ -160,10 +161,20 @@ def build(
     return bases.krylov(lin, loss, metric, chosen.depth, side=side), chosen
 
 
-def explain(chosen: Plan | None, basis: Basis, rates: Tensor, lin: Linearization) -> str:
-    """A few lines for people: the choice, what it was expected to cost and has cost, and the modes it found."""
+def explain(chosen: Plan | None, basis: Basis, rates: Tensor, lin: Linearization, seconds: float) -> str:
+    """A few lines for people: the choice, what it was expected to cost and has cost, and the modes it found.
+
+    Args:
+        seconds: what linearizing and building the basis took; 0 where they were not measured.
+    """
     lines = [chosen.explain() if chosen is not None else f"basis: {basis.kind} (given)"]
+    if seconds:
+        lines.append(f"  took     {1e3 * seconds:9.1f} ms (linearization included)")
     lines.append(f"  so far   {lin.ledger.gradient_evaluations:9.1f} gradient evaluations spent")
+    dtype = str(lin.u.dtype).removeprefix("torch.")
+    lines.append(
+        f"  network in {dtype}, modes and flow in float64; rounding of the outputs ≲ {rounding_error(lin):.1g}"
+    )
     moving = rates[rates > 0]
     fast = 1 / float(moving.max()) if moving.numel() else math.inf
     slow = 1 / float(moving.min()) if moving.numel() else math.inf

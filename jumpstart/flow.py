@@ -28,9 +28,12 @@ class ReducedFlow:
         loss: Φ with its targets.
         u: u₀, the outputs at c = 0.
         tolerance: local error of the integration for losses that are not quadratic.
+        start: the modes at u₀, where they are known already.
     """
 
-    def __init__(self, basis: Basis, loss: Loss, u: Tensor, tolerance: float = TOLERANCE) -> None:
+    def __init__(
+        self, basis: Basis, loss: Loss, u: Tensor, tolerance: float = TOLERANCE, start: Modes | None = None
+    ) -> None:
         self.basis, self.loss, self.tolerance = basis, loss, tolerance
         self.images = basis.images.flatten(1).double()  # (k, N)
         self.shape = u.shape
@@ -39,7 +42,7 @@ class ReducedFlow:
         self.k = basis.size
         self.slope = self.gradient(torch.zeros(self.k, dtype=torch.float64, device=u.device))  # b = −ċ(0)
         self._scale = 0.0
-        self.start = self.modes_at(self.u)
+        self.start = self.modes_at(self.u) if start is None else start
         self._scale = float(self.start.rates.max()) if self.k else 0.0
         self.gates = torch.ones_like(self.start.rates)
         self._integrator: Integrator | None = None

@@ -44,6 +44,7 @@ class Solution:
     ) -> None:
         self.objective, self.lin, self.basis, self.flow, self.plan = objective, lin, basis, flow, plan
         self.checked: Check | None = None
+        self.seconds = 0.0  # of linearization and basis, filled in by ``solve``
         self.queries = Queries(lin, basis)
         self._last: tuple[Parsed, Tensor] | None = None
         self._drift: Drift | None = None
@@ -324,7 +325,7 @@ class Solution:
 
     def explain(self) -> str:
         """What was chosen and why, predicted and measured cost, and the spectrum in a line."""
-        return explain(self.plan, self.basis, self.spectrum, self.lin)
+        return explain(self.plan, self.basis, self.spectrum, self.lin, self.seconds)
 
     def __repr__(self) -> str:
         return f"Solution(outputs={tuple(self.lin.u.shape)}, basis={self.basis.kind!r}, modes={self.basis.size})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from . import archive, metric
@@ -59,13 +60,16 @@ def solve(
     if not isinstance(objective, Objective):
         raise InputError(f"solve needs a js.Objective (see js.supervised), got {type(objective).__name__}.")
     objective = objective if params is None else objective.subset(params)
+    begun = time.perf_counter()
     lin = linearize(objective, ledger=Ledger())
     chosen = metric_of(metric, objective, weight_decay)
     with shown(progress):
         built, plan = build(lin, objective.loss, chosen, basis, depth, memory_limit)
     flow = ReducedFlow(built, objective.loss, lin.u, *([] if tolerance is None else [tolerance]))
     set_gate(flow, gate)
-    return Solution(objective, lin, built, flow, plan)
+    solution = Solution(objective, lin, built, flow, plan)
+    solution.seconds = time.perf_counter() - begun
+    return solution
 
 
 def metric_of(source: MetricLike, objective: Objective, weight_decay: float | None = None) -> metric.Metric:

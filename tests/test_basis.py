@@ -182,3 +182,36 @@ def test_a_finished_basis_goes_with_its_weights_and_its_metric_only():
         js.solve(objective, basis=basis)
     with pytest.raises(InputError, match="recycle"):
         js.jump(objective, basis="dense", recycle=torch.randn(1, 4))
+
+
+# -- a kernel that is given ------------------------------------------------------------------------------------------
+
+
+def given(change):
+    p = PROBLEMS["mlp"](3)
+    lin = linearize(js.supervised(p.model, p.x, p.y))
+    j = jacobian(p.model, p.x)
+    return lin, change(j @ j.T)
+
+
+def test_a_given_kernel_stands_for_the_network_s_own():
+    lin, k = given(lambda k: k)
+    found, own = bases.dense(lin, Metric(), kernel=k), bases.dense(lin, Metric())
+    assert relative(found.squares, own.squares) < 1e-10
+    c = randn(4, found.size)
+    assert relative(lin.jvp(found.displacement(c)).reshape(-1), c @ found.images.flatten(1)) < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda k: k[:-1, :-1], r"must be \(24, 24\)"),
+        (lambda k: k + torch.triu(k, 1), "not symmetric"),
+        (lambda k: k - 0.1 * torch.linalg.eigvalsh(k)[-1] * torch.eye(len(k), dtype=k.dtype), "negative eigenvalue"),
+    ],
+    ids=["of another size", "not symmetric", "not semidefinite"],
+)
+def test_kernels_that_are_none(change, message):
+    lin, k = given(change)
+    with pytest.raises(js.errors.KernelError, match=message):
+        bases.dense(lin, Metric(), kernel=k)

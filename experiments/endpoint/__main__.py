@@ -38,7 +38,8 @@ def main() -> None:
     settings, only, resume = parse()
     machine.one_core()
     chosen: dict[str, Any] = {"quick": settings.quick, "points": {str(p): name for p, (name, _) in POINTS.items()}}
-    kept = earlier(settings) if resume else {}
+    kept, commits = earlier(settings) if resume else ({}, {})
+    chosen["commits"] = commits  # of each point, since they may be run at different times
     for point, (name, run) in POINTS.items():
         if point in only if only else point not in kept:
             print(f"\npoint {point}: {name}", flush=True)
@@ -48,6 +49,7 @@ def main() -> None:
             except JumpstartError as error:  # no MNIST, say: the other points can do without
                 print(f"point {point} is left out: {error}")
                 continue
+            commits[str(point)] = records.environment()["commit"]
             print(f"point {point} took {time.perf_counter() - begun:.0f} s")
             rows = [row for p in sorted(kept) for row in kept[p]]
             records.write(settings.out, "endpoint", {**chosen, "summary": summary(rows)}, rows, range(settings.seeds))
@@ -83,18 +85,19 @@ def parse() -> tuple[Arguments, set[int], bool]:
     return Arguments(found.quick, found.seeds, found.out, not found.no_progress), only, found.resume
 
 
-def earlier(settings: Arguments) -> dict[int, list[Row]]:
-    """The rows of an earlier run of the same size, by point."""
+def earlier(settings: Arguments) -> tuple[dict[int, list[Row]], dict[str, str | None]]:
+    """The rows of an earlier run of the same size, by point, and the commits that they were measured at."""
     try:
         content = records.read(settings.out)
     except (OSError, ValueError):
-        return {}
+        return {}, {}
     if content.get("experiment") != "endpoint" or content["settings"].get("quick") != settings.quick:
-        return {}
+        return {}, {}
     kept: dict[int, list[Row]] = {}
     for row in content["rows"]:
         kept.setdefault(row["point"], []).append(row)
-    return kept
+    known = content["settings"].get("commits", {})
+    return kept, {str(point): known.get(str(point), content["environment"]["commit"]) for point in kept}
 
 
 def summary(rows: list[Row]) -> list[Row]:

@@ -33,7 +33,7 @@ def run(settings: Arguments) -> list[Row]:
         rows.append(row(3, what, spent["peak"] / GIB, seconds=spent["seconds"], **more))
         if name != "jumpstart":
             at_least = " (at least)" if killed else ""
-            limit = 1.0 if name == "default" and not settings.quick else None
+            limit = 10.0 if name == "default" and not settings.quick else None
             ratio = spent["peak"] / found["jumpstart"]["peak"]
             rows.append(row(3, f"{size}: peak, {name} / jumpstart{at_least}", ratio, limit, True, **shape))
             # Above what each process held before: torch alone is larger than jax.

@@ -23,6 +23,7 @@ import jumpstart as js
 from jumpstart import plots, records
 
 from ..common import Arguments, arguments
+from . import cost
 from .data import SETTINGS, available, split
 
 Row = dict[str, Any]
@@ -176,7 +177,7 @@ def run(args: Arguments) -> list[Row]:
     settings = {"quick": args.quick, "rate": RATE, "trust": TRUST, "tolerance": TOLERANCE, "summary": summary(rows)}
     records.write(args.out / "risk", "endpoint.risk", settings, rows, range(args.seeds))
     plots.save(figure(rows), args.out / "risk" / "risk.png")
-    return checks(rows)
+    return checks(rows) + cost.run(args)
 
 
 def median(rows: list[Row], key: str) -> float | None:
