@@ -155,11 +155,11 @@ def risk() -> str:
     }  # fmt: skip
     return "\n\n".join(
         (
-            "Median excess of the real run's test loss at the chosen horizon over the best on the way; correlation and gap "
-            "of the predicted with the real held-out curve.",
+            "Median excess of the real run's test loss at the chosen horizon over the best on the way; correlation and "
+            "gap of the predicted with the real held-out curve.",
             markdown(rows, heads),
-            "Excess test loss of the real network moved to `parameters(t)`, the horizon and more chosen by leave-one-out "
-            "(over the best horizon of the plain run):",
+            "Excess test loss of the real network moved to `parameters(t)`, the horizon and more chosen by "
+            "leave-one-out (over the best horizon of the plain run):",
             markdown(tuned, jumps),
             "![risk](docs/results/endpoint/risk/risk.png)",
             f"<sub>{machine(content)}</sub>",

@@ -9,7 +9,7 @@ from . import archive, metric
 from .choose import BasisLike, build
 from .cost import Ledger
 from .errors import InputError
-from .flow import ReducedFlow
+from .flow import TOLERANCE, ReducedFlow
 from .gate import set_gate
 from .linearize import linearize
 from .metric import MetricLike
@@ -65,7 +65,7 @@ def solve(
     chosen = metric_of(metric, objective, weight_decay)
     with shown(progress):
         built, plan = build(lin, objective.loss, chosen, basis, depth, memory_limit)
-    flow = ReducedFlow(built, objective.loss, lin.u, *([] if tolerance is None else [tolerance]))
+    flow = ReducedFlow(built, objective.loss, lin.u, TOLERANCE if tolerance is None else tolerance)
     set_gate(flow, gate)
     solution = Solution(objective, lin, built, flow, plan)
     solution.seconds = time.perf_counter() - begun

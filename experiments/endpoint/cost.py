@@ -66,7 +66,8 @@ def one(name: str, n: int, seed: int) -> Row:
     return {
         "setting": f"{name}, {task.loss.__class__.__name__}", "n": n, "seed": seed, "outputs": solution.lin.u.numel(),
         "parameters": task.space.size, "gradient seconds": gradient, "solve seconds": solved,
-        "leave-one-out seconds": left, "solve / gradient": solved / gradient, "leave-one-out / gradient": left / gradient,
+        "leave-one-out seconds": left,
+        "solve / gradient": solved / gradient, "leave-one-out / gradient": left / gradient,
         "network passes": solution.lin.ledger.gradient_evaluations - before,
     }  # fmt: skip
 
