@@ -113,7 +113,7 @@ class Objective:
             grad, total_t = torch.func.grad_and_value(
                 lambda th: self.loss.value(self.parts[0].outputs(self.net.bind(th)))
             )(theta)
-            return float(total_t), grad
+            return float(total_t.detach()), grad
         u = self.outputs(theta)
         g, total = self.loss.grad(u), float(self.loss.value(u))
         for part in self.parts:
