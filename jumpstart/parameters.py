@@ -120,6 +120,12 @@ class Net:
         # By part and modes: the ways into the kernel that were found to be exact (kernel.assemble).
         self.routes: WeakKeyDictionary[Any, dict] = WeakKeyDictionary()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "routes"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, routes=WeakKeyDictionary())  # a copy finds its ways again
+
     def call(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """Evaluate with parameters given by name; buffers are copies, so that none is written to."""
         tensors = {name: buffer.clone() for name, buffer in self.model.named_buffers()}

@@ -51,8 +51,9 @@ def solve(
         InputError and its kinds (``jumpstart.errors``), quoting what was given.
 
     Example:
-        >>> model = torch.nn.Linear(3, 1)
+        >>> import torch
         >>> from jumpstart import supervised
+        >>> model = torch.nn.Linear(3, 1)
         >>> solution = solve(supervised(model, torch.randn(8, 3), torch.randn(8, 1)))
         >>> solution.outputs(float("inf")).shape
         torch.Size([8, 1])
