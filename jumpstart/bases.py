@@ -85,7 +85,7 @@ def dense(
     basis = Basis(
         kind="dense",
         metric=metric,
-        images=images.reshape(shape).to(lin.u.dtype),
+        images=images.reshape(shape).to(torch.promote_types(lin.u.dtype, torch.float32)),
         vectors=vectors,
         cotangents=None if cotangents is None else cotangents.reshape(shape),
         lin=lin,

@@ -57,7 +57,7 @@ class Basis:
         total: Tensor | None = None
         if self.cotangents is not None:
             s = torch.tensordot(c[:at].to(self.cotangents.dtype), self.cotangents, dims=1)
-            total = self.metric.scale(self.metric.scale(self.lin.vjp(s.to(self.images.dtype))))
+            total = self.metric.scale(self.metric.scale(self.lin.vjp(s.to(self.lin.u.dtype))))
         if self.vectors is not None and (total is None or self.vectors.shape[0]):
             step = self.metric.scale((c[at:].to(self.vectors.dtype) @ self.vectors).to(self.lin.theta.dtype))
             total = step if total is None else total + step
@@ -75,7 +75,7 @@ class Basis:
         """The directions q_i as explicit rows (k, P); one vjp for each cotangent."""
         found = []
         if self.cotangents is not None:
-            found += [self.metric.scale(self.lin.vjp(s.to(self.images.dtype))) for s in self.cotangents]
+            found += [self.metric.scale(self.lin.vjp(s.to(self.lin.u.dtype))) for s in self.cotangents]
         if self.vectors is not None:
             found += list(self.vectors)
         return torch.stack(found)

@@ -90,7 +90,7 @@ class ReducedFlow:
         if not self._loss.known_convex:
             require_convex(rates, "the loss, restricted to the basis,", self._scale)
         # Below rounding a rate is zero: at t = ∞ it would otherwise move the weights by noise / noise.
-        floor = rounding(self.basis.images.dtype, self.k) * max(float(rates.max()), 0.0)
+        floor = rounding(self.basis.lin.u.dtype, self.k) * max(float(rates.max()), 0.0)
         return Modes(torch.where(rates > floor, rates, torch.zeros_like(rates)), vectors, floor)
 
     # -- answers -----------------------------------------------------------------------------------------------

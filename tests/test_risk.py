@@ -362,3 +362,13 @@ def test_an_answer_warns_beyond_trust():
         found.risk(2 * end)
     with pytest.warns(errors.TrustWarning):
         found.leave_out(2 * end)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_half_precision_models_keep_their_risk(dtype):
+    """Images rounded to bfloat16 once made it eight times too large."""
+    model, x, y = torch.nn.Linear(3, 2).double(), randn(1, 12, 3), randn(2, 12, 2)
+    exact = js.solve(js.supervised(model, x, y), "dense").risk(torch.tensor([1.0, 10.0]))
+    coarse = js.solve(js.supervised(model.to(dtype), x.to(dtype), y.to(dtype)), "dense").risk(torch.tensor([1.0, 10.0]))
+    limit = 1e-4 if dtype is torch.float32 else 1e-2 if dtype is torch.float16 else 0.08
+    assert relative(coarse, exact) < limit
