@@ -124,16 +124,22 @@ def endpoint() -> str:
     """Points 1 to 5 and 8 of the endpoint experiment."""
     content = records.read(RESULTS / "endpoint")
     heads = {"point": "", "check": "", "smallest": "smallest", "largest": "largest", "limit": "limit", "holds": "holds"}
-    told = ("seconds, jump", "seconds, struct", "seconds, default", "GiB at peak", "outputs: seconds")
-    rows = [
-        row
-        for row in content["settings"]["summary"]
-        if row["point"] not in (6, 7) and (row["limit"] is not None or any(word in row["check"] for word in told))
-    ]
+    summary = [row for row in content["settings"]["summary"] if row["point"] not in (6, 7)]
+    rows = []
+    for ending, name in (("t 0.1 to 1000", "finite t"), ("t ∞", "t = ∞")):  # one line for all inputs, c and point sets
+        same = [row for row in summary if row["point"] == 1 and row["limit"] and row["check"].endswith(ending)]
+        sizes = {"smallest": min(r["smallest"] for r in same), "largest": max(r["largest"] for r in same)}
+        held = [tuple(map(int, row["holds"].split("/"))) for row in same]
+        holds = "/".join(str(sum(pair[i] for pair in held)) for i in (0, 1))
+        rows.append(
+            {"point": 1, "check": f"outputs, {name}, all cases", **sizes, "limit": same[0]["limit"], "holds": holds}
+        )
+    shown = ("seconds, jump", "seconds, struct", "seconds, default", "GiB at peak", "outputs: seconds", " / ", "slope")
+    rows += [row for row in summary if row["point"] > 1 and any(word in row["check"] for word in shown)]
     pictures = sorted(path.name for path in (RESULTS / "endpoint").glob("*.png"))
-    shown = "\n".join(f"![{name}](docs/results/endpoint/{name})" for name in pictures)
+    images = "\n".join(f"![{name}](docs/results/endpoint/{name})" for name in pictures)
     commits = ", ".join(f"{point}: {commit}" for point, commit in content["settings"]["commits"].items())
-    return f"{markdown(rows, heads)}\n\n{shown}\n\n<sub>{machine(content)}; commits by point {commits}</sub>"
+    return f"{markdown(rows, heads)}\n\n{images}\n\n<sub>{machine(content)}; commits by point {commits}</sub>"
 
 
 def risk() -> str:
