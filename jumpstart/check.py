@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .drift import Drift
 from .flow import ReducedFlow
-from .horizon import Parsed, Steps, Times
+from .horizon import Parsed, Times
 from .linearize import Linearization
 from .loss import Loss
 from .query import Queries
@@ -66,7 +66,7 @@ class Check:
     @property
     def time(self) -> float:
         """The flow time of its horizon."""
-        return self.horizon.time if isinstance(self.horizon, Steps) else self.horizon.values[0]
+        return self.horizon.time
 
     @property
     def agrees(self) -> bool:
@@ -109,7 +109,7 @@ def examine(
         if loss is not None:
             loss.check(at.u)
         query = agreement(at, queries.shifted(x, c)[0], displacement, loss)
-    end = max(horizon.time if isinstance(horizon, Steps) else horizon.values[0], 1e-300)
+    end = max(horizon.time, 1e-300)
     trusted, passes = trust_horizon(lin, flow, end, tolerance)
     if drift is not None and trusted > 0:
         near, share = drift_horizon(drift, flow, min(trusted, 1e8 * flow.timescale()), tolerance)

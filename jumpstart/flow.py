@@ -58,9 +58,16 @@ class ReducedFlow:
         """Φ of the linearized outputs, one number for each row of c."""
         return self._loss.value(self.outputs(c))
 
-    def gradient(self, c: Tensor) -> Tensor:
-        """Eᵀ∇Φ(u₀ + E c) + H c + h, shaped like c."""
-        g = self._loss.grad(self.outputs(c)).reshape(*c.shape[:-1], -1) @ self.images.T
+    def gradient(self, c: Tensor, present: Tensor | None = None) -> Tensor:
+        """Eᵀ∇Φ(u₀ + E c) + H c + h, shaped like c (…, k).
+
+        Args:
+            present: (…, n) factors of the samples' own gradients, 0 where a sample is left out of that row's run.
+        """
+        g = self._loss.grad(self.outputs(c))
+        if present is not None:
+            g = g.reshape(*present.shape, -1) * present[..., None]
+        g = g.reshape(*c.shape[:-1], -1) @ self.images.T
         if self.basis.decay is not None:
             assert self.basis.drift is not None
             g = g + c @ self.basis.decay + self.basis.drift
@@ -104,6 +111,10 @@ class ReducedFlow:
             c = self._descend(horizon)[None]
         else:
             c = self._integrate(horizon)
+        return self.gated(c)
+
+    def gated(self, c: Tensor) -> Tensor:
+        """Coefficients (…, k) after the gates on the modes at the start, if any is set."""
         if bool((self.gates == 1).all()):
             return c
         return self.start.out(self.start.into(c) * self.gates)
@@ -120,10 +131,7 @@ class ReducedFlow:
         if decayed is not None and self.basis.decay is not None:
             assert self.basis.drift is not None
             pushed = pushed + self.basis.decay @ decayed + self.basis.drift
-        answer = modes.out(-modes.filter(horizon) * modes.into(pushed))
-        if bool((self.gates == 1).all()):
-            return answer
-        return self.start.out(self.start.into(answer) * self.gates)
+        return self.gated(modes.out(-modes.filter(horizon) * modes.into(pushed)))
 
     def scores(self) -> Tensor:
         """(k, n): what each sample contributes to the gradient along each mode at the start, s_ki = e_ki · g_i."""

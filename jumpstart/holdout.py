@@ -1,7 +1,7 @@
 """The linearized run with samples left out: what it would have predicted for them, without touching the network.
 
 Leaving samples out sets their rows of the gradient to zero: a masked copy of the reduced flow. For squared loss the
-copies are read off from one Laplace transform and a low-rank identity (equations 17 and 18); for other losses they are
+copies are read off from one Laplace transform and a low-rank identity (equations 17 to 19); for other losses they are
 integrated together (``masked``). Source: docs/theory.md, section 7.
 """
 
@@ -33,14 +33,12 @@ def left_out(flow: ReducedFlow, horizon: Parsed, groups: Sequence[Tensor], toler
     if flow.k == 0:  # the gradient vanishes everywhere: no run moves
         count = len(horizon.values) if isinstance(horizon, Times) else 1
         return [flow.u[group].expand(count, *flow.u[group].shape).clone() for group in groups]
-    if not flow._loss.quadratic:
-        pieces = integrate(flow, horizon, masks, tolerance) if isinstance(horizon, Times) else None
-        found = descend(flow, horizon, masks) if isinstance(horizon, Steps) else pieces
-    elif isinstance(horizon, Steps):
+    if isinstance(horizon, Steps):
         found = descend(flow, horizon, masks)
-    else:
+    elif flow._loss.quadratic:
         found = closed(flow, horizon, masks)
-    assert found is not None
+    else:
+        found = integrate(flow, horizon, masks, tolerance)
     return [found[:, g, : len(group)] for g, group in enumerate(groups)]
 
 

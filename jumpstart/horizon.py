@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import numbers
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class Steps:
     count: int
     lr: float
     momentum: float = 0.0
+    scalar: ClassVar[bool] = True
 
     @property
     def time(self) -> float:
@@ -57,6 +59,11 @@ class Times:
 
     values: tuple[float, ...]
     scalar: bool
+
+    @property
+    def time(self) -> float:
+        """The last of them."""
+        return max(self.values)
 
 
 Horizon = float | int | Steps | Tensor

@@ -66,7 +66,7 @@ def descend(flow: ReducedFlow, horizon: Steps, masks: Masks) -> Tensor:
     present = masks.present(flow.u.shape[0])
     c = before = flow.slope.new_zeros(masks.groups, flow.k)
     for _ in range(horizon.count):
-        c, before = c - horizon.lr * _gradient(flow, c, present) + horizon.momentum * (c - before), c
+        c, before = c - horizon.lr * flow.gradient(c, present) + horizon.momentum * (c - before), c
     return _read(flow, c, masks)[None]
 
 
@@ -80,7 +80,7 @@ def integrate(flow: ReducedFlow, horizon: Times, masks: Masks, tolerance: float)
 def _integrate(flow: ReducedFlow, horizon: Times, masks: Masks, tolerance: float) -> Tensor:
     present = masks.present(flow.u.shape[0])
     present = torch.cat([present, torch.ones_like(present[:1])])  # the last row is the run with every sample
-    integrator = flow.integrator(lambda c: -_gradient(flow, c, present), tolerance, SETTLED)
+    integrator = flow.integrator(lambda c: -flow.gradient(c, present), tolerance, SETTLED)
     order = sorted(range(len(horizon.values)), key=lambda i: horizon.values[i])
     out = flow.u.new_zeros(len(order), *masks.rows.shape, *flow.u.shape[1:])
     state = flow.origin(masks.groups + 1)
@@ -90,21 +90,9 @@ def _integrate(flow: ReducedFlow, horizon: Times, masks: Masks, tolerance: float
     return out
 
 
-def _gradient(flow: ReducedFlow, c: Tensor, present: Tensor) -> Tensor:
-    """(G, k): each copy's gradient at its own coefficients c (G, k)."""
-    g = flow._loss.grad(flow.outputs(c)).reshape(*present.shape, -1) * present[..., None]
-    found = g.flatten(1) @ flow.images.T
-    if flow.basis.decay is not None:
-        assert flow.basis.drift is not None
-        found = found + c @ flow.basis.decay + flow.basis.drift
-    return found
-
-
 def _read(flow: ReducedFlow, c: Tensor, masks: Masks) -> Tensor:
     """(G, m, …): outputs of the left-out samples only."""
-    if not bool((flow.gates == 1).all()):
-        c = flow.start.out(flow.start.into(c) * flow.gates)
-    n = flow.u.shape[0]
+    c, n = flow.gated(c), flow.u.shape[0]
     rows = flow.images.reshape(flow.k, n, -1)[:, masks.rows]  # (k, G, m, c)
     shift = torch.einsum("gk,kgmc->gmc", c, rows)
     return flow.u[masks.rows] + shift.reshape(*masks.rows.shape, *flow.u.shape[1:])

@@ -165,7 +165,7 @@ def best(flow: ReducedFlow, criterion: str, times: Tensor | None, limit: float, 
     if coarse.numel() == 0:
         raise InputError(f"best_horizon: no horizon given is within the limit {limit:.3g}.")
     risks = estimate(flow, Times(tuple(coarse.tolist()), False), criterion, **options)
-    at = int(torch.where(risks.isfinite(), risks, torch.full_like(risks, math.inf)).argmin())
+    at = lowest(risks)
     if times is not None:
         return float(coarse[at])
     if bool(flow.predicted(torch.zeros_like(flow.slope)) <= risks[at]):
@@ -173,4 +173,9 @@ def best(flow: ReducedFlow, criterion: str, times: Tensor | None, limit: float, 
     low, high = float(coarse[max(at - 1, 0)]), float(coarse[min(at + 1, len(coarse) - 1)])
     fine = torch.logspace(math.log10(low), math.log10(high), 9, dtype=torch.float64).clamp(max=high)
     risks = estimate(flow, Times(tuple(fine.tolist()), False), criterion, **options)
-    return float(fine[int(torch.where(risks.isfinite(), risks, torch.full_like(risks, math.inf)).argmin())])
+    return float(fine[lowest(risks)])
+
+
+def lowest(risks: Tensor) -> int:
+    """Where the lowest finite estimate stands."""
+    return int(torch.where(risks.isfinite(), risks, torch.full_like(risks, math.inf)).argmin())

@@ -78,7 +78,7 @@ class Solution:
             values = self.flow._loss.value(self._drifted().outputs(_times(horizon)))
         else:
             values = self.flow.predicted(self._coefficients(horizon))
-        return float(values[0]) if _single(horizon) else values
+        return float(values[0]) if horizon.scalar else values
 
     @property
     def spectrum(self) -> Tensor:
@@ -216,7 +216,7 @@ class Solution:
                 gradient evaluations.
         """
         horizon = parse(t)
-        if not _single(horizon):
+        if not horizon.scalar:
             raise HorizonError("check takes one horizon at a time.")
         if not isinstance(tolerance, (int, float)) or not tolerance > 0:
             raise InputError(f"check(tolerance={tolerance!r}): give a relative error above 0.")
@@ -242,7 +242,7 @@ class Solution:
         """
         horizon = self._asked(t)
         values = risks.estimate(self.flow, horizon, criterion, **options)
-        return float(values[0]) if _single(horizon) else values
+        return float(values[0]) if horizon.scalar else values
 
     def best_horizon(
         self,
@@ -306,7 +306,7 @@ class Solution:
     def _asked(self, t: Horizon) -> Parsed:
         """A checked horizon, with a warning where it lies past what ``check`` has found to hold."""
         horizon = parse(t)
-        asked = horizon.time if isinstance(horizon, Steps) else max(horizon.values)
+        asked = horizon.time
         if self.trust_horizon is not None and asked > self.trust_horizon:
             warnings.warn(
                 f"horizon {asked:.3g} is past {self.trust_horizon:.3g}, up to which the real network was found to "
@@ -332,11 +332,7 @@ class Solution:
         return f"Solution(outputs={tuple(self.lin.u.shape)}, basis={self.basis.kind!r}, modes={self.basis.size})"
 
     def _shaped(self, answers: Tensor, horizon: Parsed) -> Tensor:
-        return answers[0] if _single(horizon) else answers
-
-
-def _single(horizon: Parsed) -> bool:
-    return isinstance(horizon, Steps) or horizon.scalar
+        return answers[0] if horizon.scalar else answers
 
 
 def _times(horizon: Parsed) -> Times:

@@ -6,12 +6,10 @@ Source: docs/theory.md, section 7.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from . import risk
@@ -64,7 +62,7 @@ def tuned(solution: Solution, over: Sequence[str], limit: float, **options) -> T
     found: list[tuple[Choice, Solution]] = []
     for name, candidate in _candidates(solution, over, times, options):
         risks = risk.estimate(candidate.flow, Times(tuple(times.tolist()), False), "loo", **options)
-        at = int(torch.where(risks.isfinite(), risks, torch.full_like(risks, math.inf)).argmin())
+        at = risk.lowest(risks)
         found.append((Choice(name, float(times[at]), float(risks[at])), candidate))
     found.sort(key=lambda pair: pair[0].risk)
     best, chosen = found[0]

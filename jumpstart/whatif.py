@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .horizon import Horizon, Parsed, Steps, parse
+from .horizon import Horizon, Parsed, parse
 from .parts import require_finite
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Sweep:
         """(r, n, …), or (T, r, n, …)."""
         horizon = parse(t)
         found = self.solution.flow.outputs(self._coefficients(horizon)).to(self.solution.lin.u.dtype)
-        return found[0] if isinstance(horizon, Steps) or horizon.scalar else found
+        return found[0] if horizon.scalar else found
 
     def loss(self, t: Horizon) -> Tensor:
         """(r,), or (T, r): each run's loss towards its own targets."""
@@ -80,4 +80,4 @@ class Sweep:
         horizon = parse(t)
         c = self._coefficients(horizon)
         found = self.solution.queries.shifted(x, c.flatten(0, 1)).unflatten(0, c.shape[:2])
-        return found[0] if isinstance(horizon, Steps) or horizon.scalar else found
+        return found[0] if horizon.scalar else found
