@@ -159,6 +159,16 @@ def risk() -> str:
         "jump excess, gate": "+ gate", "jump excess, weights": "+ sample weights",
     }  # fmt: skip
     tuned = [row for row in rows if row["jump excess, horizon"] is not None]
+    both = {
+        family: [row[f"jump excess, {family}"] - row[plain] for row in content["rows"] if plain in row]
+        for plain in ["jump excess, horizon"]
+        for family in ("damping", "gate", "weights")
+    }
+    shares = [
+        f"{family} better in {sum(d < 0 for d in gains) / len(gains):.0%}, worse in "
+        f"{sum(d > 0 for d in gains) / len(gains):.0%}"
+        for family, gains in both.items()
+    ]
     costs = records.read(RESULTS / "endpoint" / "cost")
     prices = {
         "setting": "", "n": "n", "outputs": "outputs", "parameters": "parameters", "gradient seconds": "s / gradient",
@@ -173,6 +183,7 @@ def risk() -> str:
             "Excess test loss of the real network moved to `parameters(t)`, the horizon and more chosen by "
             "leave-one-out (over the best horizon of the plain run):",
             markdown(tuned, jumps),
+            f"Beside the horizon alone, over {len(both['damping'])} runs: {'; '.join(shares)}.",
             "![risk](docs/results/endpoint/risk/risk.png)",
             f"<sub>{machine(content)}</sub>",
             "What leave-one-out at 30 horizons costs, on one thread and without a single network pass:",
