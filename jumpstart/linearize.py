@@ -136,6 +136,7 @@ def linearize(objective: Objective, theta: Tensor | None = None, ledger: Ledger 
     """
     theta = objective.theta() if theta is None else theta
     with random_state_kept(theta.device):
+        objective.prepare(theta)
         lin = Linearization(objective.net, objective.parts, theta, ledger)
         require_finite_outputs(lin.u)
         # Asked once, and again whenever a module has changed its mode since.

@@ -14,7 +14,8 @@ from .autodiff import pullback
 from .errors import EmptyBatchError, InputError, NonFiniteError, ShapeError
 from .losses import Loss, Squares, make
 from .parameters import Net, ParameterSpace, Select, random_state_kept
-from .parts import Batch, Opaque, Part, Points, join, leaves, require_finite, weight_scale
+from .parts import Batch, Opaque, Part, join, leaves, require_finite, weight_scale
+from .points import Points
 
 
 class Objective:
@@ -80,6 +81,7 @@ class Objective:
         self.forward_seconds = 0.0
         theta = self.theta()
         with random_state_kept(theta.device):
+            self.prepare(theta)
             u = self.outputs(theta)
         if not isinstance(loss, Loss):
             loss = loss(u)
@@ -95,6 +97,11 @@ class Objective:
     def theta(self) -> Tensor:
         """The model's present weights as a fresh vector (P,)."""
         return self.space.read(self.model)
+
+    def prepare(self, theta: Tensor) -> None:
+        """Let every part find its fastest way, and notice where that is out of date."""
+        for part in self.parts:
+            part.prepare(self.net, theta)
 
     @torch.no_grad()
     def outputs(self, theta: Tensor) -> Tensor:

@@ -133,9 +133,50 @@ class Net:
         with module_mode(self.model, self.training), plain_attention():
             return functional_call(self.model, tensors, args, kwargs)
 
-    def bind(self, theta: Tensor) -> Callable[..., Any]:
-        params = self.space.unflatten(theta)
-        return lambda *args, **kwargs: self.call(params, *args, **kwargs)
+    def bind(self, theta: Tensor) -> Bound:
+        return Bound(self, self.space.unflatten(theta))
+
+
+class Bound:
+    """The model at given weights, called like the model; ``net.name``, ``net["layer.name"]`` is a parameter or buffer.
+
+    A residual reads the unknowns of its equation this way: ``net.viscosity`` where the model holds
+    ``self.viscosity = nn.Parameter(…)``.
+    """
+
+    def __init__(self, net: Net, params: Mapping[str, Tensor]) -> None:
+        self._net, self._params = net, params
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._net.call(self._params, *args, **kwargs)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._params:
+            return self._params[name]
+        return tensors_of(self._net.model)[name]
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name.startswith("_"):  # copying and pickling ask for what is not there yet
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError:
+            known = list(tensors_of(self._net.model))
+            raise AttributeError(
+                f"the network has no parameter or buffer {name!r}; it has {known[:8]}. Write net[{name + '.weight'!r}] "
+                "for one inside a layer."
+            ) from None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every parameter and buffer by name, those that move at the given weights."""
+        return {**tensors_of(self._net.model), **self._params}
+
+
+def tensors_of(net: Any) -> dict[str, Tensor]:
+    """Parameters and buffers by name, of a module or of a bound network; empty for anything else."""
+    if isinstance(net, Bound):
+        return net.tensors()
+    return {**dict(net.named_parameters()), **dict(net.named_buffers())} if isinstance(net, nn.Module) else {}
 
 
 def random_state_kept(device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -46,6 +46,9 @@ class Part(abc.ABC):
         """Backward passes over this part that ``jacobian`` is expected to take, for its rows u of the outputs."""
         return float(u.numel())
 
+    def prepare(self, net: Net, theta: Tensor) -> None:  # noqa: B027 (most parts have nothing to do)
+        """Called before the outputs are linearized at θ: a chance to find, or to find again, a faster way to them."""
+
 
 class Batch(Part):
     """The model called on a batch of inputs: a tensor, a tuple (positional) or a dict (keywords)."""
@@ -104,29 +107,6 @@ class Batch(Part):
     def split(self, size: int) -> list[Batch]:
         """The same batch in chunks of at most ``size`` samples."""
         return [Batch(take(self.inputs, slice(i, i + size))) for i in range(0, self.size, size)]
-
-
-class Points(Part):
-    """A residual given at one point, over many points: rows scale·fn(net, x)."""
-
-    def __init__(self, fn: Callable[[Callable[..., Any], Tensor], Tensor], points: Tensor, scale: float) -> None:
-        self.fn, self.points, self.scale = fn, points, scale
-
-    def _row(self, net: Callable[..., Any], x: Tensor) -> Tensor:
-        return self.scale * require_tensor(self.fn(net, x), "a residual function").reshape(-1)
-
-    def outputs(self, net: Callable[..., Any]) -> Tensor:
-        return vmap(lambda x: self._row(net, x))(self.points).reshape(-1)
-
-    def jacobian(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
-        rows = vmap(jacrev(lambda th, x: self._row(net.bind(th), x)), (None, 0))
-        chunk = max(1, int(JACOBIAN_BYTES // ((theta.numel() + 1024) * theta.element_size())))
-        pieces = track(self.points.split(chunk), label="Jacobian: points")
-        found = torch.cat([rows(theta, x).reshape(-1, theta.numel()) for x in pieces])
-        return found, found.shape[0] / self.points.shape[0]
-
-    def pulls(self, u: Tensor) -> float:
-        return u.numel() / self.points.shape[0]
 
 
 class Opaque(Part):

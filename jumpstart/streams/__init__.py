@@ -1,0 +1,6 @@
+"""Derivative streams: residuals at points and their Jacobian in batched layers instead of nested transforms."""
+
+from .local import Local, factor
+from .reading import fingerprint
+
+__all__ = ["Local", "factor", "fingerprint"]
