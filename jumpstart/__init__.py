@@ -19,7 +19,8 @@ from .diagnostics import Report, compare
 from .horizon import Steps, steps
 from .jumping import JumpResult, jump
 from .losses import Loss
-from .objective import Objective, Term, residual, supervised
+from .objective import Objective, supervised
+from .residual import Term, residual
 from .solution import Solution
 from .solver import load, solve
 from .training import JumpOptimizer

@@ -200,8 +200,16 @@ class ReducedFlow:
 
     def timescale(self) -> float:
         """Relaxation time of the fastest mode, 1 where nothing relaxes."""
-        top = float(self.start.rates.max()) if self.k else 0.0
-        return 1 / top if top > 0 else 1.0
+        return 1 / self.fastest if self.fastest > 0 else 1.0
+
+    @property
+    def fastest(self) -> float:
+        """The largest rate at the start, 0 where there is none."""
+        return float(self.start.rates.max()) if self.k else 0.0
+
+    def length(self, c: Tensor) -> Tensor:
+        """‖z − z₀‖ for coefficients c: the directions are orthonormal."""
+        return torch.linalg.vector_norm(c)
 
 
 def _is_scalar(matrix: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,10 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .autodiff import pullback
 from .errors import EmptyBatchError, InputError, NonFiniteError, ShapeError
-from .losses import Loss, Squares, make
+from .losses import Loss, make
 from .parameters import Net, ParameterSpace, Select, random_state_kept
-from .parts import Batch, Opaque, Part, join, leaves, require_finite, weight_scale
-from .points import Points
+from .parts import Batch, Opaque, Part, join, leaves, require_finite
 
 
 class Objective:
@@ -89,7 +87,8 @@ class Objective:
             raise ShapeError("the outputs are a single number without a sample dimension: return shape (n, …).")
         if u.numel() == 0:
             raise EmptyBatchError(f"the outputs have shape {tuple(u.shape)}: there is nothing to train on.")
-        require_finite_outputs(u)
+        if not bool(torch.isfinite(u).all()):
+            raise NonFiniteError(self._not_finite(theta))
         loss = loss.to(u)
         loss.check(u)
         self.loss, self.shape = loss, u.shape
@@ -108,6 +107,26 @@ class Objective:
         """u (n, …) at weights θ (P,); one forward pass, the model is left alone."""
         net = self.net.bind(theta)
         return join([part.outputs(net) for part in self.parts])
+
+    @torch.no_grad()
+    def by_part(self, theta: Tensor) -> list[Tensor]:
+        """The outputs of each part (a term of a residual objective, a chunk of a batch), in order."""
+        net = self.net.bind(theta)
+        return [part.outputs(net) for part in self.parts]
+
+    def _not_finite(self, theta: Tensor) -> str:
+        """Says which part is not finite at θ, and where."""
+        for i, (part, u) in enumerate(zip(self.parts, self.by_part(theta), strict=True)):
+            bad = ~torch.isfinite(u).reshape(len(u), -1).all(1)
+            if not bool(bad.any()):
+                continue
+            row = int(bad.nonzero()[0])
+            return (
+                f"{int(bad.sum())} of {len(u)} outputs of {part.name or f'part {i}'} are NaN or infinite at the "
+                f"present weights, the first at {part.place(row, len(u))}: there is nothing to linearize; check the "
+                "inputs' scale, the weights, and divisions, roots and logarithms in the residual."
+            )
+        return "the outputs are not finite."
 
     def value(self, theta: Tensor) -> float:
         """Φ at weights θ (P,)."""
@@ -131,7 +150,7 @@ class Objective:
 
     def subset(self, params: Select) -> Objective:
         """The same objective with other parameters free to move."""
-        return Objective.from_parts(self.model, self.parts, self.loss, params, self.training)
+        return type(self).from_parts(self.model, self.parts, self.loss, params, self.training)
 
 
 def require_finite_outputs(u: Tensor) -> None:
@@ -200,49 +219,3 @@ def supervised(
             f"{type(model).__name__} cannot be evaluated on inputs of shape {shapes} ({error}): check the shape and "
             "dtype of inputs that the model takes."
         ) from error
-
-
-@dataclass(frozen=True)
-class Term:
-    """One weighted residual, given at ONE point: ``fn(net, x)`` with x (d,) returns a scalar or a vector.
-
-    Derivatives inside ``fn`` are taken with ``torch.func`` (``grad``, ``jacrev``, ``hessian``, ``jvp``).
-
-    Args:
-        points: (m, d), or any tensor whose rows are points.
-        weight: factor of Σ |fn|² in Φ = ½ Σ_terms weight · Σ_points |fn|².
-    """
-
-    fn: Callable[[Callable[..., Any], Tensor], Tensor]
-    points: Tensor
-    weight: float = 1.0
-
-
-def residual(
-    model: nn.Module,
-    *terms: Term | Callable[[Callable[..., Any]], Tensor],
-    params: Select = None,
-    training: bool | None = None,
-) -> Objective:
-    """A residual objective Φ = ½ Σ_terms weight · Σ_points |fn|², for PINNs and least squares.
-
-    Terms are :class:`Term` (a residual at one point; the library batches over points), or functions
-    ``fn(net) -> (N,)`` of the whole network for coupled residuals. The outputs are the residuals times √weight,
-    stacked in the order given.
-    """
-    if not terms:
-        raise InputError("residual(model) needs at least one js.Term or function.")
-    parts: list[Part] = []
-    for term in terms:
-        if isinstance(term, Term):
-            if not isinstance(term.points, Tensor) or term.points.dim() == 0:
-                raise ShapeError(f"a term's points must be a tensor with one row a point, got {term.points!r}.")
-            if term.points.shape[0] == 0:
-                raise EmptyBatchError(f"a term has no points (shape {tuple(term.points.shape)}).")
-            require_finite(leaves(term.points), "collocation points")
-            parts.append(Points(term.fn, term.points, weight_scale(term.weight)))
-        elif callable(term):
-            parts.append(Opaque(lambda net, fn=term: fn(net).reshape(-1)))
-        else:
-            raise InputError(f"a term must be a js.Term or a function of the network, got {type(term).__name__}.")
-    return Objective.from_parts(model, parts, lambda u: Squares(torch.zeros_like(u), 1.0), params, training)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from .autodiff import pullback
-from .errors import EmptyBatchError, InputError, NonFiniteError, OutputTypeError
+from .errors import EmptyBatchError, InputError, NonFiniteError, OutputTypeError, ShapeError
 from .parameters import Net
 from .progress import track
 
@@ -23,7 +23,9 @@ JACOBIAN_BYTES = 2**28  # a chunk of an explicit Jacobian, before it is copied o
 
 
 class Part(abc.ABC):
-    """Some rows of the outputs, as a function of the network."""
+    """Some rows of the outputs, as a function of the network; ``name`` is for people."""
+
+    name: str = ""
 
     @abc.abstractmethod
     def outputs(self, net: Callable[..., Any]) -> Tensor:
@@ -45,6 +47,10 @@ class Part(abc.ABC):
     def pulls(self, u: Tensor) -> float:
         """Backward passes over this part that ``jacobian`` is expected to take, for its rows u of the outputs."""
         return float(u.numel())
+
+    def place(self, row: int, count: int) -> str:
+        """Where a row of ``count`` comes from, for people."""
+        return f"row {row}"
 
     def prepare(self, net: Net, theta: Tensor) -> None:  # noqa: B027 (most parts have nothing to do)
         """Called before the outputs are linearized at θ: a chance to find, or to find again, a faster way to them."""
@@ -114,9 +120,18 @@ class Opaque(Part):
 
     def __init__(self, fn: Callable[[Callable[..., Any]], Tensor]) -> None:
         self.fn = fn
+        self._shape: torch.Size | None = None
 
     def outputs(self, net: Callable[..., Any]) -> Tensor:
-        return require_tensor(self.fn(net), "the outputs function")
+        u = require_tensor(self.fn(net), "the outputs function")
+        if self._shape is not None and u.shape != self._shape:
+            raise ShapeError(
+                f"the outputs function {getattr(self.fn, '__qualname__', self.fn)!s} returned shape {tuple(u.shape)} "
+                f"after {tuple(self._shape)}: its length must not change between calls; build a new objective (or "
+                "pass new points with objective.resampled) where the data change."
+            )
+        self._shape = u.shape
+        return u
 
 
 def join(rows: Sequence[Tensor]) -> Tensor:

@@ -76,6 +76,9 @@ class Points(Part):
     def pulls(self, u: Tensor) -> float:
         return u.numel() / self.points.shape[0]
 
+    def place(self, row: int, count: int) -> str:
+        return f"point {self.points[row * len(self.points) // count].tolist()}"
+
     def at(self, points: Tensor) -> Points:
         """The same residual at other points; as many of them need no new trace."""
         other = Points(self.fn, points, self.scale * (len(self.points) / len(points)) ** 0.5)

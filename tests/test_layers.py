@@ -24,6 +24,7 @@ ORDER = [
     ["parts"],
     ["points"],
     ["objective"],
+    ["residual"],
     ["linearize"],
     ["metric"],
     ["kernel.capture"],

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from .. import diagnostics
 from ..contenders import jumps_only, lbfgs, stepped
 from ..diagnostics import Report
-from ..objective import Objective, Term, residual
+from ..objective import Objective
+from ..residual import Term, residual
 
 TITLE = "Poisson's equation as a PINN, one hidden layer of 32 (129 parameters), float64"
 SECONDS = 12.0

@@ -220,7 +220,7 @@ class _Recorder:
 def _unwrapped(z: Tensor) -> tuple[Tensor, int | None, int]:
     """The numbers behind a tensor that vmap and derivatives have wrapped, their batch dimension, and the number of
     derivatives that are being taken."""
-    inner = torch._C._functorch
+    inner: Any = torch._C._functorch  # type: ignore[attr-defined]  # torch has no public way to see behind a wrapper
     batch, depth = None, 0
     while inner.is_functorch_wrapped_tensor(z):
         if inner.is_batchedtensor(z):

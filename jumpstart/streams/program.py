@@ -116,7 +116,7 @@ def _read(model: nn.Module, graph: fx.Graph) -> Program | None:
 
 
 def _step(node: fx.Node, model: nn.Module, names: dict[int, str], jets: set[fx.Node], linear: set[str]) -> Step | None:
-    args = node.args
+    args: Any = node.args
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
         if len(args) != 1 or node.kwargs or args[0] not in jets or module._forward_hooks or module._forward_pre_hooks:
