@@ -16,6 +16,7 @@ from typing import Any
 from . import bases, errors, gate, losses
 from .contenders import jumped, jumps_only, lbfgs, stepped
 from .diagnostics import Report, compare
+from .fitting import FitOutcome, FitResult, StagnationWarning, fit
 from .horizon import Steps, steps
 from .jumping import JumpResult, jump
 from .losses import Loss
@@ -29,6 +30,8 @@ from .trust import Outcome, Trust
 __version__ = "0.1.0"
 
 __all__ = [
+    "FitOutcome",
+    "FitResult",
     "JumpOptimizer",
     "JumpResult",
     "Loss",
@@ -36,12 +39,14 @@ __all__ = [
     "Outcome",
     "Report",
     "Solution",
+    "StagnationWarning",
     "Steps",
     "Term",
     "Trust",
     "bases",
     "compare",
     "errors",
+    "fit",
     "gate",
     "jump",
     "jumped",

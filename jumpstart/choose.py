@@ -20,12 +20,14 @@ from .kernel import assemble
 from .linearize import Linearization
 from .losses import Loss
 from .metric import Metric
+from .resolvent import Resolvent
 
 BasisLike = str | Basis | Callable[[Linearization, Loss, Metric], Basis]
 
 DEPTH = 12  # Krylov vectors where none are asked for (docs/decisions/0005)
 EIGH_FLOPS = 25.0  # eigh of an N×N matrix costs about this many N³, at the rate of a matrix product
 PATIENCE = 4.0  # dense answers every horizon exactly, so it is worth this many times the cost of Krylov
+SPECTRAL = 384  # up to this size the singular vectors of a Jacobian cost less than a few Cholesky factors are worth
 RATES = {"cpu": 8e9, "cuda": 1e12}  # flop/s in float64 that factorizations reach, per CPU thread or per GPU
 
 
@@ -130,8 +132,13 @@ def build(
     depth: int | None = None,
     memory_limit: Any = None,
     kept: Tensor | None = None,
-) -> tuple[Basis, Plan | None]:
-    """The basis that was asked for, or the cheaper one that fits; ``kept`` directions are recycled into Krylov."""
+    implicit: bool = False,
+) -> tuple[Basis | Resolvent, Plan | None]:
+    """The basis that was asked for, or the cheaper one that fits; ``kept`` directions are recycled into Krylov.
+
+    Args:
+        implicit: a :class:`Resolvent` will do in a dense basis's place, where it is cheaper (``resolvent_pays``).
+    """
     if kept is not None and (not isinstance(kind, str) or kind == "dense"):
         raise InputError("recycle= keeps directions in a Krylov basis: leave basis at 'auto' or 'krylov'.")
     if isinstance(kind, Basis):
@@ -154,11 +161,19 @@ def build(
     kind = "krylov" if kept is not None and kept.shape[0] else kind
     chosen = plan(lin, loss, metric, kind, depth, memory_limit)
     if chosen.kind == "dense":
-        return bases.dense(lin, metric), chosen
+        return Resolvent(lin, loss, metric) if implicit and resolvent_pays(lin, loss) else bases.dense(
+            lin, metric
+        ), chosen
     if kept is not None and kept.shape[0]:
         return bases.recycled(lin, loss, metric, kept, chosen.depth), chosen
     side = "auto" if chosen.bytes["krylov"] <= chosen.limit else "outputs"
     return bases.krylov(lin, loss, metric, chosen.depth, side=side), chosen
+
+
+def resolvent_pays(lin: Linearization, loss: Loss) -> bool:
+    """Whether a jump is better served by a Cholesky factor a horizon than by eigenvectors for all of them."""
+    large = min(lin.u.numel(), lin.theta.numel()) > SPECTRAL
+    return large and loss.curvature is not None and not assemble.layered(lin)
 
 
 def explain(chosen: Plan | None, basis: Basis, rates: Tensor, lin: Linearization, seconds: float) -> str:

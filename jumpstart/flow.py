@@ -207,6 +207,14 @@ class ReducedFlow:
         """The largest rate at the start, 0 where there is none."""
         return float(self.start.rates.max()) if self.k else 0.0
 
+    def opening(self) -> float:
+        """Where the run has made half of the progress it makes over a long grid: a start for a search over horizons."""
+        times = [self.timescale() * 4.0**j for j in range(12)]
+        losses = self.predicted(self.at(Times(tuple(times), False)))
+        now = float(self.predicted(torch.zeros_like(self.slope)))
+        half = now - 0.5 * (now - float(losses.min()))
+        return next((t for t, loss in zip(times, losses.tolist(), strict=True) if loss <= half), times[0])
+
     def length(self, c: Tensor) -> Tensor:
         """‖z − z₀‖ for coefficients c: the directions are orthonormal."""
         return torch.linalg.vector_norm(c)

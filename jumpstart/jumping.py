@@ -20,6 +20,7 @@ from .metric import MetricLike
 from .objective import Objective
 from .parameters import Select
 from .proposal import Attempt, Proposal, attempt
+from .resolvent import Resolvent
 from .solver import metric_of
 from .trust import Outcome, Trust
 
@@ -132,9 +133,12 @@ def jump(
     built, plan = None, None
     if chosen.decays or bool((loss.grad(lin.u) != 0).any()):
         try:
-            built, plan = build(lin, loss, chosen, basis, depth, memory_limit, recycle)
-            flow = ReducedFlow(built, loss, lin.u, TOLERANCE)
-            set_gate(flow, gate)
+            built, plan = build(lin, loss, chosen, basis, depth, memory_limit, recycle, implicit=gate is None)
+            if isinstance(built, Resolvent):
+                flow: ReducedFlow | Resolvent = built
+            else:
+                flow = ReducedFlow(built, loss, lin.u, TOLERANCE)
+                set_gate(flow, gate)
             corrected = built.kind == "dense" if second_order is None else second_order
             found = attempt(Proposal(lin, loss, built, flow, corrected), state, family=family, reuse=reuse)
         except (FlowError, torch.linalg.LinAlgError):

@@ -60,6 +60,21 @@ def comparison(report: Report) -> Any:
     return figure
 
 
+def history(rows: list[dict[str, Any]]) -> Any:
+    """Loss, best loss and error of a fit against seconds."""
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(4.8, 3.2))
+    for key, colour in (("loss", COLOURS[1]), ("error", COLOURS[0])):
+        found = [(row["seconds"], row[key]) for row in rows if row.get(key) is not None and row[key] > 0]
+        if found:
+            axis.plot(*zip(*found, strict=True), color=colour, label=key, linewidth=1.4)
+    axis.set(xlabel="seconds", yscale="log")
+    axis.grid(alpha=0.25, linewidth=0.5)
+    axis.legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
 def save(figure: Any, path: str | Path) -> Path:
     """Write a figure and close it."""
     target = Path(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -39,6 +39,28 @@ def track(iterable: Iterable[T], total: int | None = None, label: str = "") -> I
     return _Bar(
         iterable, desc=label or None, total=total, delay=DELAY, leave=False, file=sys.stderr, dynamic_ncols=True
     )
+
+
+@contextlib.contextmanager
+def counter(label: str, total: int | None, flag: bool | None = None) -> Iterator[Callable[[str], None]]:
+    """A bar for a loop that steps by itself: call the yielded function once a step, with what to show beside the bar.
+
+    Args:
+        total: how many steps there will be, None if nobody knows.
+        flag: None where stderr is a terminal, True always, False never.
+    """
+    with shown(flag):
+        wanted = _wanted()
+    if not wanted:
+        yield lambda text: None
+        return
+    with _Bar(total=total, desc=label, leave=False, file=sys.stderr, dynamic_ncols=True, mininterval=0.2) as bar:
+
+        def step(text: str) -> None:
+            bar.set_postfix_str(text, refresh=False)
+            bar.update()
+
+        yield step
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from .flow import ReducedFlow
 from .horizon import Times
 from .linearize import Linearization
 from .losses import Loss
+from .resolvent import Resolvent
 from .trust import Best, Outcome, Trust, search
 
 CHORD_GAIN = 0.8  # a reuse of the factorization must leave at most this share of the loss, or it is the last
@@ -52,8 +53,8 @@ class Proposal:
 
     lin: Linearization
     loss: Loss
-    basis: Basis
-    flow: ReducedFlow
+    basis: Basis | Resolvent
+    flow: ReducedFlow | Resolvent
     second_order: bool
     exact: bool = False
 
@@ -91,7 +92,7 @@ class Proposal:
             bent = self.bend(displacement, c) if bend is None else scale**2 * bend
             push = self.flow.curve(self.flow.outputs(c), bent)
             c2 = self.flow.response(push, Times((horizon,), True), c)[0]
-            small = torch.linalg.vector_norm(c2) <= GEODESIC * torch.linalg.vector_norm(c)
+            small = self.flow.length(c2) <= GEODESIC * self.flow.length(c)
             if bool(small) and self.resolved(bent, 1.0 if bend is None else scale):
                 displacement, corrected, c = displacement + self.basis.displacement(c2), True, c + c2
         u, loss = self.measure(displacement)
@@ -170,7 +171,7 @@ def attempt(proposal: Proposal, trust: Trust, *, family: str = "horizon", reuse:
             seen[position] = found
         return found.loss
 
-    start = trust.scale if full is not None else min(trust.horizon or _first_horizon(proposal), max(end, 1e-280))
+    start = trust.scale if full is not None else min(trust.horizon or flow.opening(), max(end, 1e-280))
     if full is None and trust.limit == 1 and trust.horizon is not None:
         start = trust.horizon
     top = 1.0 if full is not None else math.inf
@@ -194,17 +195,5 @@ def _shrunk(trust: Trust, result: Best, full: Tensor | None) -> Trust:
 
 def _full_horizon(proposal: Proposal) -> float:
     """The end of the linearized run, short of modes below rounding, which an infinite horizon would follow."""
-    top = float(proposal.flow.start.rates.max())
+    top = proposal.flow.fastest
     return torch.finfo(proposal.lin.u.dtype).eps ** -0.9 / top if top > 0 else 1.0
-
-
-def _first_horizon(proposal: Proposal) -> float:
-    """Where the linearized run has made half of the progress it makes over the grid: a start for the search."""
-    flow = proposal.flow
-    curved = float(flow.start.rates.max())
-    cauchy = 1.0 / curved if curved > 0 else 1.0
-    times = [cauchy * 4.0**j for j in range(12)]
-    losses = flow.predicted(flow.at(Times(tuple(times), False)))
-    now = float(flow.predicted(torch.zeros_like(flow.slope)))
-    half = now - 0.5 * (now - float(losses.min()))
-    return next((t for t, loss in zip(times, losses.tolist(), strict=True) if loss <= half), times[0])

@@ -77,10 +77,10 @@ class Resolvent:
             top, v = float(torch.dot(v, w)), w
         return top
 
-    @cached_property
-    def average(self) -> float:
-        """The mean rate."""
-        return float(self.matrix.diagonal().mean())
+    def opening(self) -> float:
+        """Where the run has begun to move the average mode: a start for a search over horizons."""
+        average = float(self.matrix.diagonal().mean())
+        return 1 / average if average > 0 else 1.0
 
     def outputs(self, c: Tensor) -> Tensor:
         """Linearized outputs, shaped like u."""

@@ -17,7 +17,7 @@ ORDER = [
     ["horizon", "parameters", "progress"],
     ["loss"],
     ["losses", "weights"],
-    ["streams.jet", "streams.reading"],
+    ["streams.jet", "streams.reading", "streams.simplify"],
     ["streams.program"],
     ["streams.local"],
     ["streams"],
@@ -36,6 +36,8 @@ ORDER = [
     ["kernel"],
     ["krylov"],
     ["basis"],
+    ["cholesky"],
+    ["resolvent"],
     ["bases"],
     ["exponential"],
     ["flow"],
@@ -51,7 +53,7 @@ ORDER = [
     ["solution"],
     ["solver"],
     ["jumping"],
-    ["training"],
+    ["checkpoint", "training"],
     ["contenders", "gp"],
 ]
 TOP = len(ORDER)  # diagnostics, demo, command line and whatever else stands on the core; checked for not being imported

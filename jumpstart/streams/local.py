@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from .jet import Index, closed, indices, multiplicity, variable
 from .program import Program, Use, trace
+from .simplify import simplify
 
 ORDER = 4  # highest derivative looked for
 STREAMS = 40  # and no more streams than this at one place
@@ -177,8 +178,8 @@ def factor(fn: Fn, points: Tensor, model: nn.Module, tensors: Mapping[str, Tenso
         jets = [[points.new_zeros(len(points), width) for _ in place.wanted] for place in kept]
         given = [tensors[name].detach().expand(len(points), *tensors[name].shape).clone() for name in direct]
         graph = make_fx(_rows(fn, kept, calls, direct))(jets, points, [place.points for place in kept], given)
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
+        at = sum(len(place.wanted) for place in kept)
+        graph = simplify(graph, at, {at + 1 + k: place.own for k, place in enumerate(kept)})
         return Local(program, points, kept, direct, graph, r)
     except Exception:  # torch's private or experimental ways not being there or not fitting: the general way remains
         return None
