@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .errors import ArchiveError
+from .march import Course
 from .objective import Objective
 from .trust import Trust
 
@@ -21,7 +22,12 @@ KIND = "jumpstart fit 1"
 def save(path: str | Path, objective: Objective, state: Mapping[str, Any]) -> None:
     """Write the state of a fit; an interrupt leaves the file as it was."""
     space = objective.space
-    content = {**state, "trust": asdict(state["trust"])}
+    course = state["course"]
+    content = {
+        **state,
+        "trust": asdict(state["trust"]),
+        "course": None if course is None else {"best": course.best, "heading": course.heading},
+    }
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     half = target.with_name(target.name + ".part")
@@ -50,4 +56,5 @@ def load(path: str | Path, objective: Objective, fields: set[str]) -> dict[str, 
             f"{here[0][:4]} of shapes {here[1][:4]}: give another path, or delete it."
         )
     state = content["state"]
-    return {**state, "trust": Trust(**state["trust"])}
+    course = state["course"]
+    return {**state, "trust": Trust(**state["trust"]), "course": None if course is None else Course(**course)}

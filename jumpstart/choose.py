@@ -26,8 +26,9 @@ BasisLike = str | Basis | Callable[[Linearization, Loss, Metric], Basis]
 
 DEPTH = 12  # Krylov vectors where none are asked for (docs/decisions/0005)
 EIGH_FLOPS = 25.0  # eigh of an N×N matrix costs about this many N³, at the rate of a matrix product
+CHOLESKIES = 2.0  # factors a jump takes, on average
+BLAS3 = 4.0  # how much faster than an eigendecomposition a matrix product or a Cholesky factor runs
 PATIENCE = 4.0  # dense answers every horizon exactly, so it is worth this many times the cost of Krylov
-SPECTRAL = 384  # up to this size the singular vectors of a Jacobian cost less than a few Cholesky factors are worth
 RATES = {"cpu": 8e9, "cuda": 1e12}  # flop/s in float64 that factorizations reach, per CPU thread or per GPU
 
 
@@ -67,8 +68,12 @@ def plan(
     kind: str = "auto",
     depth: int | None = None,
     memory_limit: Any = None,
+    cholesky: bool = False,
 ) -> Plan:
     """Weigh dense against Krylov: network passes at the measured time of one, factorizations at counted flops.
+
+    Args:
+        cholesky: dense means a Gram matrix and its Cholesky factors (``resolvent``), not eigenvectors.
 
     Only a borderline choice can differ between two runs; name the basis where it must not.
 
@@ -94,6 +99,8 @@ def plan(
     flops = pairs + EIGH_FLOPS * small**3
     if not loss.quadratic:
         flops += 20 * EIGH_FLOPS * small**3  # a flow that is integrated renews its factorization so often
+    if cholesky:
+        flops = (small * small * large + CHOLESKIES * small**3 / 3) / BLAS3
     passes = ((c + 1) * PULL + FORWARD) if layered else lin.jacobian_pulls() * PULL + FORWARD
     dense_bytes = 8.0 * (4 * small * small + (0 if layered else 3 * n * p))
     k = min(depth or DEPTH, p if metric.decays else min(n, p))  # decay leads out of the span of Jᵀ
@@ -132,13 +139,8 @@ def build(
     depth: int | None = None,
     memory_limit: Any = None,
     kept: Tensor | None = None,
-    implicit: bool = False,
-) -> tuple[Basis | Resolvent, Plan | None]:
-    """The basis that was asked for, or the cheaper one that fits; ``kept`` directions are recycled into Krylov.
-
-    Args:
-        implicit: a :class:`Resolvent` will do in a dense basis's place, where it is cheaper (``resolvent_pays``).
-    """
+) -> tuple[Basis, Plan | None]:
+    """The basis that was asked for, or the cheaper one that fits; ``kept`` directions are recycled into Krylov."""
     if kept is not None and (not isinstance(kind, str) or kind == "dense"):
         raise InputError("recycle= keeps directions in a Krylov basis: leave basis at 'auto' or 'krylov'.")
     if isinstance(kind, Basis):
@@ -161,19 +163,26 @@ def build(
     kind = "krylov" if kept is not None and kept.shape[0] else kind
     chosen = plan(lin, loss, metric, kind, depth, memory_limit)
     if chosen.kind == "dense":
-        return Resolvent(lin, loss, metric) if implicit and resolvent_pays(lin, loss) else bases.dense(
-            lin, metric
-        ), chosen
+        return bases.dense(lin, metric), chosen
     if kept is not None and kept.shape[0]:
         return bases.recycled(lin, loss, metric, kept, chosen.depth), chosen
     side = "auto" if chosen.bytes["krylov"] <= chosen.limit else "outputs"
     return bases.krylov(lin, loss, metric, chosen.depth, side=side), chosen
 
 
-def resolvent_pays(lin: Linearization, loss: Loss) -> bool:
-    """Whether a jump is better served by a Cholesky factor a horizon than by eigenvectors for all of them."""
-    large = min(lin.u.numel(), lin.theta.numel()) > SPECTRAL
-    return large and loss.curvature is not None and not assemble.layered(lin)
+def resolvent_fits(lin: Linearization, loss: Loss) -> bool:
+    """Whether a Cholesky factor a horizon will do: squared loss, and a Jacobian that is formed anyway."""
+    return loss.curvature is not None and not (assemble.layered(lin) and lin.u.numel() <= lin.theta.numel())
+
+
+def implicit(
+    lin: Linearization, loss: Loss, metric: Metric, kind: BasisLike, memory_limit: Any = None
+) -> tuple[Resolvent, Plan] | None:
+    """A :class:`Resolvent` in a dense basis's place; None where dense is not asked for, does not fit or is slow."""
+    if kind not in ("auto", "dense") or loss.curvature is None:
+        return None
+    chosen = plan(lin, loss, metric, str(kind), None, memory_limit, cholesky=True)
+    return (Resolvent(lin, loss, metric), chosen) if chosen.kind == "dense" else None
 
 
 def explain(chosen: Plan | None, basis: Basis, rates: Tensor, lin: Linearization, seconds: float) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .checkpoint import load, save
 from .errors import InputError, NonFiniteError
 from .jumping import JumpResult, jump
+from .march import Course
 from .objective import Objective
 from .parameters import module_mode
 from .progress import counter
@@ -28,7 +29,9 @@ from .trust import Outcome, Trust
 
 REFUSED = 3  # rejections in a row after which something else is tried
 CALM = 0.99  # a run of ``patience`` jumps that leaves more than this share of the loss has stagnated
+LAND_HORIZON = 500.0  # times 1/loss: where landing starts its search
 KICK = 0.03  # size of the first perturbation of a restart, relative to each tensor's own root mean square
+LANDING = 0.6  # share of the budget after which a bold march goes back to the best weights and may no longer climb
 WATCH = 0.1  # share of the time that may go into calls of ``error``
 
 
@@ -103,6 +106,8 @@ class _State:
     accepted: int = 0
     refused: int = 0
     restarts: int = 0
+    bold: bool = False  # whether the loss may rise for now
+    course: Course | None = None
     since: int = 0  # the jump at which patience began
     mark: float = math.inf  # the loss at that time
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -118,6 +123,7 @@ def fit(
     resample: Callable[[int], Any] | None = None,
     every: int = 1,
     patience: int = 40,
+    bold: bool = True,
     restarts: int = 2,
     path: str | Path | None = None,
     progress: bool | None = None,
@@ -137,6 +143,9 @@ def fit(
             jump but the first.
         patience: jumps without a fall of the loss by a hundredth after which the run has stagnated. It is then
             restarted from the best weights, slightly perturbed, at most ``restarts`` times.
+        bold: march boldly at first (the loss may rise on the way, the best weights are kept), and land from the best
+            weights once 60% of the budget is spent or ``patience`` is over; docs/theory.md, section 9. For squared
+            losses that are marched (``jump``'s family).
         path: file for a checkpoint, written about once a second and at the end; a run that finds one there goes on.
         progress: a bar with loss and error: None on terminals alone.
         callback: called with every :class:`JumpResult`; a true answer stops the fit.
@@ -160,6 +169,8 @@ def fit(
     if path is not None and Path(path).exists():
         state = _State(**load(path, objective, set(_State.__dataclass_fields__)))
         objective.space.write(objective.model, state.theta)
+    elif bold and options.get("family") in (None, "march") and options.get("gate") is None:
+        state.bold, state.course = objective.loss.curvature is not None, Course()
     run = _Run(objective, state, error, options, seed, restarts)
     outcome, cause = None, ""
     limit = math.inf if jumps is None else jumps
@@ -174,6 +185,8 @@ def fit(
                 if state.jumps >= limit or (budget is not None and state.seconds >= budget):
                     outcome = FitOutcome.BUDGET
                     break
+                if state.bold and run.spent(budget, limit) >= LANDING:
+                    run.land()
                 if resample is not None and state.jumps and state.jumps % every == 0:
                     run.resample(resample(state.jumps))
                 try:
@@ -186,7 +199,7 @@ def fit(
                     outcome = FitOutcome.BUDGET
                 elif result.outcome is Outcome.STATIONARY and not run.restart():
                     outcome = FitOutcome.STATIONARY
-                elif run.stagnant(patience) and not run.restart():
+                elif run.stagnant(patience) and not (run.land() or run.restart()):
                     outcome, cause = FitOutcome.STAGNANT, run.cause(result)
                 if path is not None and time.monotonic() - saved > 1.0:
                     save(path, objective, vars(state))
@@ -227,8 +240,8 @@ class _Run:
     def jump(self) -> JumpResult:
         """One jump from the present weights; the best are kept."""
         state = self.state
-        result = jump(self.objective, trust=state.trust, **self.options)
-        state.trust, state.jumps = result.trust, state.jumps + 1
+        result = jump(self.objective, trust=state.trust, course=state.course if state.bold else None, **self.options)
+        state.trust, state.course, state.jumps = result.trust, result.course, state.jumps + 1
         state.seconds, state.cost = state.seconds + result.seconds, state.cost + result.gradient_evaluations
         if result.accepted:
             state.accepted, state.refused, state.loss = state.accepted + 1, 0, result.actual
@@ -272,9 +285,26 @@ class _Run:
     def stagnant(self, patience: int) -> bool:
         """Whether jumps have been refused too often in a row, or the loss has hardly fallen for ``patience`` jumps."""
         state = self.state
-        if state.loss < CALM * state.mark:
-            state.since, state.mark = state.jumps, state.loss
+        reached = state.best_loss if state.bold else state.loss
+        if reached < CALM * state.mark:
+            state.since, state.mark = state.jumps, reached
         return state.refused >= REFUSED or state.jumps - state.since >= patience
+
+    def spent(self, budget: float | None, limit: float) -> float:
+        """Share of the budget that is gone."""
+        return max(self.state.seconds / budget if budget else 0.0, self.state.jumps / limit)
+
+    def land(self) -> bool:
+        """Go on from the best weights, and no longer climb; False where that is so already."""
+        state = self.state
+        if not state.bold:
+            return False
+        state.bold, state.course, state.theta, state.loss = False, None, state.best, state.best_loss
+        state.refused, state.since, state.mark = 0, state.jumps, state.best_loss
+        # Damping in proportion to the loss: where a march would arrive that had come down all the way.
+        state.trust = Trust(horizon=LAND_HORIZON / state.loss) if state.loss > 0 else Trust()
+        self.objective.space.write(self.objective.model, state.theta)
+        return True
 
     def restart(self) -> bool:
         """Go on from the best weights, perturbed; False once all restarts are used up."""
@@ -332,6 +362,6 @@ def _check(
         raise InputError(f"fit: every={every!r}: resample every so many jumps, at least 1.")
     if resample is not None and not hasattr(objective, "resampled"):
         raise InputError("fit: resample= needs an objective made by js.residual, which knows its points.")
-    known = set(inspect.signature(jump).parameters) - {"objective", "trust", "recycle"}
+    known = set(inspect.signature(jump).parameters) - {"objective", "trust", "course", "recycle"}
     if unknown := set(options) - known:
         raise InputError(f"fit: {sorted(unknown)} is no option of fit or js.jump; there are {sorted(known)}.")

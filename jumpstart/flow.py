@@ -207,6 +207,15 @@ class ReducedFlow:
         """The largest rate at the start, 0 where there is none."""
         return float(self.start.rates.max()) if self.k else 0.0
 
+    @property
+    def longest(self) -> float:
+        """A horizon at which every mode above rounding has relaxed."""
+        return torch.finfo(torch.float64).eps ** -0.9 * self.timescale()
+
+    def at_time(self, t: float) -> Tensor:
+        """Coefficients (k,) at one flow time."""
+        return self.at(Times((t,), True))[0]
+
     def opening(self) -> float:
         """Where the run has made half of the progress it makes over a long grid: a start for a search over horizons."""
         times = [self.timescale() * 4.0**j for j in range(12)]

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .choose import BasisLike, Plan, build
+from .choose import BasisLike, Plan, build, implicit, resolvent_fits
 from .cost import Ledger
 from .errors import FlowError, HorizonError, InputError
 from .flow import ReducedFlow
 from .gate import set_gate
 from .linearize import linearize
+from .march import Course, march
 from .metric import MetricLike
 from .objective import Objective
 from .parameters import Select
@@ -24,6 +25,7 @@ from .resolvent import Resolvent
 from .solver import metric_of
 from .trust import Outcome, Trust
 
+FAMILIES = ("march", "horizon", "scale")
 TOLERANCE = 1e-3  # of the reduced flow inside a jump: the real loss decides, so more digits buy nothing
 
 
@@ -42,6 +44,7 @@ class JumpResult:
         seconds, gradient_evaluations: what it cost (``jumpstart.cost``).
         trust: pass it to the next jump.
         directions: (r, P) the displacement taken, for recycling; empty if rejected.
+        course: of a bold march, for the next jump.
     """
 
     outcome: Outcome
@@ -59,6 +62,7 @@ class JumpResult:
     trust: Trust
     plan: Plan | None = field(repr=False, default=None)
     directions: Tensor | None = field(repr=False, default=None)
+    course: Course | None = field(repr=False, default=None)
 
     @property
     def accepted(self) -> bool:
@@ -78,9 +82,10 @@ def jump(
     metric: MetricLike = None,
     weight_decay: float | None = None,
     horizon: float | None = None,
-    family: str = "horizon",
+    family: str | None = None,
+    course: Course | None = None,
     second_order: bool | None = None,
-    reuse: int = 2,
+    reuse: int | None = None,
     gate: str | None = None,
     trust: Trust | None = None,
     params: Select = None,
@@ -92,11 +97,14 @@ def jump(
     Args:
         basis, depth, metric, weight_decay, gate, params, memory_limit: as for :func:`jumpstart.solve`.
         horizon: try this flow time alone; None searches, from the last accepted one in ``trust``.
-        family: "horizon" follows the linearized run for some time; "scale" goes part of the way to its end, which
-            travels further from a poor start where the loss is a sum of squares (docs/theory.md, section 5).
+        family: "march" takes one horizon a jump, a little longer than the last (squared losses, dense); "horizon"
+            searches the best one along the linearized run; "scale" goes part of the way to its end. None marches
+            where the Jacobian of a squared loss is formed, and searches horizons elsewhere (docs/theory.md, sections 5
+            and 9).
+        course: ``result.course`` of the jump before makes a march bold: it may climb. Start with ``Course()``.
         second_order: correct for the curvature of the network along the step; None does so for dense bases, whose
             factorization costs more than the correction.
-        reuse: how many chord corrections to try after the step.
+        reuse: how many chord corrections to try after the step; None: 2, and none in a march, where they do not pay.
         trust: ``result.trust`` of the jump before.
         recycle: (r, P) directions to keep in a Krylov basis, such as ``result.directions`` of the jump before.
 
@@ -109,9 +117,11 @@ def jump(
     """
     if not isinstance(objective, Objective):
         raise InputError(f"jump needs a js.Objective (see js.supervised), got {type(objective).__name__}.")
-    if family not in ("horizon", "scale"):
-        raise InputError(f"family={family!r} is none of 'horizon', 'scale'.")
-    if not isinstance(reuse, int) or reuse < 0:
+    if family not in (None, *FAMILIES):
+        raise InputError(f"family={family!r} is none of {FAMILIES}.")
+    if course is not None and family not in (None, "march"):
+        raise InputError(f"course= is for family='march', not {family!r}.")
+    if reuse is not None and (not isinstance(reuse, int) or reuse < 0):
         raise InputError(f"reuse={reuse!r}: give a number of corrections, 0 or more.")
     if horizon is not None and family == "scale":
         raise InputError(
@@ -133,14 +143,21 @@ def jump(
     built, plan = None, None
     if chosen.decays or bool((loss.grad(lin.u) != 0).any()):
         try:
-            built, plan = build(lin, loss, chosen, basis, depth, memory_limit, recycle, implicit=gate is None)
-            if isinstance(built, Resolvent):
+            marching = family == "march" or (family is None and resolvent_fits(lin, loss))
+            found_implicit = implicit(lin, loss, chosen, basis, memory_limit) if marching and gate is None else None
+            if found_implicit is not None:
+                built, plan = found_implicit
                 flow: ReducedFlow | Resolvent = built
             else:
+                built, plan = build(lin, loss, chosen, basis, depth, memory_limit, recycle)
                 flow = ReducedFlow(built, loss, lin.u, TOLERANCE)
                 set_gate(flow, gate)
             corrected = built.kind == "dense" if second_order is None else second_order
-            found = attempt(Proposal(lin, loss, built, flow, corrected), state, family=family, reuse=reuse)
+            proposal = Proposal(lin, loss, built, flow, corrected)
+            if family == "march" or (family is None and found_implicit is not None):
+                found = march(proposal, state, course, reuse or 0)
+            else:
+                found = attempt(proposal, state, family=family or "horizon", reuse=2 if reuse is None else reuse)
         except (FlowError, torch.linalg.LinAlgError):
             found = replace(found, outcome=Outcome.UNSOLVED)
     best = found.best
@@ -170,4 +187,5 @@ def jump(
         trust=found.trust if horizon is None else replace(given, horizon=tried or given.horizon),
         plan=plan,
         directions=best.displacement[None] if best is not None and found.outcome.accepted else None,
+        course=course.after(best) if course is not None and best is not None and found.outcome.accepted else course,
     )

@@ -34,7 +34,7 @@ class Candidate:
         horizon: flow time; for scaled full steps the end of the run. scale: the share of the step taken.
         coefficients: (k,) the displacement in the basis. displacement: δθ (P,).
         outputs: real u. loss: real Φ (with the decay's penalty). predicted: the model's Φ.
-        corrected: whether the second-order correction is part of it.
+        corrected: whether the second-order correction is part of it. first: the displacement without it.
     """
 
     horizon: float
@@ -45,6 +45,7 @@ class Candidate:
     loss: float
     predicted: float
     corrected: bool
+    first: Tensor
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Proposal:
             bend: ½ f''[δ, δ] along the unscaled δ if it is known already; it grows with scale².
         """
         c = scale * c
-        displacement, corrected = self.basis.displacement(c), False
+        displacement = first = self.basis.displacement(c)
+        corrected = False
         predicted = float(self.flow.predicted(c))
         if self.basis.metric.decays:
             predicted += self.penalty(self.lin.theta + displacement)
@@ -96,7 +98,7 @@ class Proposal:
             if bool(small) and self.resolved(bent, 1.0 if bend is None else scale):
                 displacement, corrected, c = displacement + self.basis.displacement(c2), True, c + c2
         u, loss = self.measure(displacement)
-        return Candidate(horizon, scale, c, displacement, u, loss, predicted, corrected)
+        return Candidate(horizon, scale, c, displacement, u, loss, predicted, corrected, first)
 
     def resolved(self, bent: Tensor, scale: float) -> bool:
         """Whether a bend taken by a difference stands above the rounding that the division by PROBE² magnifies."""

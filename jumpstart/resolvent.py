@@ -77,10 +77,23 @@ class Resolvent:
             top, v = float(torch.dot(v, w)), w
         return top
 
+    @cached_property
+    def trace(self) -> float:
+        """The sum of all rates."""
+        return float(self.matrix.diagonal().sum())
+
     def opening(self) -> float:
-        """Where the run has begun to move the average mode: a start for a search over horizons."""
-        average = float(self.matrix.diagonal().mean())
-        return 1 / average if average > 0 else 1.0
+        """A horizon to start from: a thousand relaxation times of the fastest mode, or a little less."""
+        return 1e3 / self.trace if self.trace > 0 else 1.0
+
+    @property
+    def longest(self) -> float:
+        """The horizon at which the factorization still has digits for every mode."""
+        return 1 / (0.5 * torch.finfo(torch.float64).eps * self.trace) if self.trace > 0 else 1e16
+
+    def at_time(self, t: float) -> Tensor:
+        """Coefficients (size,) at one flow time."""
+        return self._solve(self.slope, t)
 
     def outputs(self, c: Tensor) -> Tensor:
         """Linearized outputs, shaped like u."""
@@ -129,8 +142,7 @@ class Resolvent:
         if t not in self._factors:
             if len(self._factors) > 1:  # each is as large as the matrix
                 self._factors.pop(next(iter(self._factors)))
-            eps = torch.finfo(torch.float64).eps
-            self._factors[t] = factor(self.matrix, 1 / t, eps * self.fastest)
+            self._factors[t] = factor(self.matrix, 1 / t, torch.finfo(torch.float64).eps * self.trace)
         found = self._factors[t].solve(force)
         rest = force - self._times(found) - self._factors[t].shift * found
         return -(found + self._factors[t].solve(rest))

@@ -14,6 +14,7 @@ class Outcome(enum.Enum):
     """How a jump ended; the value is a sentence for people."""
 
     ACCEPTED = "The real loss fell, and the weights moved."
+    CLIMBED = "The real loss rose, and the weights moved: a bold march goes on in the direction of its last step."
     NO_DECREASE = "No candidate lowered the real loss by enough of what was promised, at any horizon tried."
     NOT_FINITE = "Every candidate gave a loss that is not finite: lower the learning rate or the starting horizon."
     UNSOLVED = "The linearized run could not be integrated to the tolerance: the loss is not smooth and convex."
@@ -21,7 +22,8 @@ class Outcome(enum.Enum):
 
     @property
     def accepted(self) -> bool:
-        return self is Outcome.ACCEPTED
+        """Whether the weights moved."""
+        return self in (Outcome.ACCEPTED, Outcome.CLIMBED)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ ORDER = [
     ["holdout"],
     ["risk"],
     ["proposal"],
+    ["march"],
     ["drift"],
     ["choose"],
     ["query"],

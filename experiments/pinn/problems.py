@@ -48,8 +48,7 @@ class Problem:
         objective: ½ Σ_terms weight · Σ_points residual², as jumps take it.
         residuals: the same vector (N,), times √weight, in plain torch with a graph to the weights.
         error: relative L² distance from the exact or reference solution.
-        field: both on a grid, NaN outside the domain; the second coordinate is y, or t.
-        seconds: what jumps are given.
+        field: both on a grid, NaN outside the domain; the second coordinate is y, or t. seconds: what jumps are given.
     """
 
     name: str
@@ -161,14 +160,13 @@ def periodic(times: Tensor, length: float, weight: float) -> Condition:
     left, right = line(times, 0.0).flip(1), line(times, length).flip(1)
     both = torch.cat([left, right])
 
-    def point(net: Any, row: Tensor) -> Tensor:
-        return net(row[:2])[0] - net(row[2:])[0]
-
     def batch(net: Net) -> Tensor:
         first, second = net(both)[:, 0].chunk(2)
         return first - second
 
-    return Condition(point, batch, torch.cat([left, right], 1), weight / len(times))
+    return Condition(
+        lambda net, row: (net(row[:2]) - net(row[2:]))[0], batch, torch.cat([left, right], 1), weight / len(times)
+    )
 
 
 def burgers(points: Tensor) -> Condition:
@@ -198,13 +196,9 @@ def known(exact: Net, width: float = 1.0) -> Callable[[], tuple[Tensor, Tensor, 
 
 
 def problem(
-    name: str,
-    title: str,
-    widths: tuple[int, ...],
-    conditions: Sequence[Condition],
-    reference: Callable[[], tuple[Tensor, Tensor, Tensor]],
-    seconds: float,
-) -> Problem:
+    name: str, title: str, widths: tuple[int, ...], conditions: Sequence[Condition],
+    reference: Callable[[], tuple[Tensor, Tensor, Tensor]], seconds: float,
+) -> Problem:  # fmt: skip
     """Errors and fields are taken on the reference's own grid: x (a,), y (b,), u (a, b), NaN outside the domain."""
     scales = [math.sqrt(condition.weight) for condition in conditions]
 
@@ -255,11 +249,8 @@ def _heat() -> Problem:
         return torch.exp(-DIFFUSION * math.pi**2 * z[:, 1:]) * torch.sin(math.pi * z[:, :1])
 
     sides = torch.cat([line(cells(30), end).flip(1) for end in (0.0, 1.0)])
-    conditions = [
-        heat(poisson.grid(30)),
-        given(line(cells(60), 0.0), torch.sin(math.pi * cells(60)), 4.0),
-        given(sides, 0.0, 4.0),
-    ]
+    start = given(line(cells(60), 0.0), torch.sin(math.pi * cells(60)), 4.0)
+    conditions = [heat(poisson.grid(30)), start, given(sides, 0.0, 4.0)]
     return problem("heat", "Heat, α = 0.1, 2-32-32-1", (32, 32), conditions, known(exact), 20.0)
 
 
@@ -285,11 +276,8 @@ def _burgers() -> Problem:
     x[1500:] = x[1500:] ** 3
     start = cells(100, -1.0, 1.0)
     sides = torch.cat([line(cells(50), end).flip(1) for end in (-1.0, 1.0)])
-    conditions = [
-        burgers(torch.stack([x, sobol[:, 1]], 1)),
-        given(line(start, 0.0), -torch.sin(math.pi * start), 1.0),
-        given(sides, 0.0, 1.0),
-    ]
+    first = given(line(start, 0.0), -torch.sin(math.pi * start), 1.0)
+    conditions = [burgers(torch.stack([x, sobol[:, 1]], 1)), first, given(sides, 0.0, 1.0)]
     return problem("burgers", "Burgers, ν = 0.01/π, 2-20-20-20-1", (20, 20, 20), conditions, references.burgers, 60.0)
 
 

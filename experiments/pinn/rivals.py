@@ -104,14 +104,16 @@ class _Rows(nn.Module):
         return rows * math.sqrt(len(rows))
 
 
-def torch_lm(problem: Problem, solve_method: str = "cholesky", attempts: int = 30, **damping: Any) -> Contender:
+def torch_lm(problem: Problem, solve_method: str = "cholesky", attempts: int = 100, **damping: Any) -> Contender:
     """Levenberg and Marquardt's method by torch-levenberg-marquardt, from an explicit Jacobian.
 
     Its own Jacobian takes one function of one sample, so that boundary terms would have to be computed inside, too.
-    ``damping`` are the settings of its StandardDampingStrategy; ends where the damping reaches its largest value.
+    ``damping`` are the settings of its StandardDampingStrategy. Chosen on Poisson's equation, seed 100: damping times
+    0.3 and 2 rather than its 0.1 and 10 (a loss 100 times lower after 3 s), attempts until the loss falls rather than
+    10 and then any step. Ends where the damping reaches its largest value.
     """
     package = _peer("torch_levenberg_marquardt", "torch-levenberg-marquardt==1.2.3")
-    settings = {"min_value": 1e-16, **damping}
+    settings = {"min_value": 1e-16, "dec_factor": 0.3, "inc_factor": 2.0, **damping}
 
     def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
         cost = 0.0
@@ -155,14 +157,15 @@ class _Over(Exception):
     """Nobody asks for further steps."""
 
 
-def least_squares(problem: Problem, tr_solver: str = "exact", **options: Any) -> Contender:
+def least_squares(problem: Problem, tr_solver: str = "cgls", **options: Any) -> Contender:
     """Trust-region least squares of pytorch-minimize; a step is one trial of a displacement.
 
     It runs to completion, hence in a thread of its own that waits after each trial. Its tolerances are switched off;
     the model holds the best weights so far, which are the ones it goes on from.
 
     Args:
-        tr_solver: "exact" (singular values of the Jacobian), "lsmr" or "cgls". options: its own.
+        tr_solver: "cgls", "lsmr" (its own default) or "exact", by singular values of the Jacobian: of the three, the
+            first has the lowest loss for its time on two hidden layers. options: its own.
     """
     package = _peer("torchmin", "pytorch-minimize==0.1.0")
     smallest = torch.finfo(torch.float64).eps

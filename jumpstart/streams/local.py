@@ -85,9 +85,9 @@ class Local:
         view = out.view(n, rows.shape[1], -1)
         seen: set[str] = set()
         for r in range(rows.shape[1]):
-            deltas = torch.autograd.grad(
-                rows[:, r].sum(), wanted, retain_graph=r + 1 < rows.shape[1], allow_unused=True
-            )
+            with torch.enable_grad():
+                total = rows[:, r].sum()
+            deltas = torch.autograd.grad(total, wanted, retain_graph=r + 1 < rows.shape[1], allow_unused=True)
             seen, at = set(), 0
             for use in flat:
                 of = dict(zip(use.after, deltas[at : at + len(use.after)], strict=True))

@@ -83,8 +83,9 @@ def _in(node: Any, zero: set[Any]) -> bool:
 def _alike(a: Any, b: fx.Node) -> bool:
     """Same shape and dtype, from what was seen while tracing."""
     left, right = getattr(a, "meta", {}).get("val"), b.meta.get("val")
-    both = isinstance(left, Tensor) and isinstance(right, Tensor)
-    return both and left.shape == right.shape and left.dtype == right.dtype
+    if not isinstance(left, Tensor) or not isinstance(right, Tensor):
+        return False
+    return left.shape == right.shape and left.dtype == right.dtype
 
 
 def _key(value: Any) -> Any:
