@@ -14,7 +14,7 @@ import importlib
 from typing import Any
 
 from . import bases, errors, gate, losses
-from .contenders import jumped, jumps_only, lbfgs, stepped
+from .contenders import fitted, jumped, jumps_only, lbfgs, stepped
 from .diagnostics import Report, compare
 from .fitting import FitOutcome, FitResult, StagnationWarning, fit
 from .horizon import Steps, steps
@@ -47,6 +47,7 @@ __all__ = [
     "compare",
     "errors",
     "fit",
+    "fitted",
     "gate",
     "jump",
     "jumped",

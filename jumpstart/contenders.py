@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .fitting import iterate
 from .jumping import jump
 from .objective import Objective
 from .parts import join
@@ -91,6 +92,19 @@ def jumps_only(options: Callable[[int], dict[str, Any]], count: float = math.inf
             accepted += result.accepted
             refused = 0 if result.accepted else refused + 1
             yield {"gradient_evaluations": cost, "jumps": k, "accepted": accepted}
+
+    return run
+
+
+def fitted(**options: Any) -> Contender:
+    """:func:`jumpstart.fit` with these options; what is recorded are the best weights so far, which it would return."""
+
+    def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
+        for state in iterate(objective, progress=False, **options):
+            present = objective.theta()
+            objective.space.write(model, state.best)
+            yield {"gradient_evaluations": state.cost, "jumps": state.jumps, "accepted": state.accepted}
+            objective.space.write(model, present)
 
     return run
 

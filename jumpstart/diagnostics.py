@@ -99,7 +99,7 @@ def compare(
     objective: Callable[[nn.Module], Objective],
     contenders: Mapping[str, Contender],
     *,
-    seconds: float = 10.0,
+    seconds: float | Mapping[str, float] = 10.0,
     steps: int | None = None,
     evaluations: float | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
@@ -117,8 +117,9 @@ def compare(
         objective: builds the objective for a copy of the model.
         contenders: by name; from :func:`stepped`, :func:`jumped`, :func:`jumps_only`, or any generator function.
             The first is the baseline of the table.
-        seconds: each contender's time, ``math.inf`` for no limit. steps, evaluations: each contender's number of
-            steps, and of gradient evaluations, where these end a run earlier.
+        seconds: each contender's time, ``math.inf`` for no limit; or a time for each by name.
+        steps, evaluations: each contender's number of steps, and of gradient evaluations, where these end a run
+            earlier.
         evaluate: further numbers to record (held-out accuracy, say), by name; called in eval mode, without gradients.
 
     Example:
@@ -143,16 +144,24 @@ def compare(
         runs.append(_Run(label, twin, objective(twin), contender, seed))
     for run in runs:
         _record(report, run, evaluate)
-    limits = _Limits(seconds, math.inf if steps is None else steps, math.inf if evaluations is None else evaluations)
+    times = seconds if isinstance(seconds, Mapping) else dict.fromkeys(contenders, seconds)
+    if missing := set(contenders) - set(times):
+        raise InputError(f"compare: seconds names no time for {sorted(missing)}.")
+    limits = {
+        label: _Limits(
+            times[label], math.inf if steps is None else steps, math.inf if evaluations is None else evaluations
+        )
+        for label in contenders
+    }
     with tqdm(total=len(runs), disable=not progress, desc=name, leave=False) as bar:
         bar.bar_format = "{desc} {percentage:3.0f}% {bar} {elapsed} {postfix}"
         while live := [run for run in runs if run.live]:
             run = min(live, key=lambda run: run.seconds)
-            run.advance(limits)
+            run.advance(limits[run.label])
             if run.due():
                 _record(report, run, evaluate)
             bar.set_postfix_str(f"{run.label}: loss {run.loss:.3g}", refresh=False)
-            bar.update(sum(run.done(limits) for run in runs) - bar.n)
+            bar.update(sum(run.done(limits[run.label]) for run in runs) - bar.n)
     report.settings["metrics"] = sorted({k for row in report.rows for k in row} - _Run.COLUMNS)
     return report
 

@@ -10,29 +10,21 @@ import inspect
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .checkpoint import load, save
 from .errors import InputError, NonFiniteError
 from .jumping import JumpResult, jump
 from .march import Course
 from .objective import Objective
-from .parameters import module_mode
 from .progress import counter
+from .stages import LANDING, Run, State
 from .trust import Outcome, Trust
-
-REFUSED = 3  # rejections in a row after which something else is tried
-CALM = 0.99  # a run of ``patience`` jumps that leaves more than this share of the loss has stagnated
-LAND_HORIZON = 500.0  # times 1/loss: where landing starts its search
-KICK = 0.03  # size of the first perturbation of a restart, relative to each tensor's own root mean square
-LANDING = 0.6  # share of the budget after which a bold march goes back to the best weights and may no longer climb
-WATCH = 0.1  # share of the time that may go into calls of ``error``
 
 
 class FitOutcome(enum.Enum):
@@ -90,29 +82,6 @@ class FitResult:
         return plots.save(plots.history(self.history), path)
 
 
-@dataclass
-class _State:
-    """Everything that a fit needs to go on where it was interrupted."""
-
-    theta: Tensor
-    best: Tensor
-    loss: float
-    best_loss: float
-    start: float
-    trust: Trust
-    seconds: float = 0.0
-    cost: float = 0.0
-    jumps: int = 0
-    accepted: int = 0
-    refused: int = 0
-    restarts: int = 0
-    bold: bool = False  # whether the loss may rise for now
-    course: Course | None = None
-    since: int = 0  # the jump at which patience began
-    mark: float = math.inf  # the loss at that time
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
 def fit(
     objective: Objective,
     *,
@@ -162,16 +131,49 @@ def fit(
         >>> fit(supervised(model, x, (3 * x).sin()), jumps=30, tolerance=1e-6).loss < 1e-3
         True
     """
+    run = iterate(
+        objective, budget=budget, jumps=jumps, tolerance=tolerance, error=error, resample=resample, every=every,
+        patience=patience, bold=bold, restarts=restarts, path=path, progress=progress, callback=callback, seed=seed,
+        **options,
+    )  # fmt: skip
+    while True:
+        try:
+            next(run)
+        except StopIteration as end:
+            if end.value.cause and tolerance > 0:
+                warnings.warn(f"{end.value.outcome.value} {end.value.cause}", StagnationWarning, stacklevel=2)
+            return end.value
+
+
+def iterate(
+    objective: Objective,
+    *,
+    budget: float | None = None,
+    jumps: int | None = None,
+    tolerance: float = 0.0,
+    error: Callable[[nn.Module], float] | None = None,
+    resample: Callable[[int], Any] | None = None,
+    every: int = 1,
+    patience: int = 40,
+    bold: bool = True,
+    restarts: int = 2,
+    path: str | Path | None = None,
+    progress: bool | None = None,
+    callback: Callable[[JumpResult], Any] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Generator[State, None, FitResult]:
+    """:func:`fit` jump by jump: yields its state after each, with the best weights so far, and returns the result."""
     _check(objective, budget, jumps, tolerance, resample, every, options)
     theta = objective.theta()
     loss = objective.value(theta)
-    state = _State(theta, theta.clone(), loss, loss, loss, Trust())
+    state = State(theta, theta.clone(), loss, loss, loss, Trust())
     if path is not None and Path(path).exists():
-        state = _State(**load(path, objective, set(_State.__dataclass_fields__)))
+        state = State(**load(path, objective, set(State.__dataclass_fields__)))
         objective.space.write(objective.model, state.theta)
     elif bold and options.get("family") in (None, "march") and options.get("gate") is None:
         state.bold, state.course = objective.loss.curvature is not None, Course()
-    run = _Run(objective, state, error, options, seed, restarts)
+    run = Run(objective, state, error, options, seed, restarts)
     outcome, cause = None, ""
     limit = math.inf if jumps is None else jumps
     total = limit if budget is None else None
@@ -204,6 +206,7 @@ def fit(
                 if path is not None and time.monotonic() - saved > 1.0:
                     save(path, objective, vars(state))
                     saved = time.monotonic()
+                yield state
     except BaseException:
         # An interrupt or a failing callback: the checkpoint holds where the run was, the model gets the best so far.
         if path is not None:
@@ -213,137 +216,10 @@ def fit(
     if path is not None:
         save(path, objective, vars(state))
     objective.space.write(objective.model, state.best)
-    if cause and tolerance > 0:
-        warnings.warn(f"{outcome.value} {cause}", StagnationWarning, stacklevel=2)
     return FitResult(
         outcome, state.best_loss, state.start, run.measure(), state.jumps, state.accepted, state.restarts,
         state.seconds, state.cost, cause, state.history,
     )  # fmt: skip
-
-
-class _Run:
-    """One fit on its way: the state, and what is done to it."""
-
-    def __init__(
-        self,
-        objective: Objective,
-        state: _State,
-        error: Callable[[nn.Module], float] | None,
-        options: dict[str, Any],
-        seed: int,
-        restarts: int,
-    ) -> None:
-        self.objective, self.state, self.error, self.options = objective, state, error, options
-        self.seed, self.restarts = seed, restarts
-        self.watched, self.last_error = 0.0, None
-
-    def jump(self) -> JumpResult:
-        """One jump from the present weights; the best are kept."""
-        state = self.state
-        result = jump(self.objective, trust=state.trust, course=state.course if state.bold else None, **self.options)
-        state.trust, state.course, state.jumps = result.trust, result.course, state.jumps + 1
-        state.seconds, state.cost = state.seconds + result.seconds, state.cost + result.gradient_evaluations
-        if result.accepted:
-            state.accepted, state.refused, state.loss = state.accepted + 1, 0, result.actual
-            state.theta = self.objective.space.read(self.objective.model)
-            if state.loss < state.best_loss:
-                state.best, state.best_loss = state.theta, state.loss
-        else:
-            state.refused += 1
-        row = {
-            "jump": state.jumps, "seconds": state.seconds, "gradient_evaluations": state.cost, "loss": state.loss,
-            "best": state.best_loss, "horizon": result.horizon, "outcome": result.outcome.name,
-        }  # fmt: skip
-        if self.error is not None and self.watched <= WATCH * state.seconds:
-            begun = time.perf_counter()
-            row["error"] = self.last_error = self.measure()
-            self.watched += time.perf_counter() - begun
-        state.history.append(row)
-        return result
-
-    def measure(self) -> float | None:
-        """``error`` of the model as it is."""
-        if self.error is None:
-            return None
-        with torch.no_grad(), module_mode(self.objective.model, False):
-            return float(self.error(self.objective.model))
-
-    def shown(self) -> str:
-        return "" if self.last_error is None else f", error {self.last_error:.2e}"
-
-    def resample(self, points: Any) -> None:
-        """Other collocation points: losses are compared on these from now on."""
-        state = self.state
-        self.objective = self.objective.resampled(points)  # type: ignore[attr-defined]
-        state.loss, state.best_loss = self.objective.value(state.theta), self.objective.value(state.best)
-        if not state.loss < math.inf:
-            state.theta, state.loss = state.best, state.best_loss
-            self.objective.space.write(self.objective.model, state.best)
-        elif state.loss < state.best_loss:
-            state.best, state.best_loss = state.theta, state.loss
-
-    def stagnant(self, patience: int) -> bool:
-        """Whether jumps have been refused too often in a row, or the loss has hardly fallen for ``patience`` jumps."""
-        state = self.state
-        reached = state.best_loss if state.bold else state.loss
-        if reached < CALM * state.mark:
-            state.since, state.mark = state.jumps, reached
-        return state.refused >= REFUSED or state.jumps - state.since >= patience
-
-    def spent(self, budget: float | None, limit: float) -> float:
-        """Share of the budget that is gone."""
-        return max(self.state.seconds / budget if budget else 0.0, self.state.jumps / limit)
-
-    def land(self) -> bool:
-        """Go on from the best weights, and no longer climb; False where that is so already."""
-        state = self.state
-        if not state.bold:
-            return False
-        state.bold, state.course, state.theta, state.loss = False, None, state.best, state.best_loss
-        state.refused, state.since, state.mark = 0, state.jumps, state.best_loss
-        # Damping in proportion to the loss: where a march would arrive that had come down all the way.
-        state.trust = Trust(horizon=LAND_HORIZON / state.loss) if state.loss > 0 else Trust()
-        self.objective.space.write(self.objective.model, state.theta)
-        return True
-
-    def restart(self) -> bool:
-        """Go on from the best weights, perturbed; False once all restarts are used up."""
-        state, space = self.state, self.objective.space
-        if state.restarts >= self.restarts:
-            return False
-        generator = torch.Generator().manual_seed(self.seed + state.restarts)
-        noise = torch.randn(state.best.shape, generator=generator, dtype=torch.float64).to(state.best)
-        size = torch.cat([t.square().mean().sqrt().expand(t.numel()) for t in state.best.split(space.sizes)])
-        size = torch.where(size > 0, size, size.mean())
-        theta = state.best + KICK * 2.0**state.restarts * size * noise
-        loss = self.objective.value(theta)
-        state.restarts, state.refused, state.since = state.restarts + 1, 0, state.jumps
-        if loss < math.inf:
-            state.theta, state.loss, state.mark, state.trust = theta, loss, loss, Trust()
-            space.write(self.objective.model, theta)
-        return True
-
-    def cause(self, last: JumpResult) -> str:
-        """What probably stands in the way: the linearized problem itself, rounding, or the network's curvature."""
-        state = self.state
-        eps = torch.finfo(self.objective.space.dtype).eps
-        if state.best_loss <= (1e3 * eps) ** 2 * max(state.start, 1e-300):
-            return f"The loss is at the rounding of {self.objective.space.dtype}: there is nothing left to gain."
-        share = ""
-        if hasattr(self.objective, "terms"):
-            terms: Sequence[Any] = self.objective.terms()  # type: ignore[attr-defined]
-            worst = max(terms, key=lambda term: term.share)
-            share = f" {worst.share:.0%} of the loss is {worst.name!r}."
-        promised = last.before - last.predicted
-        if not promised > 0.1 * last.before:
-            return (
-                "Even the linearized problem cannot lower the loss: a local minimum, a network too small, or terms "
-                f"that contradict each other.{share}"
-            )
-        return (
-            "The linearized problem could lower the loss, but the network bends away from it: a poor start (another "
-            f"seed), inputs of unequal scale, or float32 at its limit.{share}"
-        )
 
 
 def _check(

@@ -55,6 +55,8 @@ ORDER = [
     ["solver"],
     ["jumping"],
     ["checkpoint", "training"],
+    ["stages", "plots"],
+    ["fitting"],
     ["contenders", "gp"],
 ]
 TOP = len(ORDER)  # diagnostics, demo, command line and whatever else stands on the core; checked for not being imported
