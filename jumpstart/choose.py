@@ -82,7 +82,10 @@ def plan(
         InputError: an unknown kind or depth.
     """
     if kind not in ("auto", "dense", "krylov"):
-        raise InputError(f"basis={kind!r}: use 'auto', 'dense', 'krylov' or a Basis made with jumpstart.bases.")
+        raise InputError(
+            f"basis={kind!r}: use 'auto', 'dense', 'krylov' (for jumps also 'matrix-free') or a Basis made with "
+            "jumpstart.bases."
+        )
     if depth is not None and (not isinstance(depth, int) or depth < 1):
         raise InputError(f"depth={depth!r}: give a number of Krylov vectors of at least 1.")
     if memory_limit is not None and not (isinstance(memory_limit, (int, float)) and memory_limit > 0):

@@ -125,6 +125,7 @@ def fit(
         InputError and its kinds for an objective that cannot be jumped along.
 
     Example:
+        >>> import torch
         >>> from jumpstart import fit, supervised
         >>> x = torch.linspace(-1, 1, 50)[:, None]
         >>> model = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))

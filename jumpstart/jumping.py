@@ -15,16 +15,17 @@ from .cost import Ledger
 from .errors import FlowError, HorizonError, InputError
 from .flow import ReducedFlow
 from .gate import set_gate
+from .iterative import Iterative, Nystrom
 from .linearize import linearize
 from .march import Course, march
 from .metric import MetricLike
 from .objective import Objective
 from .parameters import Select
 from .proposal import Attempt, Proposal, attempt
-from .resolvent import Resolvent
 from .solver import metric_of
 from .trust import Outcome, Trust
 
+MATRIX_FREE = "matrix-free"
 FAMILIES = ("march", "horizon", "scale")
 TOLERANCE = 1e-3  # of the reduced flow inside a jump: the real loss decides, so more digits buy nothing
 
@@ -44,7 +45,7 @@ class JumpResult:
         seconds, gradient_evaluations: what it cost (``jumpstart.cost``).
         trust: pass it to the next jump.
         directions: (r, P) the displacement taken, for recycling; empty if rejected.
-        course: of a bold march, for the next jump.
+        course: of a bold march, for the next jump. sketch: of the kernel, to precondition the next matrix-free jump.
     """
 
     outcome: Outcome
@@ -63,6 +64,7 @@ class JumpResult:
     plan: Plan | None = field(repr=False, default=None)
     directions: Tensor | None = field(repr=False, default=None)
     course: Course | None = field(repr=False, default=None)
+    sketch: Nystrom | None = field(repr=False, default=None)
 
     @property
     def accepted(self) -> bool:
@@ -90,12 +92,13 @@ def jump(
     trust: Trust | None = None,
     params: Select = None,
     memory_limit: float | None = None,
-    recycle: Tensor | None = None,
+    recycle: Tensor | Nystrom | None = None,
 ) -> JumpResult:
     """Solve the stretch ahead, look for the horizon that serves the real loss best, and move the weights there.
 
     Args:
-        basis, depth, metric, weight_decay, gate, params, memory_limit: as for :func:`jumpstart.solve`.
+        basis, depth, metric, weight_decay, gate, params, memory_limit: as for :func:`jumpstart.solve`. Besides,
+            basis="matrix-free" marches without a Jacobian, by conjugate gradients of at most ``depth`` products.
         horizon: try this flow time alone; None searches, from the last accepted one in ``trust``.
         family: "march" takes one horizon a jump, a little longer than the last (squared losses, dense); "horizon"
             searches the best one along the linearized run; "scale" goes part of the way to its end. None marches
@@ -106,7 +109,8 @@ def jump(
             factorization costs more than the correction.
         reuse: how many chord corrections to try after the step; None: 2, and none in a march, where they do not pay.
         trust: ``result.trust`` of the jump before.
-        recycle: (r, P) directions to keep in a Krylov basis, such as ``result.directions`` of the jump before.
+        recycle: ``result.sketch`` of the jump before, for matrix-free jumps; or (r, P) directions to keep in a Krylov
+            basis, such as its ``result.directions``.
 
     Returns:
         A :class:`JumpResult`. Unless it is accepted, parameters, buffers, optimizer state and random state are
@@ -119,6 +123,11 @@ def jump(
         raise InputError(f"jump needs a js.Objective (see js.supervised), got {type(objective).__name__}.")
     if family not in (None, *FAMILIES):
         raise InputError(f"family={family!r} is none of {FAMILIES}.")
+    if basis == MATRIX_FREE:
+        if family not in (None, "march") or gate is not None:
+            raise InputError(f"basis={MATRIX_FREE!r} marches: leave family and gate out.")
+        if objective.loss.curvature is None:
+            raise InputError(f"basis={MATRIX_FREE!r} is for squared losses (js.residual, 'mse'): use 'krylov'.")
     if course is not None and family not in (None, "march"):
         raise InputError(f"course= is for family='march', not {family!r}.")
     if reuse is not None and (not isinstance(reuse, int) or reuse < 0):
@@ -145,16 +154,19 @@ def jump(
         try:
             marching = family == "march" or (family is None and resolvent_fits(lin, loss))
             found_implicit = implicit(lin, loss, chosen, basis, memory_limit) if marching and gate is None else None
-            if found_implicit is not None:
+            if basis == MATRIX_FREE:
+                built = flow = Iterative(lin, loss, chosen, depth, recycle if isinstance(recycle, Nystrom) else None)
+            elif found_implicit is not None:
                 built, plan = found_implicit
-                flow: ReducedFlow | Resolvent = built
+                flow = built
             else:
-                built, plan = build(lin, loss, chosen, basis, depth, memory_limit, recycle)
+                kept = recycle if isinstance(recycle, Tensor) else None
+                built, plan = build(lin, loss, chosen, basis, depth, memory_limit, kept)
                 flow = ReducedFlow(built, loss, lin.u, TOLERANCE)
                 set_gate(flow, gate)
-            corrected = built.kind == "dense" if second_order is None else second_order
+            corrected = built.kind != "krylov" if second_order is None else second_order
             proposal = Proposal(lin, loss, built, flow, corrected)
-            if family == "march" or (family is None and found_implicit is not None):
+            if family == "march" or (family is None and not isinstance(flow, ReducedFlow)):
                 found = march(proposal, state, course, reuse or 0)
             else:
                 found = attempt(proposal, state, family=family or "horizon", reuse=2 if reuse is None else reuse)
@@ -187,5 +199,6 @@ def jump(
         trust=found.trust if horizon is None else replace(given, horizon=tried or given.horizon),
         plan=plan,
         directions=best.displacement[None] if best is not None and found.outcome.accepted else None,
+        sketch=built.sketch() if isinstance(built, Iterative) else None,
         course=course.after(best) if course is not None and best is not None and found.outcome.accepted else course,
     )

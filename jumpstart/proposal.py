@@ -15,6 +15,7 @@ from torch import Tensor
 from .basis import Basis
 from .flow import ReducedFlow
 from .horizon import Times
+from .iterative import Iterative
 from .linearize import Linearization
 from .losses import Loss
 from .resolvent import Resolvent
@@ -54,8 +55,8 @@ class Proposal:
 
     lin: Linearization
     loss: Loss
-    basis: Basis | Resolvent
-    flow: ReducedFlow | Resolvent
+    basis: Basis | Resolvent | Iterative
+    flow: ReducedFlow | Resolvent | Iterative
     second_order: bool
     exact: bool = False
 

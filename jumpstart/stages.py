@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .iterative import Nystrom
 from .jumping import JumpResult, jump
 from .march import Course
 from .objective import Objective
@@ -63,11 +64,14 @@ class Run:
         self.objective, self.state, self.error, self.options = objective, state, error, options
         self.seed, self.restarts = seed, restarts
         self.watched, self.last_error = 0.0, None
+        self.sketch: Nystrom | None = None  # of the last matrix-free jump
 
     def jump(self) -> JumpResult:
         """One jump from the present weights; the best are kept."""
         state = self.state
-        result = jump(self.objective, trust=state.trust, course=state.course if state.bold else None, **self.options)
+        course = state.course if state.bold else None
+        result = jump(self.objective, trust=state.trust, course=course, recycle=self.sketch, **self.options)
+        self.sketch = result.sketch
         state.trust, state.course, state.jumps = result.trust, result.course, state.jumps + 1
         state.seconds, state.cost = state.seconds + result.seconds, state.cost + result.gradient_evaluations
         if result.accepted:

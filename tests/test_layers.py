@@ -37,7 +37,7 @@ ORDER = [
     ["krylov"],
     ["basis"],
     ["cholesky"],
-    ["resolvent"],
+    ["resolvent", "iterative"],
     ["bases"],
     ["exponential"],
     ["flow"],

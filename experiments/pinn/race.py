@@ -1,0 +1,171 @@
+"""Points 1 and 2: jumps and their rivals from the same start, interleaved, each for its time."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from pathlib import Path
+from typing import Any
+
+from jumpstart import fitted, records
+from jumpstart.contenders import Contender
+from jumpstart.diagnostics import Report, compare
+from jumpstart.errors import JumpstartError
+from jumpstart.records import Row
+
+from ..common import spread
+from . import rivals, tuning
+from .problems import PROBLEMS, Problem
+
+JUMPS = "jumps"
+FIRST_ORDER = ("Adam", "AdamW", "SOAP", "L-BFGS")
+SECOND_ORDER = ("torch-LM", "torchmin", "natural gradient")
+# Seconds for jumps and every rival but Adam, which is given LONG of them.
+SECONDS = {
+    "poisson": 4.0, "poisson2": 5.0, "helmholtz": 10.0, "heat": 4.0, "convection": 12.0, "burgers": 10.0, "lshape": 4.0
+}  # fmt: skip
+LONG = 24.0
+ITERATIONS = 100  # of the natural gradient, whose time point 1 is measured by
+FAILED = 0.1  # a relative error above which a run has not solved its problem
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "pinn" / "tuning"
+
+
+def contenders(problem: Problem, seconds: float, long: float, rates: dict[str, float]) -> dict[str, Contender]:
+    """Jumps and all rivals that are installed."""
+    made: dict[str, Any] = {
+        JUMPS: lambda: fitted(budget=seconds),
+        "Adam": lambda: rivals.adam(problem, rates["Adam"], decay=long),
+        "AdamW": lambda: rivals.adamw(problem, rates["AdamW"], tuning.DECAY, decay=seconds),
+        "SOAP": lambda: rivals.soap(problem, rates["SOAP"], decay=seconds),
+        "L-BFGS": lambda: rivals.lbfgs(problem),
+        "torch-LM": lambda: rivals.torch_lm(problem),
+        "torchmin": lambda: rivals.least_squares(problem),
+        "natural gradient": lambda: rivals.natural_gradient(problem),
+    }
+    found = {}
+    for name, make in made.items():
+        try:
+            found[name] = make()
+        except JumpstartError as error:
+            print(f"{name} is left out: {error}")
+    return found
+
+
+def rates() -> dict[str, dict[str, float]]:
+    """Learning rates by problem and rival, from the results of ``experiments.pinn.tuning``."""
+    content = records.read(RESULTS)
+    return {row["problem"]: row for row in content["settings"]["chosen"]}
+
+
+def run(name: str, init: str, seed: int, quick: bool, progress: bool) -> list[Row]:
+    """One interleaved race; a row for each contender, with its curves."""
+    problem, tuned = PROBLEMS[name], rates()
+    seconds, long = (0.3, 0.6) if quick else (SECONDS[name], LONG)
+    given = tuned.get(name) or tuned["poisson"]
+    racers = contenders(problem, seconds, long, given)
+    times = {label: long if label == "Adam" else seconds for label in racers}
+    report = compare(
+        problem.network(seed, init), problem.objective, racers, seconds=times, name=name, seed=seed, progress=progress,
+        evaluate=lambda model: {"error": problem.error(model)},
+    )  # fmt: skip
+    return [_row(report, label, name, init, seed, times[label]) for label in report.contenders]
+
+
+def _row(report: Report, label: str, name: str, init: str, seed: int, seconds: float) -> Row:
+    own = [row for row in report.rows if row["contender"] == label]
+    step = [row["step"] for row in own]
+    at = next((row["seconds"] for row in own if row["step"] >= ITERATIONS), None)
+    return {
+        "problem": name, "init": init, "seed": seed, "contender": label, "given": seconds, "steps": step[-1],
+        "evaluations": round(own[-1]["gradient_evaluations"], 1),
+        "seconds to iteration 100": None if at is None else round(at, 4),
+        "seconds": [round(row["seconds"], 4) for row in own],
+        "loss": [float(f"{row['loss']:.3g}") for row in own], "error": [float(f"{row['error']:.3g}") for row in own],
+    }  # fmt: skip
+
+
+def reached(row: Row, error: float) -> float:
+    """Seconds to an error, ∞ if it never came to it."""
+    return next((t for t, e in zip(row["seconds"], row["error"], strict=True) if e <= error), math.inf)
+
+
+def at(row: Row, seconds: float) -> float:
+    """The lowest error recorded within a time."""
+    count = bisect.bisect_right(row["seconds"], seconds)
+    return min((e for e in row["error"][: max(count, 1)] if math.isfinite(e)), default=math.inf)
+
+
+def final(row: Row) -> float:
+    """The lowest error of the run."""
+    return at(row, math.inf)
+
+
+def anchor(rows: list[Row]) -> list[Row]:
+    """Point 1: Poisson's 129 parameters, everyone at the time at which the natural gradient has made 100 iterations."""
+    found = []
+    here = [row for row in rows if row["problem"] == "poisson"]
+    for init in dict.fromkeys(row["init"] for row in here):
+        same = [row for row in here if row["init"] == init]
+        limit = {row["seed"]: row["seconds to iteration 100"] for row in same if row["contender"] == "natural gradient"}
+        for label in dict.fromkeys(row["contender"] for row in same):
+            own = [row for row in same if row["contender"] == label]
+            errors = spread([at(row, limit.get(row["seed"]) or row["given"]) for row in own])
+            found.append(
+                {
+                    "init": init, "contender": label, "seconds": _median([limit.get(r["seed"]) or r["given"] for r in own]),
+                    **errors, "above 1e-5": f"{sum(at(r, limit.get(r['seed']) or r['given']) > 1e-5 for r in own)}/{len(own)}",
+                    "stuck": f"{sum(final(row) > FAILED for row in own)}/{len(own)}",
+                    "seconds to 1e-6": _median([reached(row, 1e-6) for row in own]),
+                    "seconds to 1e-7": _median([reached(row, 1e-7) for row in own]),
+                }
+            )  # fmt: skip
+    return found
+
+
+def suite(rows: list[Row]) -> list[Row]:
+    """Point 2: time to the best error of Adam's longer run, seed by seed, and final errors."""
+    found = []
+    for name in dict.fromkeys(row["problem"] for row in rows if row["init"] == "torch"):
+        same = [row for row in rows if row["problem"] == name and row["init"] == "torch"]
+        target = {row["seed"]: final(row) for row in same if row["contender"] == "Adam"}
+        for label in dict.fromkeys(row["contender"] for row in same):
+            own = [row for row in same if row["contender"] == label]
+            times = [reached(row, target[row["seed"]]) for row in own]
+            errors = spread([final(row) for row in own])
+            found.append(
+                {
+                    "problem": name, "contender": label, "given": own[0]["given"],
+                    "seconds to Adam's best": _median(times), "slowest": max(times),
+                    "never": f"{sum(math.isinf(t) for t in times)}/{len(times)}",
+                    "error": errors["median"], "smallest": errors["min"], "largest": errors["max"],
+                    "failed": f"{sum(final(row) > FAILED for row in own)}/{len(own)}",
+                }
+            )  # fmt: skip
+    return found
+
+
+def verdict(rows: list[Row]) -> list[Row]:
+    """Point 2's aims, a line a problem: how much sooner than the best others, and how much lower than Adam."""
+    found = []
+    lines = suite(rows)
+    for name in dict.fromkeys(line["problem"] for line in lines):
+        by = {line["contender"]: line for line in lines if line["problem"] == name}
+        ours, adam = by[JUMPS], by["Adam"]
+        first = {k: by[k]["seconds to Adam's best"] for k in FIRST_ORDER if k in by}
+        second = {k: by[k]["error"] for k in SECOND_ORDER if k in by}
+        best = min(first, key=lambda k: first[k])
+        rival = min(second, key=lambda k: second[k]) if second else None
+        found.append(
+            {
+                "problem": name, "Adam's best": adam["error"], "jumps reach it in": ours["seconds to Adam's best"],
+                "best first-order": best, "in": first[best], "times sooner": first[best] / ours["seconds to Adam's best"],
+                "jumps end at": ours["error"], "times below Adam": adam["error"] / ours["error"],
+                "best second-order": rival, "ends at": second[rival] if rival else None,
+                "failed": ours["failed"],
+            }
+        )  # fmt: skip
+    return found
+
+
+def _median(values: list[float]) -> float:
+    return spread(values)["median"]

@@ -1,0 +1,274 @@
+"""Least squares without an equation: one smooth curve to many digits, and noisy tables read without validation data.
+
+Curve: sinc(10x) at 20,000 points of [−1, 1] by 1-20-1 tanh units: seconds to a mean square error of 1e-7, on all points
+and on every 40th (500 points determine 61 weights as well), measured on all of them.
+
+Tables: UCI energy and concrete, 80% of the rows for training, 50 tanh units. AdamW keeps the best test error of its run,
+as if told by an oracle. Jumps see the training rows alone: weight decay α/β is re-estimated from the evidence every
+three jumps (MacKay 1992; Foresee & Hagan 1997), α = γ/‖θ‖², β = (n − γ)/Σr², γ = P − α tr (βJᵀJ + α)⁻¹. Of these
+weights those are kept whose linearization has the least leave-one-out error, and the run ends where that no longer falls.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+import jumpstart as js
+from jumpstart import plots
+from jumpstart.errors import JumpstartError
+from jumpstart.linearize import linearize
+from jumpstart.trust import Trust
+
+from ..common import spread, uci
+
+TARGET = 1e-7  # mean square error of the curve
+SLACK = 0.9  # fits stop at this share of it, since every 40th point may say a little less than all
+THIN = 40
+# Chosen on seeds 100 to 102 among (0.1, 10), (0.3, 2), (0.5, 3), three damping modes, QR and Cholesky.
+DAMPING = {"dec_factor": 0.3, "inc_factor": 2.0, "min_value": 1e-16}
+ADAM = 0.01  # Adam's rate on the curve
+SETS = ("energy", "concrete")
+RATES = {"energy": (0.01, 0.01), "concrete": (0.01, 0.01)}  # AdamW's rate and decay, chosen on seeds 100 to 102
+PRIOR = 1.0  # first α, a standard normal prior of each weight
+INNER = 3  # jumps between estimates of α and β
+PATIENCE = 10  # estimates without a lower leave-one-out error after which it is over
+
+
+def mlp(seed: int, inputs: int, width: int) -> nn.Sequential:
+    """One hidden layer of tanh units, float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, 1))
+    return net.double()
+
+
+def mse(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    with torch.no_grad():
+        return float((model(x) - y).square().mean())
+
+
+def rows(model: nn.Module, x: Tensor, y: Tensor, weight: float) -> js.Objective:
+    """½ weight Σ (net(x) − y)² as a residual at one row (x, y)."""
+    return js.residual(model, js.Term(lambda net, row: net(row[:-1]) - row[-1:], torch.cat([x, y], 1), weight=weight))
+
+
+def curve(count: int) -> tuple[Tensor, Tensor]:
+    x = torch.linspace(-1, 1, count, dtype=torch.float64)[:, None]
+    return x, torch.sinc(10 * x)
+
+
+def levenberg(model: nn.Module, x: Tensor, y: Tensor, solve: str = "cholesky") -> Iterator[Any]:
+    """torch-levenberg-marquardt, as its README uses it, with the settings that serve it best here."""
+    try:
+        package: Any = importlib.import_module("torch_levenberg_marquardt")
+    except ImportError as error:
+        raise JumpstartError("needs pip install torch-levenberg-marquardt==1.2.3 (experiments/pinn/rivals.py).") from error
+    module = package.training.LevenbergMarquardtModule(
+        model, loss_fn=package.loss.MSELoss(), solve_method=solve, attempts_per_step=100,
+        damping_strategy=package.damping.StandardDampingStrategy(**DAMPING),
+    )  # fmt: skip
+    stop = False
+    while not stop:
+        _, _, stop, _ = module.training_step(x, y)
+        yield
+
+
+def stepped(model: nn.Module, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer, steps: int) -> Iterator[Any]:
+    """Full-batch steps of a torch optimizer, ``steps`` at a time."""
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (model(x) - y).square().mean()
+        loss.backward()
+        return loss
+
+    while True:
+        for _ in range(steps):
+            optimizer.step(closure)  # type: ignore[call-overload]  # torch types closures as float
+        yield
+
+
+RIVALS: dict[str, Callable[[nn.Module, Tensor, Tensor], Iterator[Any]]] = {
+    "torch-levenberg-marquardt": levenberg,
+    "L-BFGS": lambda m, x, y: stepped(
+        m, x, y, torch.optim.LBFGS(
+            m.parameters(), max_iter=20, max_eval=50, tolerance_grad=0.0, tolerance_change=0.0, history_size=50,
+            line_search_fn="strong_wolfe",
+        ), 1,
+    ),
+    "Adam": lambda m, x, y: stepped(m, x, y, torch.optim.Adam(m.parameters(), lr=ADAM, fused=True), 10),
+}  # fmt: skip
+
+
+def jumped(model: nn.Module, x: Tensor, y: Tensor, seconds: float, batch: bool) -> float:
+    """Seconds that ``fit`` took; ``batch`` gives it the whole batch (js.supervised) rather than a residual at a row."""
+    objective = js.supervised(model, x, y) if batch else rows(model, x, y, 2 / len(x))  # Φ is the mean square in both
+    return js.fit(objective, budget=seconds, tolerance=SLACK * TARGET, progress=False).seconds
+
+
+def timed(model: nn.Module, x: Tensor, y: Tensor, seconds: float, steps: Iterator[Any]) -> float:
+    """Seconds of a rival's steps until the target, or until the time is up; measuring is not timed."""
+    spent = 0.0
+    while spent < seconds and not mse(model, x, y) <= SLACK * TARGET:
+        begun = time.perf_counter()
+        ended = next(steps, steps) is steps
+        spent += time.perf_counter() - begun
+        if ended:
+            break
+    return spent
+
+
+def sinc(seed: int, seconds: float, count: int) -> list[dict[str, Any]]:
+    """One row a method and number of points; methods take turns, all from the same weights."""
+    x, y = curve(count)
+    found = []
+    for thin in (1, THIN):
+        some = x[::thin], y[::thin]
+        runs: dict[str, Callable[[nn.Module], float]] = {
+            "jumps": lambda m, some=some: jumped(m, *some, seconds, False),
+            "jumps, js.supervised": lambda m, some=some: jumped(m, *some, seconds, True),
+            **{
+                name: lambda m, some=some, make=make: timed(m, *some, seconds, make(m, *some))
+                for name, make in RIVALS.items()
+            },
+        }
+        for name, run in runs.items():
+            model = mlp(seed, 1, 20)
+            spent = run(model)
+            error = mse(model, x, y)
+            found.append({
+                "part": "sinc", "method": name, "seed": seed, "points": len(some[0]), "seconds": spent, "mse": error,
+                "reached": error <= TARGET,
+            })  # fmt: skip
+    return found
+
+
+def split(name: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training and test inputs and targets."""
+    x, y = (table.double() for table in uci(name))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    train, test = order[: int(0.8 * len(x))], order[int(0.8 * len(x)) :]
+    return x[train], y[train], x[test], y[test]
+
+
+def evidence(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[float]:
+    """Jumps under weight decay from the evidence; yields the leave-one-out error every few jumps.
+
+    It is that of the linearization at the present weights: mean (r/(1 − h))², h = diag βJ(βJᵀJ + α)⁻¹Jᵀ; γ is Σh.
+    """
+    objective = rows(model, x, y, 1.0)
+    alpha, beta, trust, accepted = PRIOR, 1.0, Trust(), True
+    while accepted:
+        accepted = False
+        for _ in range(INNER):
+            result = js.jump(objective, weight_decay=alpha / beta, trust=trust)
+            trust, accepted = result.trust, accepted or result.accepted
+        lin = linearize(objective)
+        j, r = lin.jacobian(), lin.u.flatten()
+        hessian = beta * (j.T @ j)
+        hessian.diagonal().add_(alpha)
+        root = torch.linalg.cholesky(hessian)
+        leverage = beta * torch.linalg.solve_triangular(root, j.T, upper=False).square().sum(0)
+        gamma = float(leverage.sum())
+        alpha = gamma / float(lin.theta.square().sum())
+        beta = (len(r) - gamma) / float(r.square().sum())
+        yield float((r / (1 - leverage)).square().mean())
+
+
+def tables(name: str, seed: int, seconds: float) -> list[dict[str, Any]]:
+    """AdamW with the best test error of its run, and jumps where leave-one-out stops; test errors along both."""
+    x, y, xt, yt = split(name, seed)
+    start = mlp(seed, x.shape[1], 50)
+    found = []
+    for method in ("jumps", "AdamW, oracle"):
+        model, oracle = copy.deepcopy(start), method != "jumps"
+        rate, decay = RATES[name]
+        adamw = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+        steps: Iterator[Any] = stepped(model, x, y, adamw, 20) if oracle else evidence(model, x, y)
+        curve: list[tuple[float, float]] = []
+        best, chosen, since, spent = math.inf, (0.0, math.inf), 0, 0.0
+        while spent < seconds and (oracle or since < PATIENCE):
+            begun = time.perf_counter()
+            left_out = next(steps, steps)
+            spent += time.perf_counter() - begun
+            if left_out is steps:
+                break
+            curve.append((spent, mse(model, xt, yt)))
+            criterion = curve[-1][1] if oracle else float(left_out)
+            since += 1
+            if criterion < best:
+                best, chosen, since = criterion, curve[-1], 0
+        found.append({
+            "part": name, "method": method, "seed": seed, "seconds": spent, "chosen_seconds": chosen[0],
+            "test": chosen[1], "last_test": curve[-1][1], "leave_one_out": None if oracle else best,
+            "curve": curve[:: max(1, len(curve) // 200)],
+        })  # fmt: skip
+    goal = found[1]["test"]
+    for row in found:
+        row["goal_seconds"] = next((s for s, e in row["curve"] if e <= goal), None)
+    found[1]["goal_seconds"] = found[1]["chosen_seconds"]
+    return found
+
+
+def run(seeds: list[int], quick: bool, progress: bool) -> list[dict[str, Any]]:
+    """One row a method, problem and seed."""
+    found: list[dict[str, Any]] = []
+    for seed in tqdm(seeds, disable=not progress, desc="regression", leave=False):
+        found += sinc(seed, 1.0 if quick else 30.0, 2000 if quick else 20000)
+        for name in SETS:
+            found += tables(name, seed, 0.5 if quick else 15.0)
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each problem and method, medians and ranges over seeds, and in how many runs it got where it should."""
+    found = []
+    for part, points, method in dict.fromkeys((r["part"], r.get("points"), r["method"]) for r in rows):
+        some = [r for r in rows if (r["part"], r.get("points"), r["method"]) == (part, points, method)]
+        row: dict[str, Any] = {"part": part, "points": points, "method": method, "runs": len(some)}
+        if part == "sinc":
+            times = [r["seconds"] for r in some if r["reached"]]
+            row |= {"reached": len(times), **_columns("mse", [r["mse"] for r in some])}
+        else:
+            times = [r["goal_seconds"] for r in some if r["goal_seconds"] is not None]
+            row |= {"reached": len(times), **_columns("test", [r["test"] for r in some])}
+            row |= _columns("chosen_seconds", [r["chosen_seconds"] for r in some])
+        found.append(row | _columns("seconds_to_goal", times))
+    return found
+
+
+def _columns(name: str, numbers: list[float]) -> dict[str, float]:
+    return {f"{name}_{key}": value for key, value in spread(numbers).items()} if numbers else {}
+
+
+def figure(rows: list[dict[str, Any]]) -> Any:
+    """Seconds to the target on the curve (failures hollow, at the time they had), and test errors along the tables."""
+    plt = plots.pyplot()
+    result, axes = plt.subplots(1, 1 + len(SETS), figsize=(11, 3.4))
+    curves = [r for r in rows if r["part"] == "sinc"]
+    names = list(dict.fromkeys(r["method"] for r in curves))
+    full = max(r["points"] for r in curves)
+    for r in curves:
+        colour = plots.COLOURS[1 if r["points"] == full else 0]
+        place = names.index(r["method"]) + (0.15 if r["points"] == full else -0.15)
+        axes[0].plot(r["seconds"], place, "o", color=colour, fillstyle="full" if r["reached"] else "none")
+    axes[0].set(yticks=range(len(names)), yticklabels=names, xscale="log", title="sinc(10x)")
+    axes[0].set_xlabel(f"seconds to {TARGET:.0e}; all points blue, thinned red, failed hollow")
+    for axis, name in zip(axes[1:], SETS, strict=True):
+        for r in (r for r in rows if r["part"] == name):
+            colour = plots.COLOURS[0 if r["method"] == "jumps" else 7]
+            axis.plot(*zip(*r["curve"], strict=True), color=colour, linewidth=0.8)
+            axis.plot(r["chosen_seconds"], r["test"], "o", color=colour, markersize=4)
+        axis.set(xscale="log", yscale="log", xlabel="seconds", title=f"{name}: jumps red, AdamW grey, dots: chosen")
+    axes[1].set_ylabel("test error")
+    result.tight_layout()
+    return result

@@ -1,0 +1,210 @@
+"""Implicit steps without a Jacobian: conjugate gradients on the outputs' side, preconditioned from the last jump.
+
+The step of ``resolvent``, δ = Aᵀs with (βAAᵀ + 1/t)s = −g, for networks whose Jacobian is too large to form. Products
+with AAᵀ are a vjp and a jvp through graphs that are made once. Every product tells something of the spectrum: the pairs
+(s, AAᵀs) of one jump make a Nyström approximation (Frangella, Tropp & Udell, SIAM J. Matrix Anal. 44, 2023) that
+preconditions the next, whose kernel differs little. Source: docs/theory.md, section 9.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .horizon import Times
+from .linearize import Linearization
+from .losses import Loss
+from .metric import Metric
+
+RANK = 200  # pairs kept for the preconditioner
+TOLERANCE = 1e-2  # of the residual of a step, relative to its gradient; the real loss decides on the step
+COARSE = 0.1  # of that of a correction
+DEPTH = 30  # products a solve may take where no depth is asked for
+
+
+@dataclass(frozen=True)
+class Nystrom:
+    """K ≈ U diag(λ) Uᵀ with U (N, r) orthonormal, and the pairs it was made from."""
+
+    vectors: Tensor
+    values: Tensor
+
+    @staticmethod
+    def of(tests: Tensor, images: Tensor) -> Nystrom | None:
+        """Y (SᵀY)⁺ Yᵀ from rows s of ``tests`` (r, N) and their images K s; None if nothing stands above rounding."""
+        size = torch.linalg.vector_norm(tests, dim=1, keepdim=True).clamp_min(1e-300)
+        tests, images = tests / size, images / size
+        core = tests @ images.T
+        values, v = torch.linalg.eigh(0.5 * (core + core.T))
+        good = values > 1e-10 * values.max()
+        if not bool(good.any()) or not bool(values.max() > 0):
+            return None
+        root = (v[:, good] / values[good].sqrt()).T @ images
+        _, sigma, rows = torch.linalg.svd(root, full_matrices=False)
+        return Nystrom(rows.T, sigma.square())
+
+    def solve(self, b: Tensor, shift: float) -> Tensor:
+        """(K + shift)⁻¹ b up to a factor; outside of the approximation K counts as its smallest value."""
+        floor = self.values.min() + shift
+        return b + self.vectors @ ((floor / (self.values + shift) - 1) * (self.vectors.T @ b))
+
+
+class Iterative:
+    """The linearized run of a squared loss by implicit Euler, matrix-free; it answers what ``Resolvent`` answers.
+
+    Coefficients c are cotangents s (N,) with z − z₀ = Aᵀs.
+
+    Args:
+        depth: most products a solve may take.
+        sketch: of the last jump; of the same outputs (other points make it useless, but not wrong).
+
+    Raises:
+        InputError: weight decay, which leaves the span of Aᵀ.
+    """
+
+    kind = "matrix-free"
+    route = "conjugate gradients"
+
+    def __init__(
+        self, lin: Linearization, loss: Loss, metric: Metric, depth: int | None = None, sketch: Nystrom | None = None
+    ) -> None:
+        assert loss.curvature is not None
+        if metric.decays:
+            raise InputError("matrix-free jumps know no weight decay: leave it out, or use basis='krylov'.")
+        self.lin, self.loss, self.metric, self.depth = lin, loss, metric, depth or DEPTH
+        self.u = lin.u.detach().double()
+        self._loss, self._beta = loss.to(self.u), float(loss.curvature)
+        self.size = self.u.numel()
+        self._sketch = sketch if sketch is not None and sketch.vectors.shape[0] == self.size else None
+        self._tests: list[Tensor] = []
+        self._images: list[Tensor] = []
+        with torch.enable_grad():
+            self._theta = lin.theta.detach().clone().requires_grad_()
+            net = lin.net.bind(self._theta)
+            self._rows = torch.cat([part.outputs(net).reshape(-1) for part in lin.parts])
+            self._cotangent = torch.zeros_like(self._rows).requires_grad_()
+            # J·v is the derivative of Jᵀw, which is linear in w, along v.
+            pulled = torch.autograd.grad(self._rows, self._theta, self._cotangent, create_graph=True)[0]
+        self._pulled = pulled
+        lin.ledger.gradients += 1
+        self.slope = self._loss.grad(self.u).reshape(-1)
+        first = self.product(self.slope)
+        norm = torch.dot(self.slope, self.slope).clamp_min(1e-300)
+        self.fastest = float(torch.dot(self.slope, first) / norm)  # a lower bound, enough to set horizons by
+
+    # -- products ----------------------------------------------------------------------------------------------
+
+    def pull(self, s: Tensor) -> Tensor:
+        """Aᵀ s (P,)."""
+        self.lin.ledger.pulls += 1
+        found = torch.autograd.grad(self._rows, self._theta, s.to(self._rows.dtype), retain_graph=True)[0]
+        return self.metric.scale(found)
+
+    def push(self, z: Tensor) -> Tensor:
+        """A z (N,)."""
+        self.lin.ledger.pushes += 1
+        v = self.metric.scale(z.to(self._pulled.dtype))
+        return torch.autograd.grad(self._pulled, self._cotangent, v, retain_graph=True)[0].double()
+
+    def product(self, s: Tensor) -> Tensor:
+        """βAAᵀ s (N,), remembered for the sketch."""
+        found = self._beta * self.push(self.pull(s))
+        self._tests.append(s)
+        self._images.append(found)
+        return found
+
+    def sketch(self) -> Nystrom | None:
+        """What this jump has learned, and the last ones: the preconditioner of the next."""
+        tests, images = torch.stack(self._tests), torch.stack(self._images)
+        if self._sketch is not None:
+            old = self._sketch
+            tests = torch.cat([tests, old.vectors.T])
+            images = torch.cat([images, old.values[:, None] * old.vectors.T])
+        found = Nystrom.of(tests, images)
+        if found is None or found.values.numel() <= RANK:
+            return found
+        return Nystrom(found.vectors[:, :RANK], found.values[:RANK])
+
+    # -- as a basis and as a flow ------------------------------------------------------------------------------
+
+    def displacement(self, c: Tensor) -> Tensor:
+        """δθ (P,) for coefficients c."""
+        return self.metric.scale(self.pull(c)).to(self.lin.theta.dtype)
+
+    @property
+    def longest(self) -> float:
+        """Beyond this, rounding of the products decides."""
+        eps = torch.finfo(self.lin.u.dtype).eps
+        return 1 / (eps * self.fastest) if self.fastest > 0 else 1e16
+
+    def opening(self) -> float:
+        """A horizon to start from."""
+        return 1e2 / self.fastest if self.fastest > 0 else 1.0
+
+    def at_time(self, t: float) -> Tensor:
+        """Coefficients (N,) at one flow time."""
+        return self._solve(self.slope, t, TOLERANCE)
+
+    def at(self, horizon: Times) -> Tensor:
+        """Coefficients (T, N) at each horizon."""
+        return torch.stack([self.at_time(t) for t in horizon.values])
+
+    def outputs(self, c: Tensor) -> Tensor:
+        """Linearized outputs, shaped like u."""
+        return self.u + (self._image(c)).reshape(self.u.shape)
+
+    def predicted(self, c: Tensor) -> Tensor:
+        """Φ of the linearized outputs."""
+        return self._loss.value(self.outputs(c))
+
+    def response(self, g: Tensor, horizon: Times, c: Tensor | None = None, decayed: Tensor | None = None) -> Tensor:
+        """How the step answers a gradient g met on the way, (T, N); see ``ReducedFlow.response``."""
+        return torch.stack([self._solve(g.double().reshape(-1), t, COARSE) for t in horizon.values])
+
+    def curve(self, u: Tensor, v: Tensor) -> Tensor:
+        """B v."""
+        return self._beta * v.double()
+
+    def length(self, c: Tensor) -> Tensor:
+        """‖z − z₀‖ = √(sᵀAAᵀs)."""
+        return torch.dot(c, self._image(c)).clamp_min(0).sqrt()
+
+    def _image(self, c: Tensor) -> Tensor:
+        """AAᵀ c; products are linear, so that solutions and their multiples are read off from those made already."""
+        for known, image in self._known:
+            scale = torch.dot(c, known) / torch.dot(known, known).clamp_min(1e-300)
+            if bool(torch.linalg.vector_norm(c - scale * known) <= 1e-12 * torch.linalg.vector_norm(c)):
+                return scale * image
+        return self.product(c) / self._beta
+
+    @property
+    def _known(self) -> list[tuple[Tensor, Tensor]]:
+        return self.__dict__.setdefault("_solutions", [])
+
+    def _solve(self, force: Tensor, t: float, tolerance: float) -> Tensor:
+        """−(βAAᵀ + 1/t)⁻¹ force by preconditioned conjugate gradients."""
+        shift = 1 / t
+        x, kx = torch.zeros_like(force), torch.zeros_like(force)
+        r = force.clone()
+        target = tolerance * torch.linalg.vector_norm(force)
+        sketch = self._sketch
+        y = r if sketch is None else sketch.solve(r, shift)
+        p, ry = y, torch.dot(r, y)
+        for _ in range(self.depth):
+            kp = self.product(p)
+            curve = torch.dot(p, kp) + shift * torch.dot(p, p)
+            if not bool(curve > 0):
+                break
+            step = ry / curve
+            x, kx = x + step * p, kx + step * kp
+            r = r - step * (kp + shift * p)
+            if bool(torch.linalg.vector_norm(r) <= target):
+                break
+            y = r if sketch is None else sketch.solve(r, shift)
+            ry, before = torch.dot(r, y), ry
+            p = y + (ry / before) * p
+        self._known.append((-x, -kx / self._beta))
+        return -x
