@@ -16,6 +16,8 @@ from .basis import Basis
 from .bounds import rounding_error
 from .cost import FORWARD, PULL, PUSH
 from .errors import InputError, MemoryLimitError
+from .gathered import gatherable
+from .iterative import GATHERED, Iterative
 from .kernel import assemble
 from .linearize import Linearization
 from .losses import Loss
@@ -26,6 +28,7 @@ BasisLike = str | Basis | Callable[[Linearization, Loss, Metric], Basis]
 
 DEPTH = 12  # Krylov vectors where none are asked for (docs/decisions/0005)
 EIGH_FLOPS = 25.0  # eigh of an N×N matrix costs about this many N³, at the rate of a matrix product
+LARGE = 2.5e7  # entries of a Jacobian beyond which its kernel is gathered without forming it
 CHOLESKIES = 2.0  # factors a jump takes, on average
 BLAS3 = 4.0  # how much faster than an eigendecomposition a matrix product or a Cholesky factor runs
 PATIENCE = 4.0  # dense answers every horizon exactly, so it is worth this many times the cost of Krylov
@@ -180,10 +183,20 @@ def resolvent_fits(lin: Linearization, loss: Loss) -> bool:
 
 def implicit(
     lin: Linearization, loss: Loss, metric: Metric, kind: BasisLike, memory_limit: Any = None
-) -> tuple[Resolvent, Plan] | None:
-    """A :class:`Resolvent` in a dense basis's place; None where dense is not asked for, does not fit or is slow."""
+) -> tuple[Resolvent | Iterative, Plan] | None:
+    """Implicit steps in a dense basis's place; None where dense is not asked for, does not fit or is slow.
+
+    By a :class:`Resolvent`; for large networks on residuals at points by a gathered kernel (:class:`Iterative`).
+    """
     if kind not in ("auto", "dense") or loss.curvature is None:
         return None
+    n, p = lin.u.numel(), lin.theta.numel()
+    plain = metric.root is None and not metric.decays
+    if plain and n < p and n * p > LARGE and n <= GATHERED and all(gatherable(part) for part in lin.parts):
+        limit = available_memory(lin.theta.device) if memory_limit is None else float(memory_limit)
+        needs = {"dense": 8.0 * 6 * n * n}
+        if needs["dense"] <= limit:
+            return Iterative(lin, loss, metric), Plan("dense", 0, {}, needs, limit, "kernel gathered layer by layer")
     chosen = plan(lin, loss, metric, str(kind), None, memory_limit, cholesky=True)
     return (Resolvent(lin, loss, metric), chosen) if chosen.kind == "dense" else None
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .cholesky import Factor, factor
 from .errors import InputError
+from .gathered import gathered_kernel
 from .horizon import Times
 from .linearize import Linearization
 from .losses import Loss
@@ -22,7 +24,9 @@ from .metric import Metric
 RANK = 200  # pairs kept for the preconditioner
 TOLERANCE = 1e-2  # of the residual of a step, relative to its gradient; the real loss decides on the step
 COARSE = 0.1  # of that of a correction
+LEARN = 8  # new pairs after which the preconditioner is made again within a jump
 DEPTH = 30  # products a solve may take where no depth is asked for
+GATHERED = 6000  # outputs up to which the kernel is gathered and factored instead
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Iterative:
     Coefficients c are cotangents s (N,) with z − z₀ = Aᵀs.
 
     Args:
-        depth: most products a solve may take.
+        depth: most products a solve may take. None gathers the kernel and factors it where that is possible
+            (``gathered``) and there are at most 6,000 outputs; otherwise at most 30.
         sketch: of the last jump; of the same outputs (other points make it useless, but not wrong).
 
     Raises:
@@ -81,6 +86,7 @@ class Iterative:
         self._sketch = sketch if sketch is not None and sketch.vectors.shape[0] == self.size else None
         self._tests: list[Tensor] = []
         self._images: list[Tensor] = []
+        self._learned = 0
         with torch.enable_grad():
             self._theta = lin.theta.detach().clone().requires_grad_()
             net = lin.net.bind(self._theta)
@@ -91,9 +97,16 @@ class Iterative:
         self._pulled = pulled
         lin.ledger.gradients += 1
         self.slope = self._loss.grad(self.u).reshape(-1)
+        self._factors: dict[float, Factor] = {}
+        self.matrix = None
+        if depth is None and metric.root is None and self.size <= GATHERED:
+            kernel = gathered_kernel(lin)
+            self.matrix = None if kernel is None else self._beta * kernel.double()
         first = self.product(self.slope)
         norm = torch.dot(self.slope, self.slope).clamp_min(1e-300)
         self.fastest = float(torch.dot(self.slope, first) / norm)  # a lower bound, enough to set horizons by
+        if self.matrix is not None:
+            self.fastest = float(self.matrix.diagonal().sum())
 
     # -- products ----------------------------------------------------------------------------------------------
 
@@ -111,6 +124,8 @@ class Iterative:
 
     def product(self, s: Tensor) -> Tensor:
         """βAAᵀ s (N,), remembered for the sketch."""
+        if self.matrix is not None:
+            return self.matrix @ s
         found = self._beta * self.push(self.pull(s))
         self._tests.append(s)
         self._images.append(found)
@@ -118,7 +133,9 @@ class Iterative:
 
     def sketch(self) -> Nystrom | None:
         """What this jump has learned, and the last ones: the preconditioner of the next."""
-        tests, images = torch.stack(self._tests), torch.stack(self._images)
+        if not self._tests:
+            return None
+        tests, images = torch.stack(self._tests[self._learned :]), torch.stack(self._images[self._learned :])
         if self._sketch is not None:
             old = self._sketch
             tests = torch.cat([tests, old.vectors.T])
@@ -180,13 +197,26 @@ class Iterative:
                 return scale * image
         return self.product(c) / self._beta
 
+    def _direct(self, force: Tensor, t: float) -> Tensor:
+        assert self.matrix is not None
+        if t not in self._factors:
+            self._factors.clear()
+            self._factors[t] = factor(self.matrix, 1 / t, torch.finfo(self.lin.u.dtype).eps * self.fastest)
+        found = self._factors[t].solve(force)
+        rest = force - self.matrix @ found - self._factors[t].shift * found
+        return -(found + self._factors[t].solve(rest))
+
     @property
     def _known(self) -> list[tuple[Tensor, Tensor]]:
         return self.__dict__.setdefault("_solutions", [])
 
     def _solve(self, force: Tensor, t: float, tolerance: float) -> Tensor:
-        """−(βAAᵀ + 1/t)⁻¹ force by preconditioned conjugate gradients."""
+        """−(βAAᵀ + 1/t)⁻¹ force by a Cholesky factor where the kernel is there, else by conjugate gradients."""
+        if self.matrix is not None:
+            return self._direct(force, t)
         shift = 1 / t
+        if len(self._tests) >= self._learned + LEARN:  # a second solve knows what the first has met
+            self._sketch, self._learned = self.sketch(), len(self._tests)
         x, kx = torch.zeros_like(force), torch.zeros_like(force)
         r = force.clone()
         target = tolerance * torch.linalg.vector_norm(force)

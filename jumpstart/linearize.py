@@ -47,6 +47,7 @@ class Linearization:
             pieces = self._pieces(theta)
         self.u: Tensor = join(pieces)
         ends = list(itertools.accumulate(piece.shape[0] for piece in pieces))
+        self.counts = [piece.shape[0] for piece in pieces]  # rows of each part
         self._offsets = [slice(end - len(piece), end) for end, piece in zip(ends, pieces, strict=True)]
         self.ledger.forwards += 1
 

@@ -14,7 +14,7 @@ from .errors import NondeterministicError
 from .parameters import Net, tensors_of
 from .parts import JACOBIAN_BYTES, Part, require_tensor
 from .progress import track
-from .streams import Local, factor, fingerprint
+from .streams import Local, Outer, factor, fingerprint
 
 CHECKS = 16  # the fast way is held against the general one at linearizations 1, 2, 4, …, and then every so many
 
@@ -72,6 +72,12 @@ class Points(Part):
             at += size
         found = theta.new_empty(self.local.width * len(self.points), theta.numel())
         return found, float(self.local.jacobian(net.bind(theta).tensors(), columns, found, self.scale))
+
+    def factors(self, net: Net, theta: Tensor) -> list[Outer] | None:
+        """The Jacobian as outer products (``streams``), or None where it is not to be had like that."""
+        if self.local is None:
+            return None
+        return self.local.factors(net.bind(theta).tensors(), set(net.space.names), self.scale)
 
     def pulls(self, u: Tensor) -> float:
         return u.numel() / self.points.shape[0]

@@ -223,9 +223,13 @@ def test_weight_decay_marches_down_the_penalized_loss():
 @pytest.mark.parametrize("reuse", [1, 3])
 def test_chord_corrections_only_help(reuse):
     c, d = Curved(1, 20), Curved(1, 20)
-    plain = js.jump(c.objective, family="march", second_order=False)
-    more = js.jump(d.objective, family="march", second_order=False, reuse=reuse)
+    plain = js.jump(c.objective, horizon=0.05, second_order=False)
+    more = js.jump(d.objective, horizon=0.05, second_order=False, reuse=reuse)
     assert plain.corrections == 0
+    theta, solve = c.theta, np.linalg.inv(c.a.T @ c.a + np.eye(c.a.shape[1]) / 0.05)
+    for _ in range(1 + more.corrections):
+        theta = theta - solve @ c.a.T @ c.f(theta)
+    assert relative(more.directions[0], theta - c.theta) < 1e-9
     assert 0 < more.corrections <= reuse
     assert more.actual < plain.actual
     assert d.loss(flat(d.model).numpy()) == pytest.approx(more.actual, rel=1e-9)

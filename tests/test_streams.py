@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,19 +15,11 @@ from jumpstart.streams.program import trace
 from .problems import fill, randn, relative
 
 
-def partial(fn, index):
-    """∂^index fn as a function of one point, by nested forward mode."""
-    for i in index:
-        fn = _along(fn, i)
-    return fn
-
-
-def _along(fn, i):
-    return lambda x: jvp(fn, (x,), (torch.eye(len(x), dtype=x.dtype)[i],))[1]
-
-
 def derivatives(fn, points: Tensor, index) -> Tensor:
-    return vmap(partial(fn, index))(points)
+    """∂^index fn at every point, by nested forward mode."""
+    for i in index:
+        fn = lambda x, f=fn, i=i: jvp(f, (x,), (torch.eye(len(x), dtype=x.dtype)[i],))[1]  # noqa: E731
+    return vmap(fn)(points)
 
 
 # -- jets ----------------------------------------------------------------------------------------------------------
@@ -79,16 +69,6 @@ def test_jets_compose_like_nested_derivatives_up_to_order_four(name):
         torch.testing.assert_close(out[index], derivatives(whole, points, index), rtol=1e-10, atol=1e-10)
 
 
-def test_missing_streams_are_zeros():
-    points, wanted = randn(0, 4, 2), jets.closed([(0, 0, 1)])
-    assert wanted == [(), (0,), (1,), (0, 0), (0, 1), (0, 0, 1)]
-    out = jets.elementwise(jets.SIN, jets.variable(points, wanted), wanted)
-    assert not bool(out.get((0, 0, 1), torch.zeros(1)).any())
-    torch.testing.assert_close(out[(0, 0)][:, 0], -torch.sin(points[:, 0]))
-    square = jets.product(jets.variable(points, wanted), jets.variable(points, wanted), wanted)
-    torch.testing.assert_close(square[(0, 0)][:, 0], torch.full((4,), 2.0, dtype=torch.float64))
-
-
 # -- traces --------------------------------------------------------------------------------------------------------
 
 
@@ -134,9 +114,9 @@ KNOWN = {
     "constants left": lambda m, x: m.last(1.5 - 2 * torch.cos(m.first(-x))),
     "powers": lambda m, x: m.last(m.first(x) ** 3 + torch.square(m.first(x).exp())),
     "asked twice": lambda m, x: loop(m, x) * skip(m, x),
+    "cat": lambda m, x: m.last(torch.tanh(m.first(torch.cat([x, torch.sin(3 * x), x.cos()], -1)))),
     "tied": lambda m, x: m.last(m.layers[0](torch.tanh(m.layers[0](torch.tanh(m.first(x)))))),
 }  # fmt: skip
-CAT = Custom(lambda m, x: m.last(torch.tanh(m.first(torch.cat([x, torch.sin(3 * x), x.cos()], -1)))), first=6)
 UNKNOWN = {
     "dropout": lambda m, x: m.last(m.drop(torch.tanh(m.first(x)))),
     "batch norm": lambda m, x: m.last(m.norm(m.first(x)[None]).reshape(-1)),
@@ -148,17 +128,13 @@ UNKNOWN = {
 
 
 def build(name):
-    if name == "cat":
-        return fill(CAT, 3)
-    way = KNOWN.get(name) or UNKNOWN[name]
-    return fill(Custom(way), 3)
+    return fill(Custom((KNOWN | UNKNOWN)[name], first=6 if name == "cat" else 2), 3)
 
 
-@pytest.mark.parametrize("name", [*KNOWN, "cat"])
+@pytest.mark.parametrize("name", KNOWN)
 def test_programs_of_custom_modules_carry_all_derivatives(name):
     model, points, wanted = build(name), randn(1, 4, 2), jets.indices(2, 4)
     program = trace(model)
-    assert program is not None
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     out = program.run(tensors, jets.variable(points, wanted), wanted)
     for index in wanted:
@@ -232,10 +208,6 @@ def scalar(net):
     return lambda z: net(z)[0]
 
 
-def jacrev_laplacian(net, x):
-    return jacrev(grad(scalar(net)))(x).diagonal().sum()
-
-
 def burgers(net, x):
     u, du = net(x)[0], grad(scalar(net))(x)
     return du[1] + u * du[0] - 0.1 * hessian(scalar(net))(x)[0, 0]
@@ -253,18 +225,6 @@ def kdv(net, x):
     return along(net, x, 1, 1) + 6 * net(x)[0] * along(net, x, 0, 1) + along(net, x, 0, 3)
 
 
-def beam(net, x):
-    return along(net, x, 0, 4) + along(net, x, 1, 2) - x[0]
-
-
-def mixed(net, x):
-    return hessian(scalar(net))(x)[0, 1] * net(x)[0]
-
-
-def two_rows(net, x):
-    return torch.stack([along(net, x, 0, 2), grad(scalar(net))(x)[1] - net(x)[0]])
-
-
 def stokes(net, x):
     u, f = net(x), lambda z: net(z)
     j, h = jacfwd(f)(x), jacfwd(jacrev(f))(x)
@@ -276,16 +236,15 @@ def periodic(net, x):
     return torch.stack([net(x)[0] - net(there)[0], grad(scalar(net))(x)[0] - grad(scalar(net))(there)[0]])
 
 
-def anchored(net, x):
-    origin = torch.zeros(2, dtype=x.dtype)
-    return net(x)[0] - net(origin)[0] + grad(scalar(net))(origin)[1] * x[0]
-
-
 RESIDUALS = {
-    "laplacian, hessian": (hessian_laplacian, 1), "laplacian, jacrev": (jacrev_laplacian, 1), "u u_x": (burgers, 1),
-    "third order": (kdv, 1), "fourth order": (beam, 1), "mixed": (mixed, 1), "two rows": (two_rows, 1),
-    "stokes": (stokes, 2), "two places": (periodic, 1), "constant place": (anchored, 1),
-    "value alone": (lambda net, x: net(x) - x[0], 1),
+    "laplacian, hessian": (hessian_laplacian, 1), "u u_x": (burgers, 1), "third order": (kdv, 1),
+    "laplacian, jacrev": (lambda net, x: jacrev(grad(scalar(net)))(x).diagonal().sum(), 1),
+    "fourth order": (lambda net, x: along(net, x, 0, 4) + along(net, x, 1, 2) - x[0], 1),
+    "mixed": (lambda net, x: hessian(scalar(net))(x)[0, 1] * net(x)[0], 1),
+    "two rows": (lambda net, x: torch.stack([along(net, x, 0, 2), grad(scalar(net))(x)[1] - net(x)[0]]), 1),
+    "stokes": (stokes, 2), "two places": (periodic, 1), "value alone": (lambda net, x: net(x) - x[0], 1),
+    "constant place": (lambda net, x: net(x)[0] - net(0 * x)[0] + grad(scalar(net))(torch.zeros_like(x))[1] * x[0], 1),
+    "place without x": (lambda net, x: net(x)[0] - net(torch.ones(2, dtype=x.dtype))[0], 1),
 }  # fmt: skip
 
 
@@ -293,23 +252,14 @@ def net_of(out=1, bias=True, d=2):
     return fill(nn.Sequential(nn.Linear(d, 6, bias), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, out)), 2)
 
 
-def freeze_first(model):
-    model[0].requires_grad_(False)
-    return model
-
-
 def tie(model):
     return nn.Sequential(*model[:2], same := fill(nn.Linear(6, 6), 9), nn.Tanh(), same, fill(nn.Linear(6, 2), 8))
 
 
 MODELS = {
-    "plain": net_of,
-    "frozen first layer": lambda out: freeze_first(net_of(out)),
-    "tied layers": lambda out: tie(net_of(out)),
-    "no bias": lambda out: net_of(out, bias=False),
-}
-
-
+    "plain": net_of, "tied layers": lambda out: tie(net_of(out)), "no bias": lambda out: net_of(out, bias=False),
+    "frozen first layer": lambda out: nn.Sequential((net := net_of(out))[0].requires_grad_(False), *net[1:]),
+}  # fmt: skip
 CASES = [(name, "plain") for name in RESIDUALS]
 CASES += [(name, kind) for name in ("u u_x", "two rows", "stokes") for kind in MODELS if kind != "plain"]
 
@@ -328,24 +278,20 @@ def test_streams_in_single_precision(name):
     fn, points, model = RESIDUALS[name][0], randn(0, 9, 2).float(), net_of().float()
     objective = js.residual(model, js.Term(fn, points))
     assert objective.parts[0].local is not None
-    double, up = copy.deepcopy(model).double(), points.double()
-    (u, j), lin = oracle(double, [(fn, up, 1.0)]), linearize(objective)
-    assert lin.u.dtype == torch.float32
-    assert relative(lin.u.double(), u) < 1e-4
-    assert relative(lin.jacobian().double(), j) < 1e-4
+    assert linearize(objective).u.dtype == torch.float32
+    agrees(objective, model, [(fn, points, 1.0)], 1e-4)
+
+
+def rowwise(net, row):
+    return net(row[:2]) - row[2] * grad(scalar(net))(row[:2])[0]
 
 
 def test_data_in_further_columns():
-    fn, points, model = (
-        (lambda net, row: net(row[:2]) - row[2] * grad(scalar(net))(row[:2])[0]),
-        randn(0, 8, 3),
-        net_of(),
-    )
-    objective = js.residual(model, js.Term(fn, points))
+    points, fresh, model = randn(0, 8, 3), randn(1, 8, 3), net_of()
+    objective = js.residual(model, js.Term(rowwise, points))
     assert objective.parts[0].local is not None
-    agrees(objective, model, [(fn, points, 1.0)])
-    fresh = randn(1, 8, 3)
-    agrees(objective.resampled([fresh]), model, [(fn, fresh, 1.0)])
+    agrees(objective, model, [(rowwise, points, 1.0)])
+    agrees(objective.resampled([fresh]), model, [(rowwise, fresh, 1.0)])
 
 
 @pytest.mark.parametrize("transform", [jacrev, jacfwd])
@@ -364,8 +310,20 @@ SMOOTH = [nn.SiLU, nn.GELU, nn.Softplus, nn.Mish, nn.ELU, nn.CELU, nn.LogSigmoid
 def test_a_second_order_residual_with_every_activation_can_be_built_and_jumped(kind):
     model, points = fill(nn.Sequential(nn.Linear(2, 6), kind(), nn.Linear(6, 1)), 0), randn(0, 7, 2)
     objective = js.residual(model, js.Term(burgers, points))
-    u, j = oracle(model, [(burgers, points, 1.0)])
-    lin = linearize(objective)
-    assert relative(lin.u, u) < 1e-10
-    assert relative(lin.jacobian(), j) < 1e-10
+    agrees(objective, model, [(burgers, points, 1.0)])
+    assert objective.parts[0].local is not None
     assert js.jump(objective).accepted
+
+
+@pytest.mark.parametrize(("dtype", "miss"), [(torch.float64, 1e-7), (torch.float32, 3e-4)])
+def test_the_fast_way_is_kept_near_a_solution(dtype, miss):
+    """Residuals that are small differences of large terms agree to the terms' rounding, not to their own."""
+    model, points = net_of().to(dtype), randn(0, 40, 2).to(dtype)
+
+    def curvature(net, x):
+        return along(net, x, 0, 2) + along(net, x, 1, 2)
+
+    source = vmap(lambda x: curvature(model, x))(points).detach() + miss * randn(1, 40).to(dtype)
+    fn = lambda net, row: curvature(net, row[:2]) - row[2]  # noqa: E731
+    objective = js.residual(model, js.Term(fn, torch.cat([points, source[:, None]], 1)))
+    assert objective.parts[0].local is not None, "the slow way, from here to the end of a run"

@@ -9,7 +9,7 @@ general way for all others. Source: docs/theory.md, section 8.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,16 @@ class Place:
     points: Tensor
     own: bool
     wanted: tuple[Index, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Outer:
+    """Rows ``rows`` of the Jacobian by parameter ``name`` hold the outer products left_i ⊗ right_i, or left_i alone."""
+
+    name: str
+    rows: slice
+    left: Tensor
+    right: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,37 +80,52 @@ class Local:
         Returns:
             how many backward passes it took.
         """
+        view = out.view(len(self.points), self.width, -1)
+        for r, layers, direct in self._backward(tensors, columns, scale):
+            seen: set[str] = set()
+            for use, deltas in layers:
+                _outer(use, deltas, columns, view[:, r], seen)
+            for name, values in direct.items():
+                _put(values, name, columns, view[:, r], seen)
+            for name in columns.keys() - seen:
+                view[:, r, columns[name] : columns[name] + tensors[name].numel()] = 0
+        return self.width
+
+    def factors(self, tensors: Mapping[str, Tensor], moving: Collection[str], scale: float) -> list[Outer]:
+        """The Jacobian as a sum of outer products, without forming them: what its kernel is made of."""
+        found = []
+        for r, layers, direct in self._backward(tensors, moving, scale):
+            rows = slice(r, None, self.width)
+            for use, deltas in layers:
+                if use.weight in moving:
+                    found += [Outer(use.weight, rows, d, use.before[index].detach()) for index, d in deltas.items()]
+                if use.bias is not None and use.bias in moving and () in deltas:
+                    found.append(Outer(use.bias, rows, deltas[()], None))
+            found += [Outer(name, rows, values, None) for name, values in direct.items()]
+        return found
+
+    def _backward(
+        self, tensors: Mapping[str, Tensor], moving: Collection[str], scale: float
+    ) -> Iterator[tuple[int, list[tuple[Use, dict[Index, Tensor]]], dict[str, Tensor]]]:
+        """For each row of a point: scale·∂row/∂(outputs of every linear layer, by stream), and by direct parameters."""
         n = len(self.points)
         with torch.enable_grad():
             tensors = {name: t.detach() for name, t in tensors.items()}
             uses: list[list[Use]] = [[] for _ in self.places]
             jets = [self._jet(place, tensors, found) for place, found in zip(self.places, uses, strict=True)]
             direct = [
-                tensors[name].expand(n, *tensors[name].shape).clone().requires_grad_(name in columns)
+                tensors[name].expand(n, *tensors[name].shape).clone().requires_grad_(name in moving)
                 for name in self.direct
             ]
             rows = self._apply(jets, direct)
+            totals = [scale * rows[:, r].sum() for r in range(self.width)]
         flat = [use for found in uses for use in found]
         wanted = [value for use in flat for value in use.after.values()] + [t for t in direct if t.requires_grad]
-        view = out.view(n, rows.shape[1], -1)
-        seen: set[str] = set()
-        for r in range(rows.shape[1]):
-            with torch.enable_grad():
-                total = rows[:, r].sum()
-            deltas = torch.autograd.grad(total, wanted, retain_graph=r + 1 < rows.shape[1], allow_unused=True)
-            seen, at = set(), 0
-            for use in flat:
-                of = dict(zip(use.after, deltas[at : at + len(use.after)], strict=True))
-                at += len(use.after)
-                _outer(use, {k: d if scale == 1 else scale * d for k, d in of.items() if d is not None}, columns,
-                       view[:, r], seen)  # fmt: skip
-            for name in (name for name in self.direct if name in columns):
-                if deltas[at] is not None:
-                    _put(scale * deltas[at].reshape(n, -1), name, columns, view[:, r], seen)
-                at += 1
-            for name in columns.keys() - seen:
-                view[:, r, columns[name] : columns[name] + tensors[name].numel()] = 0
-        return rows.shape[1]
+        named = [name for name in self.direct if name in moving]
+        for r, total in enumerate(totals):
+            grads = iter(torch.autograd.grad(total, wanted, retain_graph=r + 1 < self.width, allow_unused=True))
+            layers = [(use, {k: d for k in use.after if (d := next(grads)) is not None}) for use in flat]
+            yield r, layers, {name: d.reshape(n, -1) for name in named if (d := next(grads)) is not None}
 
     def moved(self, points: Tensor) -> Local | None:
         """The same residual at as many other points, without tracing it again; None where a place depends on them."""
