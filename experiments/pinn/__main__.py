@@ -3,8 +3,8 @@
 python -m experiments.pinn [--quick] [--seeds N] [--out DIR] [--only races,costs] [--problems heat] [--resume]
 
 Every part writes OUT/PART/results.json as it goes (races after each race), and OUT/results.json holds their summaries.
-With --resume what is there is kept. Burgers and the L-shape take their references from $JUMPSTART_DATA/pde, the UCI sets
-from $JUMPSTART_DATA/uci; rivals from other packages are left out where these are not installed
+With --resume what is there is kept. Burgers and the L-shape take their references from $JUMPSTART_DATA/pde, the UCI
+sets from $JUMPSTART_DATA/uci; rivals from other packages are left out where these are not installed
 (experiments/pinn/rivals.py says how). Learning rates were chosen by experiments.pinn.tuning on other seeds.
 """
 

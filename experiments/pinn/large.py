@@ -108,5 +108,3 @@ def figure(rows: list[Row]) -> Any:
     made.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncol=4, frameon=False, fontsize=8)
     made.tight_layout(rect=(0, 0.09, 1, 1))
     return made
-
-

@@ -114,11 +114,12 @@ def anchor(rows: list[Row]) -> list[Row]:
         limit = {row["seed"]: row["seconds to iteration 100"] for row in same if row["contender"] == "natural gradient"}
         for label in dict.fromkeys(row["contender"] for row in same):
             own = [row for row in same if row["contender"] == label]
-            errors = spread([at(row, limit.get(row["seed"]) or row["given"]) for row in own])
+            times = [limit.get(row["seed"]) or row["given"] for row in own]
+            errors = [at(row, time) for row, time in zip(own, times, strict=True)]
             found.append(
                 {
-                    "init": init, "contender": label, "seconds": _median([limit.get(r["seed"]) or r["given"] for r in own]),
-                    **errors, "above 1e-5": f"{sum(at(r, limit.get(r['seed']) or r['given']) > 1e-5 for r in own)}/{len(own)}",
+                    "init": init, "contender": label, "seconds": _median(times), **spread(errors),
+                    "above 1e-5": f"{sum(error > 1e-5 for error in errors)}/{len(own)}",
                     "stuck": f"{sum(final(row) > FAILED for row in own)}/{len(own)}",
                     "seconds to 1e-6": _median([reached(row, 1e-6) for row in own]),
                     "seconds to 1e-7": _median([reached(row, 1e-7) for row in own]),
@@ -160,10 +161,11 @@ def verdict(rows: list[Row]) -> list[Row]:
         second = {k: by[k]["error"] for k in SECOND_ORDER if k in by}
         best = min(first, key=lambda k: first[k])
         rival = min(second, key=lambda k: second[k]) if second else None
+        sooner = first[best] / ours["seconds to Adam's best"]
         found.append(
             {
                 "problem": name, "Adam's best": adam["error"], "jumps reach it in": ours["seconds to Adam's best"],
-                "best first-order": best, "in": first[best], "times sooner": first[best] / ours["seconds to Adam's best"],
+                "best first-order": best, "in": first[best], "times sooner": sooner,
                 "jumps end at": ours["error"], "times below Adam": adam["error"] / ours["error"],
                 "best second-order": rival, "ends at": second[rival] if rival else None,
                 "failed": ours["failed"],
