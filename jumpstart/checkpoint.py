@@ -47,7 +47,7 @@ def load(path: str | Path, objective: Objective, fields: set[str]) -> dict[str, 
         content = torch.load(path, weights_only=True, map_location=objective.space.device)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ArchiveError(f"{path} is no checkpoint of js.fit ({error}): give another path, or delete it.") from error
-    if not isinstance(content, dict) or content.get("kind") != KIND or set(content["state"]) != fields:
+    if not isinstance(content, dict) or content.get("kind") != KIND or set(content.get("state", ())) != fields:
         raise ArchiveError(f"{path} is no checkpoint of this version's js.fit: give another path, or delete it.")
     here = [list(objective.space.names), [list(s) for s in objective.space.shapes]]
     if [content["names"], content["shapes"]] != here:

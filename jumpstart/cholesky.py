@@ -52,7 +52,8 @@ def factor(matrix: Tensor, shift: float, least: float) -> Factor:
     Raises:
         torch.linalg.LinAlgError: no shift below 1e6 times the largest diagonal entry is enough (M is not finite).
     """
-    top = 1e6 * max(float(matrix.diagonal().max()), shift, 1e-300)
+    least = max(least, 1e-300)
+    top = 1e6 * max(float(matrix.diagonal().max()), shift, least)
     while shift <= top:
         damped = matrix.clone(memory_format=torch.contiguous_format)
         damped.diagonal().add_(shift)
@@ -61,7 +62,7 @@ def factor(matrix: Tensor, shift: float, least: float) -> Factor:
             lower = torch.from_numpy(upper.T)
         else:
             lower, info = torch.linalg.cholesky_ex(damped)
-        if int(info) == 0:
+        if int(info) == 0 and bool(torch.isfinite(lower.diagonal()).all()):  # NaN passes LAPACK's own test
             return Factor(lower, shift)
         shift = max(4 * shift, least)
     raise torch.linalg.LinAlgError("no damping makes the matrix positive definite: it is not finite.")

@@ -177,8 +177,8 @@ def build(
 
 
 def resolvent_fits(lin: Linearization, loss: Loss) -> bool:
-    """Whether a Cholesky factor a horizon will do: squared loss, and a Jacobian that is formed anyway."""
-    return loss.curvature is not None and not (assemble.layered(lin) and lin.u.numel() <= lin.theta.numel())
+    """Whether jumps march unless told otherwise: squared loss of residuals, whose Jacobian is formed anyway."""
+    return loss.curvature is not None and not assemble.layered(lin)
 
 
 def implicit(

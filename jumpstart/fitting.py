@@ -20,11 +20,10 @@ from torch import nn
 from .checkpoint import load, save
 from .errors import InputError, NonFiniteError
 from .jumping import JumpResult, jump
-from .march import Course
 from .objective import Objective
 from .progress import counter
 from .stages import LANDING, Run, State
-from .trust import Outcome, Trust
+from .trust import Outcome
 
 
 class FitOutcome(enum.Enum):
@@ -47,7 +46,8 @@ class FitResult:
 
     Attributes:
         outcome: a :class:`FitOutcome`. cause: a sentence on what probably stands in the way, if it stagnated.
-        loss: Φ at the best weights (on the last points, where they were resampled). start: Φ at the start.
+        loss: Φ at the best weights (on the last points, where they were resampled), with the penalty of weight decay if
+            there is any. start: the same at the start.
         error: ``error(model)`` at the best weights, if given.
         jumps, accepted, restarts: how many.
         seconds: time spent, all sessions of a resumed run together, ``error`` and ``callback`` aside.
@@ -166,15 +166,21 @@ def iterate(
 ) -> Generator[State, None, FitResult]:
     """:func:`fit` jump by jump: yields its state after each, with the best weights so far, and returns the result."""
     _check(objective, budget, jumps, tolerance, resample, every, options)
+    for name, value, least in (("patience", patience, 1), ("restarts", restarts, 0)):
+        if not isinstance(value, int) or value < least:
+            raise InputError(f"fit: {name}={value!r}: give a whole number of at least {least}.")
+    if _marches(objective, options):
+        options = {**options, "family": "march"}
     theta = objective.theta()
-    loss = objective.value(theta)
-    state = State(theta, theta.clone(), loss, loss, loss, Trust())
+    run = Run(objective, State.at(theta), error, options, seed, restarts)
     if path is not None and Path(path).exists():
-        state = State(**load(path, objective, set(State.__dataclass_fields__)))
-        objective.space.write(objective.model, state.theta)
-    elif bold and options.get("family") in (None, "march") and options.get("gate") is None:
-        state.bold, state.course = objective.loss.curvature is not None, Course()
-    run = Run(objective, state, error, options, seed, restarts)
+        run.state = State(**load(path, objective, set(State.__dataclass_fields__)))
+        objective.space.write(objective.model, run.state.theta)
+        if resample is not None and run.state.jumps >= every and run.state.jumps % every:
+            run.resample(resample(run.state.jumps // every * every))  # the points it was on
+    else:
+        run.begin(bold and options.get("family") == "march")
+    state = run.state
     outcome, cause = None, ""
     limit = math.inf if jumps is None else jumps
     total = limit if budget is None else None
@@ -198,12 +204,13 @@ def iterate(
                     outcome = FitOutcome.NOT_FINITE
                     break
                 bar(f"loss {state.best_loss:.2e}{run.shown()}")
-                if callback is not None and callback(result):
-                    outcome = FitOutcome.BUDGET
-                elif result.outcome is Outcome.STATIONARY and not run.restart():
+                if result.outcome is Outcome.STATIONARY and not run.restart():
                     outcome = FitOutcome.STATIONARY
                 elif run.stagnant(patience) and not (run.land() or run.restart()):
                     outcome, cause = FitOutcome.STAGNANT, run.cause(result)
+                # Last, so that an interrupt in it finds everything else done.
+                if callback is not None and callback(result) and outcome is None:
+                    outcome = FitOutcome.BUDGET
                 if path is not None and time.monotonic() - saved > 1.0:
                     save(path, objective, vars(state))
                     saved = time.monotonic()
@@ -223,6 +230,13 @@ def iterate(
     )  # fmt: skip
 
 
+def _marches(objective: Objective, options: dict[str, Any]) -> bool:
+    """Whether the loss is a sum of squares, and nothing that was asked for stands against a march."""
+    asked = options.get("gate") is None and options.get("horizon") is None and options.get("family") is None
+    basis = options.get("basis", "auto")
+    return asked and objective.loss.curvature is not None and isinstance(basis, str) and basis != "krylov"
+
+
 def _check(
     objective: Any, budget: Any, jumps: Any, tolerance: Any, resample: Any, every: Any, options: dict[str, Any]
 ) -> None:
@@ -233,6 +247,8 @@ def _check(
     for name, value in (("budget", budget), ("jumps", jumps)):
         if value is not None and not (isinstance(value, (int, float)) and value > 0):
             raise InputError(f"fit: {name}={value!r} must be positive.")
+    if jumps is not None and jumps % 1:
+        raise InputError(f"fit: jumps={jumps!r}: give a whole number.")
     if not (isinstance(tolerance, (int, float)) and tolerance >= 0):
         raise InputError(f"fit: tolerance={tolerance!r} is a loss, 0 or more.")
     if not isinstance(every, int) or every < 1:

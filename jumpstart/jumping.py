@@ -157,6 +157,8 @@ def jump(
             if basis == MATRIX_FREE:
                 built = flow = Iterative(lin, loss, chosen, depth, recycle if isinstance(recycle, Nystrom) else None)
             elif found_implicit is not None:
+                if recycle is not None and not isinstance(recycle, Nystrom):
+                    raise InputError("recycle= keeps directions in a Krylov basis: leave basis at 'auto' or 'krylov'.")
                 built, plan = found_implicit
                 flow = built
             else:

@@ -18,7 +18,6 @@ from .proposal import Attempt, Candidate, Proposal
 from .trust import Outcome, Trust
 
 PACE = 3.0  # factor between horizons: after a success at the first try, and between tries (chosen on seeds 100 to 105)
-TRIES = 40  # horizons tried before a jump is given up
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,7 @@ def march(proposal: Proposal, trust: Trust, course: Course | None = None, reuse:
     if course is not None:
         course = Course(min(course.best, before), course.heading)
     lowest: Candidate | None = None
-    tries = 1 if trust.limit == 1 else TRIES
-    for k in range(tries):
+    for k in range(trust.limit):
         found = proposal.candidate(flow.at_time(t), t)
         falls = trust.accepts(before, found.predicted, found.loss)
         if falls or (course is not None and course.allows(found.loss, found.first)):
@@ -66,4 +64,4 @@ def march(proposal: Proposal, trust: Trust, course: Course | None = None, reuse:
         t /= PACE
     finite = lowest is not None and lowest.loss < math.inf
     outcome = Outcome.NO_DECREASE if finite else Outcome.NOT_FINITE
-    return Attempt(outcome, lowest if finite else None, before, tries, 0, trust.after(horizon=max(t, 1e-280)))
+    return Attempt(outcome, lowest if finite else None, before, trust.limit, 0, trust.after(horizon=max(t, 1e-280)))

@@ -34,6 +34,12 @@ class Metric:
         """D^{−½} v."""
         return v if self.root is None else v / self.root
 
+    def penalty(self, theta: Tensor) -> float:
+        """½ zᵀ W z, the loss that weight decay descends along with Φ."""
+        if not self.decays:
+            return 0.0
+        return float(0.5 * (self.decay * self.unscale(theta).square()).sum())
+
     @property
     def decays(self) -> bool:
         return isinstance(self.decay, Tensor) or self.decay != 0

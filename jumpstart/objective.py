@@ -111,6 +111,7 @@ class Objective:
     @torch.no_grad()
     def by_part(self, theta: Tensor) -> list[Tensor]:
         """The outputs of each part (a term of a residual objective, a chunk of a batch), in order."""
+        self.prepare(theta)
         net = self.net.bind(theta)
         return [part.outputs(net) for part in self.parts]
 
@@ -130,6 +131,7 @@ class Objective:
 
     def value(self, theta: Tensor) -> float:
         """Φ at weights θ (P,)."""
+        self.prepare(theta)
         return float(self.loss.value(self.outputs(theta)))
 
     def gradient(self, theta: Tensor) -> tuple[float, Tensor]:

@@ -118,12 +118,13 @@ class Batch(Part):
 class Opaque(Part):
     """Any function of the network that returns a tensor."""
 
-    def __init__(self, fn: Callable[[Callable[..., Any]], Tensor]) -> None:
-        self.fn = fn
+    def __init__(self, fn: Callable[[Callable[..., Any]], Tensor], flat: bool = False) -> None:
+        self.fn, self.flat = fn, flat  # flat: the rows of whatever comes back
         self._shape: torch.Size | None = None
 
     def outputs(self, net: Callable[..., Any]) -> Tensor:
         u = require_tensor(self.fn(net), "the outputs function")
+        u = u.reshape(-1) if self.flat else u
         if self._shape is not None and u.shape != self._shape:
             raise ShapeError(
                 f"the outputs function {getattr(self.fn, '__qualname__', self.fn)!s} returned shape {tuple(u.shape)} "

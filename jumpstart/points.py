@@ -14,7 +14,7 @@ from .errors import NondeterministicError
 from .parameters import Net, tensors_of
 from .parts import JACOBIAN_BYTES, Part, require_tensor
 from .progress import track
-from .streams import Local, Outer, factor, fingerprint
+from .streams import Local, Outer, factor, fingerprint, of_model
 
 CHECKS = 16  # the fast way is held against the general one at linearizations 1, 2, 4, …, and then every so many
 
@@ -88,20 +88,22 @@ class Points(Part):
     def at(self, points: Tensor) -> Points:
         """The same residual at other points; as many of them need no new trace."""
         other = Points(self.fn, points, self.scale * (len(self.points) / len(points)) ** 0.5)
+        other.name = self.name
         other.local = None if self.local is None else self.local.moved(points)
         if other.local is not None:
-            other._read, other._asked = self._read, self._asked
+            other._read = self._read  # and is checked at its first linearization
         return other
 
     def prepare(self, net: Net, theta: Tensor) -> None:
         """Find the fast way, or make sure that it still is the residual: ``fn`` may read numbers that have changed."""
         self._asked += 1
-        read = fingerprint(self.fn)
+        read = fingerprint(self.fn), of_model(net.model), net.space.names
         asked = self._asked
         if read == self._read and asked & (asked - 1) and asked % CHECKS:
             return
         if read != self._read or (self.local is not None and not self._agrees(net, theta)):
             self.local, self._read, bound = None, read, net.bind(theta)
+            self._asked = 1
             if all(dtype == self.points.dtype for dtype in net.space.dtypes):
                 self.local = factor(self.fn, self.points, net.model, bound.tensors(), set(net.space.names))
             if self.local is not None and not self._agrees(net, theta, jacobian=True):

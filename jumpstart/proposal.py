@@ -61,11 +61,8 @@ class Proposal:
     exact: bool = False
 
     def penalty(self, theta: Tensor) -> float:
-        """½ zᵀ W z, the loss that weight decay descends along with Φ."""
-        metric = self.basis.metric
-        if not metric.decays:
-            return 0.0
-        return float(0.5 * (metric.decay * metric.unscale(theta).square()).sum())
+        """The loss that weight decay descends along with Φ."""
+        return self.basis.metric.penalty(theta)
 
     def before(self) -> float:
         """Loss at θ₀."""

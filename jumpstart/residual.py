@@ -92,6 +92,8 @@ class Residuals(Objective):
             InputError: a name or an entry that belongs to no term with points.
         """
         given: list[Tensor | None] = [None] * len(self.parts)
+        if isinstance(points, Tensor):
+            raise InputError("resampled: give new points by the term's name, or a list with an entry a term.")
         if isinstance(points, Mapping):
             names = [part.name for part in self.parts]
             for name, value in points.items():
@@ -135,13 +137,23 @@ def residual(
             part: Part = Points(term.fn, term.points, weight_scale(term.weight))
             part.name = term.name or _name(term.fn, len(parts))
         elif callable(term):
-            part = Opaque(lambda net, fn=term: fn(net).reshape(-1))
+            part = Opaque(term, flat=True)
             part.name = _name(term, len(parts))
         else:
             raise InputError(f"a term must be a js.Term or a function of the network, got {type(term).__name__}.")
         part.name = part.name if part.name not in [p.name for p in parts] else f"{part.name} ({len(parts)})"
         parts.append(part)
-    found = _build(model, parts, params, training)
+    try:
+        found = _build(model, parts, params, training)
+    except RuntimeError as error:  # torch's own
+        own = {str(p.dtype) for p in model.parameters()} if isinstance(model, nn.Module) else set()
+        points = {str(part.points.dtype) for part in parts if isinstance(part, Points)}
+        if "dtype" not in str(error) or points <= own:
+            raise
+        raise InputError(
+            f"points of {', '.join(sorted(points))} for parameters of {', '.join(sorted(own))}: bring them to one "
+            "dtype (model.double(), or points.to(next(model.parameters()).dtype))."
+        ) from error
     _require_dependence(found)
     return found
 

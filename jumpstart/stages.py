@@ -16,6 +16,7 @@ from .jumping import JumpResult, jump
 from .march import Course
 from .objective import Objective
 from .parameters import module_mode
+from .solver import metric_of
 from .trust import Trust
 
 REFUSED = 3  # rejections in a row after which something else is tried
@@ -48,9 +49,16 @@ class State:
     mark: float = math.inf  # the loss at that time
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    @staticmethod
+    def at(theta: Tensor) -> State:
+        """The start of a fit at weights θ, before anything is measured."""
+        return State(theta, theta.clone(), math.inf, math.inf, math.inf, Trust())
+
 
 class Run:
     """One fit on its way: the state, and what is done to it."""
+
+    state: State
 
     def __init__(
         self,
@@ -65,6 +73,11 @@ class Run:
         self.seed, self.restarts = seed, restarts
         self.watched, self.last_error = 0.0, None
         self.sketch: Nystrom | None = None  # of the last matrix-free jump
+
+    def value(self, theta: Tensor) -> float:
+        """What jumps descend: Φ and the penalty of weight decay, at weights θ (P,)."""
+        metric = metric_of(self.options.get("metric"), self.objective, self.options.get("weight_decay"))
+        return self.objective.value(theta) + metric.penalty(theta)
 
     def jump(self) -> JumpResult:
         """One jump from the present weights; the best are kept."""
@@ -92,6 +105,12 @@ class Run:
         state.history.append(row)
         return result
 
+    def begin(self, bold: bool) -> None:
+        """Where a fit starts that goes on from no other."""
+        state = self.state
+        state.loss = state.best_loss = state.start = self.value(state.theta)
+        state.bold, state.course = bold, Course() if bold else None
+
     def measure(self) -> float | None:
         """``error`` of the model as it is."""
         if self.error is None:
@@ -104,9 +123,11 @@ class Run:
 
     def resample(self, points: Any) -> None:
         """Other collocation points: losses are compared on these from now on."""
+        if points is None:
+            return
         state, begun = self.state, time.perf_counter()
         self.objective = self.objective.resampled(points)  # type: ignore[attr-defined]
-        state.loss, state.best_loss = self.objective.value(state.theta), self.objective.value(state.best)
+        state.loss, state.best_loss = self.value(state.theta), self.value(state.best)
         if not state.loss < math.inf:
             state.theta, state.loss = state.best, state.best_loss
             self.objective.space.write(self.objective.model, state.best)
@@ -148,7 +169,7 @@ class Run:
         size = torch.cat([t.square().mean().sqrt().expand(t.numel()) for t in state.best.split(space.sizes)])
         size = torch.where(size > 0, size, size.mean())
         theta = state.best + KICK * 2.0**state.restarts * size * noise
-        loss = self.objective.value(theta)
+        loss = self.value(theta)
         state.restarts, state.refused, state.since = state.restarts + 1, 0, state.jumps
         if loss < math.inf:
             state.theta, state.loss, state.mark, state.trust = theta, loss, loss, Trust()

@@ -20,6 +20,7 @@ ORDER = [
     ["streams.jet", "streams.reading", "streams.simplify"],
     ["streams.program"],
     ["streams.local"],
+    ["streams.factoring"],
     ["streams"],
     ["parts"],
     ["points"],

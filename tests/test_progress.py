@@ -184,6 +184,7 @@ def test_results_are_the_same_with_and_without(monkeypatch, terminal):
 def test_the_long_loops_have_bars(monkeypatch):
     """Which loops ask for one: every place that a user may wait at."""
     from jumpstart import krylov, parts
+    from jumpstart import points as at_points
     from jumpstart.kernel import dense
 
     labels = set()
@@ -192,8 +193,9 @@ def test_the_long_loops_have_bars(monkeypatch):
         labels.add(label)
         return iterable
 
-    for module in (dense, parts, krylov):
+    for module in (dense, parts, krylov, at_points):
         monkeypatch.setattr(module, "track", spy)
+    monkeypatch.setattr(at_points, "factor", lambda *_: None)  # the fast way to points has no loop
     answers()
     assert {"Lanczos", "block Lanczos", "Jacobian: outputs", "Jacobian: samples", "Jacobian: points"} <= labels
     assert {"kernel: layers", "kernel: parameters", "kernel: per-sample"} <= labels

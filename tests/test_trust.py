@@ -99,5 +99,5 @@ def test_state_for_the_next_jump():
 
 
 def test_outcomes_are_sentences():
-    assert [o for o in Outcome if o.accepted] == [Outcome.ACCEPTED]
+    assert [o for o in Outcome if o.accepted] == [Outcome.ACCEPTED, Outcome.CLIMBED]
     assert all(o.value.endswith(".") and len(o.value) > 20 for o in Outcome)

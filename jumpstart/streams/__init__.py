@@ -1,6 +1,7 @@
 """Derivative streams: residuals at points and their Jacobian in batched layers instead of nested transforms."""
 
-from .local import Local, Outer, factor
-from .reading import fingerprint
+from .factoring import factor
+from .local import Local, Outer
+from .reading import fingerprint, of_model
 
-__all__ = ["Local", "Outer", "factor", "fingerprint"]
+__all__ = ["Local", "Outer", "factor", "fingerprint", "of_model"]

@@ -1,40 +1,32 @@
-"""A residual given at one point, factored through the network's derivatives there: r = F(x, jet of the network).
+"""A residual that knows the network through its derivatives at places: r = F(x, jets), in plain batched operations.
 
-A residual that knows the network only through its values and derivatives at some places is the same for the network
-and for its Taylor polynomials there. ``factor`` finds the places, finds which derivatives matter, and traces F once
-into plain batched operations; what it returns is exact for such residuals and is checked by the caller, who keeps the
-general way for all others. Source: docs/theory.md, section 8.
+``factoring`` makes one of a residual at a point; here is what it answers: rows, the explicit Jacobian, and the outer
+products that this is made of. Source: docs/theory.md, section 8.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import vmap
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor
 
-from .jet import Index, closed, indices, multiplicity, variable
-from .program import Program, Use, trace
-from .simplify import simplify
+from .jet import Index, closed, variable
+from .program import Program, Use
 
-ORDER = 4  # highest derivative looked for
-STREAMS = 40  # and no more streams than this at one place
-
-Fn = Callable[[Any, Tensor], Tensor]
 Rows = Callable[[Any, Tensor, Any, Any], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where the network is asked: points (n, d), whether they are the residual's own, and which derivatives matter."""
+    """Where the network is asked: points (n, d), which columns of the residual's own these are, if any, and the
+    derivatives that matter."""
 
     points: Tensor
-    own: bool
+    columns: tuple[int, int] | None
     wanted: tuple[Index, ...] = ()
 
 
@@ -129,9 +121,10 @@ class Local:
 
     def moved(self, points: Tensor) -> Local | None:
         """The same residual at as many other points, without tracing it again; None where a place depends on them."""
-        if points.shape != self.points.shape or not all(place.own for place in self.places):
+        if points.shape != self.points.shape:
             return None
-        return replace(self, points=points, places=tuple(replace(p, points=points) for p in self.places))
+        places = [replace(p, points=points[:, slice(*p.columns)]) for p in self.places if p.columns is not None]
+        return replace(self, points=points, places=tuple(places)) if len(places) == len(self.places) else None
 
     def _jet(self, place: Place, tensors: Mapping[str, Tensor], uses: list[Use] | None = None) -> list[Tensor]:
         wanted = closed(place.wanted)
@@ -168,162 +161,3 @@ def _put(values: Tensor, name: str, columns: Mapping[str, int], view: Tensor, se
     else:
         block.copy_(values)
     seen.add(name)
-
-
-def factor(fn: Fn, points: Tensor, model: nn.Module, tensors: Mapping[str, Tensor], moving: set[str]) -> Local | None:
-    """F for a residual and a model, or None where there is none: the model is no known chain of layers, or the residual
-    asks about it in a way that its derivatives at a place do not answer.
-
-    Args:
-        points: (n, d).
-        tensors: all parameters and buffers by name.
-        moving: names of the parameters that will be differentiated by.
-    """
-    program = trace(model)
-    if program is None or program.other & moving or points.dim() < 1 or not points.is_floating_point():
-        return None
-    try:
-        recorder = _recorded(fn, points, program, tensors)
-        direct, order = tuple(recorder.read), recorder.depth
-        if order > ORDER or set(direct) & program.linear:
-            return None
-        places: list[Place] = []
-        calls: list[int] = []
-        for asked in recorder.asked():
-            k = next((k for k, place in enumerate(places) if torch.equal(place.points, asked)), len(places))
-            if k == len(places):
-                wanted = indices(asked.shape[1], order)
-                places.append(Place(asked, torch.equal(asked, points), tuple(wanted)))
-            calls.append(k)
-        if not places or sum(len(place.wanted) for place in places) > STREAMS:
-            return None
-        width = program.run(tensors, {(): places[0].points}, [()])[()].shape[1]
-        whole = _rows(fn, places, calls, direct)
-        kept, r = _pruned(whole, points, places, [tensors[name] for name in direct], width)
-        jets = [[points.new_zeros(len(points), width) for _ in place.wanted] for place in kept]
-        given = [tensors[name].detach().expand(len(points), *tensors[name].shape).clone() for name in direct]
-        graph = make_fx(_rows(fn, kept, calls, direct))(jets, points, [place.points for place in kept], given)
-        at = sum(len(place.wanted) for place in kept)
-        graph = simplify(graph, at, {at + 1 + k: place.own for k, place in enumerate(kept)})
-        return Local(program, points, kept, direct, graph, r)
-    except Exception:  # torch's private or experimental ways not being there or not fitting: the general way remains
-        return None
-
-
-class _Recorder:
-    """Stands in for the network, and writes down where it is asked and which parameters are read."""
-
-    def __init__(self, program: Program, tensors: Mapping[str, Tensor], n: int) -> None:
-        self.program, self.tensors, self.n = program, tensors, n
-        self.raw: list[tuple[Tensor, int | None]] = []
-        self.depth = 0
-        self.read: list[str] = []
-
-    def __call__(self, z: Tensor) -> Tensor:
-        plain, batch, depth = _unwrapped(z)
-        self.raw.append((plain, batch))
-        self.depth = max(self.depth, depth)
-        return self.program.run(self.tensors, {(): z[None]}, [()])[()][0]
-
-    def asked(self) -> list[Tensor]:
-        """(n, d) for every call; to be called once all transforms have ended, which would wrap what is made inside."""
-        found = [z.expand(self.n, *z.shape) if dim is None else z.movedim(dim, 0) for z, dim in self.raw]
-        if any(z.dim() != 2 for z in found):
-            raise ValueError("asked at more than one place at once")
-        return [z.detach().clone() for z in found]
-
-    def __getattr__(self, name: str) -> Tensor:
-        return self[name]
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self.tensors:
-            raise AttributeError(name)
-        if name not in self.read:
-            self.read.append(name)
-        return self.tensors[name]
-
-
-def _unwrapped(z: Tensor) -> tuple[Tensor, int | None, int]:
-    """The numbers behind a tensor that vmap and derivatives have wrapped, their batch dimension, and the number of
-    derivatives that are being taken."""
-    inner: Any = torch._C._functorch  # type: ignore[attr-defined]  # torch has no public way to see behind a wrapper
-    batch, depth = None, 0
-    while inner.is_functorch_wrapped_tensor(z):
-        if inner.is_batchedtensor(z):
-            if batch is not None:
-                raise ValueError("asked at more than one place at once")
-            batch = inner.maybe_get_bdim(z)
-        else:
-            depth += 1
-        z = inner.get_unwrapped(z)
-    return z, batch, depth
-
-
-def _recorded(fn: Fn, points: Tensor, program: Program, tensors: Mapping[str, Tensor]) -> _Recorder:
-    recorder = _Recorder(program, tensors, len(points))
-    vmap(lambda x: fn(recorder, x).reshape(-1))(points)
-    return recorder
-
-
-class _Polynomial:
-    """Stands in for the network: its Taylor polynomial at the place that each call was recorded at."""
-
-    def __init__(self, which: Callable[[], int], jets: Any, centres: Any, places: Any, direct: dict[str, Tensor]):
-        self.which, self.jets, self.centres, self.places, self.direct = which, jets, centres, places, direct
-
-    def __call__(self, z: Tensor) -> Tensor:
-        k = self.which()
-        step, total = z - self.centres[k], None
-        for index, value in zip(self.places[k].wanted, self.jets[k], strict=True):
-            term = value
-            for i in index:
-                term = term * step[i]
-            factor = multiplicity(index)
-            term = term if factor == 1 else term / factor
-            total = term if total is None else total + term
-        assert total is not None
-        return total
-
-    def __getattr__(self, name: str) -> Tensor:
-        return self[name]
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.direct[name]
-
-
-def _rows(fn: Fn, places: Sequence[Place], calls: list[int], direct: tuple[str, ...]) -> Rows:
-    """F as a function of (jets by place, points, places, direct parameters), each with a leading dimension n."""
-
-    def rows(jets: Any, x: Tensor, centres: Any, given: Any) -> Tensor:
-        def one(jets: Any, x: Tensor, centres: Any, given: Any) -> Tensor:
-            order = iter(calls)
-            named = dict(zip(direct, given, strict=True))
-            return fn(_Polynomial(lambda: next(order), jets, centres, places, named), x).reshape(-1)
-
-        return vmap(one)(jets, x, centres, given)
-
-    return rows
-
-
-def _pruned(
-    rows: Rows, points: Tensor, places: Sequence[Place], given: Sequence[Tensor], width: int
-) -> tuple[tuple[Place, ...], int]:
-    """Places with the derivatives that F answers to, for random jets at all points; and how many rows a point has."""
-    generator = torch.Generator().manual_seed(0)
-
-    def random(shape: Any) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(points)
-
-    n = len(points)
-    jets = [[random((n, width)).requires_grad_() for _ in place.wanted] for place in places]
-    with torch.enable_grad():
-        found = rows(jets, points, [place.points for place in places], [t.detach().expand(n, *t.shape) for t in given])
-        if not found.requires_grad:
-            raise ValueError("does not depend on the network")
-        flat = [value for jet in jets for value in jet]
-        grads = iter(torch.autograd.grad((found * random(found.shape)).sum(), flat, allow_unused=True))
-    kept = []
-    for place in places:
-        matter = [index for index in place.wanted if (g := next(grads)) is not None and bool((g != 0).any())]
-        kept.append(replace(place, wanted=tuple(matter) or ((),)))
-    return tuple(kept), found.shape[1]

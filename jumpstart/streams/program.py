@@ -21,12 +21,20 @@ _FUNCTIONS: dict[Any, Tower] = {
     torch.tanh: TANH, torch.sigmoid: SIGMOID, torch.sin: SIN, torch.cos: COS, torch.exp: EXP, F.tanh: TANH,
     F.sigmoid: SIGMOID,
 }  # fmt: skip
-_FUNCTIONS |= {
-    fn: differentiated(fn) for fn in (F.silu, F.gelu, F.softplus, F.mish, F.elu, torch.erf, torch.square, torch.atan)
-}
+_FUNCTIONS |= {fn: differentiated(fn) for fn in (F.gelu, F.softplus, F.elu, torch.erf, torch.square, torch.atan)}
+# torch's own knows no second forward derivative outside of autograd
+SILU = differentiated(lambda x: x * torch.sigmoid(x))
+MISH = differentiated(lambda x: x * torch.tanh(F.softplus(x)))
+_FUNCTIONS |= {F.silu: SILU, F.mish: MISH}
 _METHODS = {"tanh": TANH, "sigmoid": SIGMOID, "sin": SIN, "cos": COS, "exp": EXP}
-_MODULES: dict[type, Tower | None] = {nn.Tanh: TANH, nn.Sigmoid: SIGMOID, nn.Identity: None}
-_SMOOTH = (nn.SiLU, nn.GELU, nn.Softplus, nn.Mish, nn.ELU, nn.CELU, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink)
+_MODULES: dict[type, Tower | None] = {
+    nn.Tanh: TANH,
+    nn.Sigmoid: SIGMOID,
+    nn.SiLU: SILU,
+    nn.Mish: MISH,
+    nn.Identity: None,
+}
+_SMOOTH = (nn.GELU, nn.Softplus, nn.ELU, nn.CELU, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink)
 _ADD = (operator.add, torch.add, operator.iadd)
 _SUB = (operator.sub, torch.sub)
 _MUL = (operator.mul, torch.mul, operator.imul)
