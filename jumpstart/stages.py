@@ -45,6 +45,7 @@ class State:
     restarts: int = 0
     bold: bool = False  # whether the loss may rise for now
     course: Course | None = None
+    reach: float = 0.0  # the horizon that led to the best weights
     since: int = 0  # the jump at which patience began
     mark: float = math.inf  # the loss at that time
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -91,7 +92,7 @@ class Run:
             state.accepted, state.refused, state.loss = state.accepted + 1, 0, result.actual
             state.theta = self.objective.space.read(self.objective.model)
             if state.loss < state.best_loss:
-                state.best, state.best_loss = state.theta, state.loss
+                state.best, state.best_loss, state.reach = state.theta, state.loss, result.horizon
         else:
             state.refused += 1
         row = {
@@ -154,8 +155,8 @@ class Run:
             return False
         state.bold, state.course, state.theta, state.loss = False, None, state.best, state.best_loss
         state.refused, state.since, state.mark = 0, state.jumps, state.best_loss
-        # Damping in proportion to the loss: where a march would arrive that had come down all the way.
-        state.trust = Trust(horizon=LAND_HORIZON / state.loss) if state.loss > 0 else Trust()
+        # Damping in proportion to the loss, as where a march arrives that has come down all the way; or what led here.
+        state.trust = Trust(horizon=max(LAND_HORIZON / state.loss, state.reach)) if state.loss > 0 else Trust()
         self.objective.space.write(self.objective.model, state.theta)
         return True
 

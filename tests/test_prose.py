@@ -32,9 +32,12 @@ def blocks(page):
 def test_code_in_prose_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    space = {}
-    for block in blocks(page):
-        exec(compile(block, str(page), "exec"), space)
+    space, dtype = {}, torch.get_default_dtype()
+    try:
+        for block in blocks(page):
+            exec(compile(block, str(page), "exec"), space)
+    finally:
+        torch.set_default_dtype(dtype)  # a page may ask for double precision
 
 
 def test_readme_holds_what_the_results_say():
