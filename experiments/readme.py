@@ -1,7 +1,7 @@
-"""The tables of README.md, from the results files under docs/results.
+"""The tables of README.md and docs/pinns.md, from the results files under docs/results.
 
-python -m experiments.readme           writes them between README's markers
-python -m experiments.readme --check   fails if README does not hold them as they are
+python -m experiments.readme           writes them between the pages' markers
+python -m experiments.readme --check   fails if a page does not hold them as they are
 """
 
 from __future__ import annotations
@@ -9,32 +9,16 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from jumpstart import records
 from jumpstart.diagnostics import Report
 
+from .pages import machine, markdown
+from .pinn import report
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-
-
-def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """A table in Markdown; floats with three digits."""
-    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "|".join(" --- " for _ in columns) + "|"]
-    for row in rows:
-        lines.append("| " + " | ".join(records.show(row.get(key)) for key in columns) + " |")
-    return "\n".join(lines)
-
-
-def machine(content: Mapping[str, Any]) -> str:
-    """Where and from what a results file comes, in a line."""
-    found = content["environment"]
-    seeds = ", ".join(map(str, found["seeds"]))
-    return (
-        f"`{content['command']}`, commit {found['commit']}, {found['machine']}, torch {found['torch']}, seeds {seeds}"
-    )
 
 
 def demo() -> str:
@@ -206,26 +190,40 @@ def linearity() -> str:
     return f"{table}\n\n![linearity](docs/results/endpoint/linearity/linearity.png)\n\n<sub>{machine(content)}</sub>"
 
 
+def pinn() -> str:
+    """Partial differential equations, in short."""
+    return report.short(RESULTS / "pinn")
+
+
+def pinn_page() -> str:
+    """The same in full, for docs/pinns.md."""
+    return report.page(RESULTS / "pinn", "results/pinn")
+
+
+PAGES = {
+    ROOT / "README.md": (pinn, demo, first_jumps, core, endpoint, risk, linearity),
+    ROOT / "docs" / "pinns.md": (pinn_page,),
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.readme", description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    page = ROOT / "README.md"
-    text = page.read_text()
-    for make in (demo, first_jumps, core, endpoint, risk, linearity):
-        name = make.__name__
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", flags=re.S)
-        if not pattern.search(text):
-            print(f"README.md has no markers <!-- {name} --> and <!-- /{name} -->", file=sys.stderr)
+    for page, makers in PAGES.items():
+        before = text = page.read_text()
+        for make in makers:
+            name = make.__name__
+            pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n?<!-- /{name} -->)", flags=re.S)
+            if not pattern.search(text):
+                print(f"{page.name} has no markers <!-- {name} --> and <!-- /{name} -->", file=sys.stderr)
+                return 1
+            table = make()
+            text = pattern.sub(lambda match, table=table, name=name: f"{match[1]}{table}\n<!-- /{name} -->", text)
+        if check and text != before:
+            print(f"{page.name} is not what the results say: run python -m experiments.readme", file=sys.stderr)
             return 1
-        table = make()
-        text = pattern.sub(lambda match, table=table: match[1] + table + match[2], text)
-    if check:
-        if text != page.read_text():
-            print("README.md is not what the results say: run python -m experiments.readme", file=sys.stderr)
-            return 1
-        return 0
-    page.write_text(text)
+        page.write_text(text)
     return 0
 
 

@@ -112,7 +112,8 @@ class Proposal:
         if self.exact:
             return 0.5 * self.lin.second(displacement)
         ahead = self.lin.outputs(self.lin.theta + PROBE * displacement)
-        return ((ahead.double() - self.flow.outputs(PROBE * c)) / PROBE**2).to(ahead.dtype)
+        linear = self.flow.u + PROBE * (self.flow.outputs(c) - self.flow.u)
+        return ((ahead.double() - linear) / PROBE**2).to(ahead.dtype)
 
     def reuse(self, start: Candidate, count: int) -> tuple[Candidate, int]:
         """Further corrections with the same factorization (chord steps), as long as each gains enough."""

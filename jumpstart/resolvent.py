@@ -19,6 +19,8 @@ from .linearize import Linearization
 from .losses import Loss
 from .metric import Metric
 
+SAFE = 1e-8  # damping over the trace from which a solve has eight digits as it is
+
 
 class Resolvent:
     """The linearized run of a squared loss, by implicit Euler; it answers what a basis and its reduced flow answer.
@@ -57,13 +59,14 @@ class Resolvent:
             self.matrix.diagonal().add_(metric.decay.double() if isinstance(metric.decay, Tensor) else metric.decay)
         self.slope = self._force(self._loss.grad(self.u), None)
         self._factors: dict[float, Factor] = {}
+        self._image: tuple[Tensor, Tensor] = (self.slope.new_empty(0), self.u)  # the last step and A times it
+        self._pulled = self._image
 
     # -- as a basis --------------------------------------------------------------------------------------------
 
     def displacement(self, c: Tensor) -> Tensor:
         """δθ (P,) for coefficients c."""
-        z = self.rows.T @ c if self.dual else c
-        return self.metric.scale(z.to(self.lin.theta.dtype))
+        return self.metric.scale(self._scaled(c).to(self.lin.theta.dtype))
 
     # -- as a flow ---------------------------------------------------------------------------------------------
 
@@ -97,7 +100,10 @@ class Resolvent:
 
     def outputs(self, c: Tensor) -> Tensor:
         """Linearized outputs, shaped like u."""
-        moved = self.rows @ (self.rows.T @ c) if self.dual else self.rows @ c
+        known, moved = self._image
+        if known is not c:  # the same step is asked for several times, and each time reads all of A
+            moved = self.rows @ self._scaled(c)
+            self._image = (c, moved)
         return self.u + moved.reshape(self.u.shape)
 
     def predicted(self, c: Tensor) -> Tensor:
@@ -119,7 +125,17 @@ class Resolvent:
 
     def length(self, c: Tensor) -> Tensor:
         """‖z − z₀‖ for coefficients c."""
-        return torch.linalg.vector_norm(self.rows.T @ c if self.dual else c)
+        return torch.linalg.vector_norm(self._scaled(c))
+
+    def _scaled(self, c: Tensor) -> Tensor:
+        """z − z₀ (P,)."""
+        if not self.dual:
+            return c
+        known, z = self._pulled
+        if known is not c:
+            z = self.rows.T @ c
+            self._pulled = (c, z)
+        return z
 
     def _force(self, g: Tensor, decayed: Tensor | None, start: bool = True) -> Tensor:
         """Aᵀg + W z (P,), or g itself on the outputs' side."""
@@ -138,11 +154,13 @@ class Resolvent:
         return moved + self.metric.decay * c if self.metric.decays else moved
 
     def _solve(self, force: Tensor, t: float) -> Tensor:
-        """−(M + 1/t)⁻¹ force, with one step of refinement."""
+        """−(M + 1/t)⁻¹ force, with one step of refinement where damping leaves rounding room to grow."""
         if t not in self._factors:
             if len(self._factors) > 1:  # each is as large as the matrix
                 self._factors.pop(next(iter(self._factors)))
             self._factors[t] = factor(self.matrix, 1 / t, torch.finfo(torch.float64).eps * self.trace)
-        found = self._factors[t].solve(force)
-        rest = force - self._times(found) - self._factors[t].shift * found
-        return -(found + self._factors[t].solve(rest))
+        held = self._factors[t]
+        found = held.solve(force)
+        if held.shift < SAFE * self.trace:
+            found = found + held.solve(force - self._times(found) - held.shift * found)
+        return -found

@@ -78,7 +78,7 @@ class JumpOptimizer(torch.optim.Optimizer):
             raise InputError(f"objective must be a js.Objective or a function returning one, got {objective!r}.")
         if after not in AFTER:
             raise InputError(f"after={after!r} is none of {AFTER}.")
-        known = set(inspect.signature(jump).parameters) - {"objective", "metric", "trust"}
+        known = set(inspect.signature(jump).parameters) - {"objective", "metric", "trust", "course"}
         if unknown := set(options) - known:
             raise InputError(f"JumpOptimizer: {sorted(unknown)} is no option of js.jump; there are {sorted(known)}.")
         if isinstance(at, int) and at < 1:

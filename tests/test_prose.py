@@ -19,7 +19,7 @@ from jumpstart import cli
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXPERIMENTS = sorted(
-    [p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem not in ("__init__", "common", "readme")]
+    [p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem not in ("__init__", "common", "pages", "readme")]
     + [p.parent.name for p in (ROOT / "experiments").glob("*/__main__.py")]
 )
 

@@ -76,7 +76,7 @@ def _measure(label: str, widths: tuple[int, ...], inside: int, side: int, repeat
         "whole jump": lambda: _jump(objective, theta, trust),
     }
     times: dict[str, list[float]] = {name: [] for name in pieces}
-    for name, piece in pieces.items():
+    for piece in pieces.values():
         piece()
     for turn in range(repeats):
         for name, piece in pieces.items():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import diagnostics
-from ..contenders import jumps_only, lbfgs, stepped
+from ..contenders import fitted, lbfgs, stepped
 from ..diagnostics import Report
 from ..objective import Objective
 from ..residual import Term, residual
@@ -75,17 +75,12 @@ def error(model: nn.Module) -> float:
     return float((found - exact(points)).norm() / exact(points).norm())
 
 
-def schedule(jump: int) -> dict[str, Any]:
-    """Scaled full steps with second order, throughout: the most reliable schedule on the tuning seeds."""
-    return {"basis": "dense", "family": "scale"}
-
-
 def compare(seed: int = 0, seconds: float = SECONDS, progress: bool = True) -> Report:
     """L-BFGS and AdamW against jumps, from the same start."""
     contenders = {
         BASELINE: lbfgs(),
         f"AdamW {RATE:g}": stepped(lambda p: torch.optim.AdamW(p, lr=RATE, weight_decay=0.0)),
-        "jumps": jumps_only(schedule),
+        "jumps": fitted(budget=seconds),
     }
     return diagnostics.compare(
         network(seed), objective, contenders, seconds=seconds, name="poisson", seed=seed, progress=progress,

@@ -1,0 +1,26 @@
+"""What pages made from results share: tables, and a line on where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jumpstart import records
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> str:
+    """A table in Markdown; floats with three digits; without ``columns`` all of them."""
+    heads = columns or {key: key for row in rows for key in row}
+    lines = ["| " + " | ".join(heads.values()) + " |", "|" + "|".join(" --- " for _ in heads) + "|"]
+    for row in rows:
+        lines.append("| " + " | ".join(records.show(row.get(key)) for key in heads) + " |")
+    return "\n".join(lines)
+
+
+def machine(content: Mapping[str, Any]) -> str:
+    """Where and from what a results file comes, in a line."""
+    found = content["environment"]
+    seeds = ", ".join(map(str, found["seeds"]))
+    return (
+        f"`{content['command']}`, commit {found['commit']}, {found['machine']}, torch {found['torch']}, seeds {seeds}"
+    )
