@@ -99,7 +99,7 @@ def plan(
     gradient = 3 * lin.forward_seconds  # FORWARD = 1/3 of a gradient evaluation
     rate = RATES.get(lin.theta.device.type, 8e9) * (torch.get_num_threads() if lin.theta.device.type == "cpu" else 1)
     small, large = min(n, p), max(n, p)
-    layered = assemble.layered(lin) and n <= p
+    layered = assemble.layered(lin) and n <= p and not cholesky  # which forms the Jacobian
     # Layer by layer, a layer of in·out weights costs in + out multiply-adds a pair of outputs instead of in·out.
     pairs = 2.0 * n * n * min(p, 4 * p**0.5) if layered and metric.root is None else 2.0 * small * small * large
     flops = pairs + EIGH_FLOPS * small**3

@@ -32,6 +32,7 @@ class FitOutcome(enum.Enum):
     TOLERANCE = "The loss is below the tolerance."
     BUDGET = "The budget of time or jumps is spent."
     STAGNANT = "The loss no longer falls, from the best weights or from perturbed ones; the best are kept."
+    STOPPED = "The callback asked for it."
     STATIONARY = "The gradient vanishes: this is a stationary point."
     NOT_FINITE = "The residual stopped being finite on the way; the best weights are kept."
 
@@ -109,7 +110,7 @@ def fit(
         error: measures the model for the progress bar and the history (relative error against a reference, say); it is
             called in eval mode without gradients, not timed, and for at most a tenth of the time.
         resample: jump number -> new collocation points (``objective.resampled``), called before every ``every``-th
-            jump but the first.
+            jump but the first; the same for the same number if the run is to be resumed.
         patience: jumps without a fall of the loss by a hundredth after which the run has stagnated. It is then
             restarted from the best weights, slightly perturbed, at most ``restarts`` times.
         bold: march boldly at first (the loss may rise on the way, the best weights are kept), and land from the best
@@ -117,7 +118,8 @@ def fit(
             losses that are marched (``jump``'s family).
         path: file for a checkpoint, written about once a second and at the end; a run that finds one there goes on.
         progress: a bar with loss and error: None on terminals alone.
-        callback: called with every :class:`JumpResult`; a true answer stops the fit.
+        callback: called with every :class:`JumpResult` (the model holds the weights that the next jump starts from); a
+            true answer stops the fit.
         seed: of the perturbations; the global random state is left alone.
         options: passed to :func:`jumpstart.jump`.
 
@@ -169,15 +171,19 @@ def iterate(
     for name, value, least in (("patience", patience, 1), ("restarts", restarts, 0)):
         if not isinstance(value, int) or value < least:
             raise InputError(f"fit: {name}={value!r}: give a whole number of at least {least}.")
+    if (params := options.pop("params", None)) is not None:
+        objective = objective.subset(params)
     if _marches(objective, options):
         options = {**options, "family": "march"}
     theta = objective.theta()
-    run = Run(objective, State.at(theta), error, options, seed, restarts)
+    run = Run(objective, State.at(theta), error, options, seed, restarts, progress)
     if path is not None and Path(path).exists():
         run.state = State(**load(path, objective, set(State.__dataclass_fields__)))
         objective.space.write(objective.model, run.state.theta)
         if resample is not None and run.state.jumps >= every and run.state.jumps % every:
             run.resample(resample(run.state.jumps // every * every))  # the points it was on
+        if not bold:
+            run.land()
     else:
         run.begin(bold and options.get("family") == "march")
     state = run.state
@@ -200,7 +206,9 @@ def iterate(
                     run.resample(resample(state.jumps))
                 try:
                     result = run.jump()
-                except NonFiniteError:
+                except NonFiniteError:  # a climb has led to where derivatives are not finite
+                    if run.land() or run.restart():
+                        continue
                     outcome = FitOutcome.NOT_FINITE
                     break
                 bar(f"loss {state.best_loss:.2e}{run.shown()}")
@@ -210,20 +218,20 @@ def iterate(
                     outcome, cause = FitOutcome.STAGNANT, run.cause(result)
                 # Last, so that an interrupt in it finds everything else done.
                 if callback is not None and callback(result) and outcome is None:
-                    outcome = FitOutcome.BUDGET
+                    outcome = FitOutcome.STOPPED
                 if path is not None and time.monotonic() - saved > 1.0:
                     save(path, objective, vars(state))
                     saved = time.monotonic()
                 yield state
     except BaseException:
         # An interrupt or a failing callback: the checkpoint holds where the run was, the model gets the best so far.
+        objective.space.write(objective.model, state.best)
         if path is not None:
             save(path, objective, vars(state))
-        objective.space.write(objective.model, state.best)
         raise
+    objective.space.write(objective.model, state.best)
     if path is not None:
         save(path, objective, vars(state))
-    objective.space.write(objective.model, state.best)
     return FitResult(
         outcome, state.best_loss, state.start, run.measure(), state.jumps, state.accepted, state.restarts,
         state.seconds, state.cost, cause, state.history,

@@ -42,6 +42,8 @@ class Nystrom:
         size = torch.linalg.vector_norm(tests, dim=1, keepdim=True).clamp_min(1e-300)
         tests, images = tests / size, images / size
         core = tests @ images.T
+        if not bool(torch.isfinite(core).all()):
+            return None
         values, v = torch.linalg.eigh(0.5 * (core + core.T))
         good = values > 1e-10 * values.max()
         if not bool(good.any()) or not bool(values.max() > 0):
@@ -77,6 +79,8 @@ class Iterative:
         self, lin: Linearization, loss: Loss, metric: Metric, depth: int | None = None, sketch: Nystrom | None = None
     ) -> None:
         assert loss.curvature is not None
+        if depth is not None and (not isinstance(depth, int) or depth < 1):
+            raise InputError(f"depth={depth!r}: give a number of products of at least 1, or None.")
         if metric.decays:
             raise InputError("matrix-free jumps know no weight decay: leave it out, or use basis='krylov'.")
         self.lin, self.loss, self.metric, self.depth = lin, loss, metric, depth or DEPTH
@@ -87,26 +91,24 @@ class Iterative:
         self._tests: list[Tensor] = []
         self._images: list[Tensor] = []
         self._learned = 0
+        self._solutions: list[tuple[Tensor, Tensor]] = []  # and A Aᵀ times them
         with torch.enable_grad():
             self._theta = lin.theta.detach().clone().requires_grad_()
             net = lin.net.bind(self._theta)
             self._rows = torch.cat([part.outputs(net).reshape(-1) for part in lin.parts])
-            self._cotangent = torch.zeros_like(self._rows).requires_grad_()
-            # J·v is the derivative of Jᵀw, which is linear in w, along v.
-            pulled = torch.autograd.grad(self._rows, self._theta, self._cotangent, create_graph=True)[0]
-        self._pulled = pulled
         lin.ledger.gradients += 1
         self.slope = self._loss.grad(self.u).reshape(-1)
         self._factors: dict[float, Factor] = {}
-        self.matrix = None
+        self._pushing: tuple[Tensor, Tensor] | None = None
+        kernel = None
         if depth is None and metric.root is None and self.size <= GATHERED:
             kernel = gathered_kernel(lin)
-            self.matrix = None if kernel is None else self._beta * kernel.double()
-        first = self.product(self.slope)
-        norm = torch.dot(self.slope, self.slope).clamp_min(1e-300)
-        self.fastest = float(torch.dot(self.slope, first) / norm)  # a lower bound, enough to set horizons by
+        self.matrix = None if kernel is None else self._beta * kernel.double()
         if self.matrix is not None:
-            self.fastest = float(self.matrix.diagonal().sum())
+            self.fastest = float(self.matrix.diagonal().sum())  # from above; enough to set horizons by
+        else:
+            norm = torch.dot(self.slope, self.slope).clamp_min(1e-300)
+            self.fastest = float(torch.dot(self.slope, self.product(self.slope)) / norm)  # from below
 
     # -- products ----------------------------------------------------------------------------------------------
 
@@ -119,16 +121,23 @@ class Iterative:
     def push(self, z: Tensor) -> Tensor:
         """A z (N,)."""
         self.lin.ledger.pushes += 1
-        v = self.metric.scale(z.to(self._pulled.dtype))
-        return torch.autograd.grad(self._pulled, self._cotangent, v, retain_graph=True)[0].double()
+        if self._pushing is None:  # J·v is the derivative of Jᵀw, which is linear in w, along v
+            with torch.enable_grad():
+                cotangent = torch.zeros_like(self._rows).requires_grad_()
+                pulled = torch.autograd.grad(self._rows, self._theta, cotangent, create_graph=True)[0]
+            self._pushing = (pulled, cotangent)
+        pulled, cotangent = self._pushing
+        v = self.metric.scale(z.to(pulled.dtype))
+        return torch.autograd.grad(pulled, cotangent, v, retain_graph=True)[0].double()
 
     def product(self, s: Tensor) -> Tensor:
         """βAAᵀ s (N,), remembered for the sketch."""
         if self.matrix is not None:
             return self.matrix @ s
         found = self._beta * self.push(self.pull(s))
-        self._tests.append(s)
-        self._images.append(found)
+        if bool(torch.isfinite(found).all()):
+            self._tests.append(s)
+            self._images.append(found)
         return found
 
     def sketch(self) -> Nystrom | None:
@@ -191,7 +200,7 @@ class Iterative:
 
     def _image(self, c: Tensor) -> Tensor:
         """AAᵀ c; products are linear, so that solutions and their multiples are read off from those made already."""
-        for known, image in self._known:
+        for known, image in self._solutions:
             scale = torch.dot(c, known) / torch.dot(known, known).clamp_min(1e-300)
             if bool(torch.linalg.vector_norm(c - scale * known) <= 1e-12 * torch.linalg.vector_norm(c)):
                 return scale * image
@@ -205,10 +214,6 @@ class Iterative:
         found = self._factors[t].solve(force)
         rest = force - self.matrix @ found - self._factors[t].shift * found
         return -(found + self._factors[t].solve(rest))
-
-    @property
-    def _known(self) -> list[tuple[Tensor, Tensor]]:
-        return self.__dict__.setdefault("_solutions", [])
 
     def _solve(self, force: Tensor, t: float, tolerance: float) -> Tensor:
         """−(βAAᵀ + 1/t)⁻¹ force by a Cholesky factor where the kernel is there, else by conjugate gradients."""
@@ -236,5 +241,5 @@ class Iterative:
             y = r if sketch is None else sketch.solve(r, shift)
             ry, before = torch.dot(r, y), ry
             p = y + (ry / before) * p
-        self._known.append((-x, -kx / self._beta))
+        self._solutions.append((-x, -kx / self._beta))
         return -x

@@ -40,6 +40,7 @@ class JumpResult:
             there was none.
         before, predicted, actual: loss at the start, promised by the linearization, and measured; with weight
             decay, its penalty included.
+        promised: the largest decrease of the loss that a candidate promised, kept or not.
         corrected: the second-order correction was used. corrections: reuses of the factorization that were kept.
         candidates: how many were measured.
         seconds, gradient_evaluations: what it cost (``jumpstart.cost``).
@@ -65,6 +66,7 @@ class JumpResult:
     directions: Tensor | None = field(repr=False, default=None)
     course: Course | None = field(repr=False, default=None)
     sketch: Nystrom | None = field(repr=False, default=None)
+    promised: float = 0.0
 
     @property
     def accepted(self) -> bool:
@@ -98,15 +100,17 @@ def jump(
 
     Args:
         basis, depth, metric, weight_decay, gate, params, memory_limit: as for :func:`jumpstart.solve`. Besides,
-            basis="matrix-free" marches without a Jacobian, by conjugate gradients of at most ``depth`` products.
+            basis="matrix-free" marches without a Jacobian: by a kernel gathered layer by layer where that is possible
+            (which "auto" and "dense" do by themselves for large networks), or by conjugate gradients of at most
+            ``depth`` products.
         horizon: try this flow time alone; None searches, from the last accepted one in ``trust``.
         family: "march" takes one horizon a jump, a little longer than the last (squared losses, dense); "horizon"
             searches the best one along the linearized run; "scale" goes part of the way to its end. None marches
             where the Jacobian of a squared loss is formed, and searches horizons elsewhere (docs/theory.md, sections 5
             and 9).
         course: ``result.course`` of the jump before makes a march bold: it may climb. Start with ``Course()``.
-        second_order: correct for the curvature of the network along the step; None does so for dense bases, whose
-            factorization costs more than the correction.
+        second_order: correct for the curvature of the network along the step; None does so unless the basis is
+            Krylov's, whose products cost as much as the correction.
         reuse: how many chord corrections to try after the step; None: 2, and none in a march, where they do not pay.
         trust: ``result.trust`` of the jump before.
         recycle: ``result.sketch`` of the jump before, for matrix-free jumps; or (r, P) directions to keep in a Krylov
@@ -149,16 +153,15 @@ def jump(
     before = float(loss.value(lin.u))
     chosen = metric_of(metric, objective, weight_decay)
     found = Attempt(Outcome.STATIONARY, None, before, 0, 0, state)
-    built, plan = None, None
+    built, plan, sketch = None, None, None
     if chosen.decays or bool((loss.grad(lin.u) != 0).any()):
         try:
             marching = family == "march" or (family is None and resolvent_fits(lin, loss))
+            marching = marching and not isinstance(recycle, Tensor)  # which is for a Krylov basis
             found_implicit = implicit(lin, loss, chosen, basis, memory_limit) if marching and gate is None else None
             if basis == MATRIX_FREE:
                 built = flow = Iterative(lin, loss, chosen, depth, recycle if isinstance(recycle, Nystrom) else None)
             elif found_implicit is not None:
-                if recycle is not None and not isinstance(recycle, Nystrom):
-                    raise InputError("recycle= keeps directions in a Krylov basis: leave basis at 'auto' or 'krylov'.")
                 built, plan = found_implicit
                 flow = built
             else:
@@ -172,6 +175,7 @@ def jump(
                 found = march(proposal, state, course, reuse or 0)
             else:
                 found = attempt(proposal, state, family=family or "horizon", reuse=2 if reuse is None else reuse)
+            sketch = built.sketch() if isinstance(built, Iterative) else None
         except (FlowError, torch.linalg.LinAlgError):
             found = replace(found, outcome=Outcome.UNSOLVED)
     best = found.best
@@ -201,6 +205,7 @@ def jump(
         trust=found.trust if horizon is None else replace(given, horizon=tried or given.horizon),
         plan=plan,
         directions=best.displacement[None] if best is not None and found.outcome.accepted else None,
-        sketch=built.sketch() if isinstance(built, Iterative) else None,
+        sketch=sketch,
+        promised=found.promised,
         course=course.after(best) if course is not None and best is not None and found.outcome.accepted else course,
     )

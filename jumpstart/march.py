@@ -42,15 +42,17 @@ class Course:
 def march(proposal: Proposal, trust: Trust, course: Course | None = None, reuse: int = 0) -> Attempt:
     """One jump of a march; ``course`` makes it bold. The weights are not written."""
     before, flow = proposal.before(), proposal.flow
-    if not bool(torch.linalg.vector_norm(flow.slope) > 0):
+    if not bool(flow.length(flow.slope) > 0):
         return Attempt(Outcome.STATIONARY, None, before, 0, 0, trust)
     longest = flow.longest
     t = min(trust.horizon or flow.opening(), longest)
     if course is not None:
         course = Course(min(course.best, before), course.heading)
     lowest: Candidate | None = None
+    promised = 0.0
     for k in range(trust.limit):
         found = proposal.candidate(flow.at_time(t), t)
+        promised = max(promised, before - found.predicted)
         falls = trust.accepts(before, found.predicted, found.loss)
         if falls or (course is not None and course.allows(found.loss, found.first)):
             corrections = 0
@@ -58,10 +60,12 @@ def march(proposal: Proposal, trust: Trust, course: Course | None = None, reuse:
                 found, corrections = proposal.reuse(found, reuse)
             longer = min(t * PACE, longest) if k == 0 else t
             outcome = Outcome.ACCEPTED if falls else Outcome.CLIMBED
-            return Attempt(outcome, found, before, k + 1, corrections, trust.after(horizon=longer))
+            return Attempt(outcome, found, before, k + 1, corrections, trust.after(horizon=longer), promised)
         if lowest is None or found.loss < lowest.loss or math.isnan(lowest.loss):
             lowest = found
         t /= PACE
     finite = lowest is not None and lowest.loss < math.inf
     outcome = Outcome.NO_DECREASE if finite else Outcome.NOT_FINITE
-    return Attempt(outcome, lowest if finite else None, before, trust.limit, 0, trust.after(horizon=max(t, 1e-280)))
+    return Attempt(
+        outcome, lowest if finite else None, before, trust.limit, 0, trust.after(horizon=max(t, 1e-280)), promised
+    )

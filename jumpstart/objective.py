@@ -136,6 +136,7 @@ class Objective:
 
     def gradient(self, theta: Tensor) -> tuple[float, Tensor]:
         """Φ and ∇_θ Φ (P,) at weights θ; one gradient evaluation."""
+        self.prepare(theta)
         total, grads, at = 0.0, torch.zeros_like(theta), 0
         if len(self.parts) == 1:
             grad, total_t = torch.func.grad_and_value(

@@ -150,6 +150,11 @@ class Bound:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._net.call(self._params, *args, **kwargs)
 
+    @property
+    def model(self) -> nn.Module:
+        """The module that is bound."""
+        return self._net.model
+
     def __getitem__(self, name: str) -> Tensor:
         if name in self._params:
             return self._params[name]

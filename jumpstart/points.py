@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
 from .autodiff import pullback
 from .errors import NondeterministicError
-from .parameters import Net, tensors_of
+from .parameters import Bound, Net, tensors_of
 from .parts import JACOBIAN_BYTES, Part, require_tensor
 from .progress import track
 from .streams import Local, Outer, factor, fingerprint, of_model
 
-CHECKS = 16  # the fast way is held against the general one at linearizations 1, 2, 4, …, and then every so many
+FORMED = 2**24  # entries up to which the explicit Jacobian is checked as well
+CHECKS = 16  # the fast way is held against the general one at preparations 1, 2, 4, …, then every so many
 
 
 class Points(Part):
@@ -31,10 +32,12 @@ class Points(Part):
         self.fn, self.points, self.scale = fn, points, scale
         self.local: Local | None = None
         self._read: Any = None  # fingerprint of what fn reads, at the time that ``local`` was made
+        self._model: nn.Module | None = None  # whose layers ``local`` goes through
         self._asked = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "local": None, "_read": None, "_asked": 0}  # traced graphs do not travel
+        # traced graphs do not travel
+        return {**self.__dict__, "local": None, "_read": None, "_model": None, "_asked": 0}
 
     def _row(self, net: Callable[..., Any], x: Tensor) -> Tensor:
         return self.scale * require_tensor(self.fn(net, x), "a residual function").reshape(-1)
@@ -51,9 +54,15 @@ class Points(Part):
             ) from error
 
     def outputs(self, net: Callable[..., Any]) -> Tensor:
-        if self.local is not None and (tensors := tensors_of(net)):
-            return self.scale * self.local.rows(tensors).reshape(-1)
+        if self.local is not None and self._knows(net):
+            return self.scale * self.local.rows(tensors_of(net)).reshape(-1)
         return self._general(net)
+
+    def _knows(self, net: Any) -> bool:
+        """Whether the fast way was found for this network; a loop of the user's own may not have prepared it."""
+        if isinstance(net, Bound):
+            return net.model is self._model
+        return net is self._model and self._read is not None and self._read[:2] == _reading(self.fn, net)
 
     def jacobian(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
         if self.local is not None:
@@ -66,8 +75,8 @@ class Points(Part):
 
     def _by_streams(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
         assert self.local is not None
-        space, at, columns = net.space, 0, {}
-        for name, size in zip(space.names, space.sizes, strict=True):
+        at, columns = 0, {}
+        for name, size in _sizes(net):
             columns[name] = at
             at += size
         found = theta.new_empty(self.local.width * len(self.points), theta.numel())
@@ -91,48 +100,84 @@ class Points(Part):
         other.name = self.name
         other.local = None if self.local is None else self.local.moved(points)
         if other.local is not None:
-            other._read = self._read  # and is checked at its first linearization
+            other._read, other._model = self._read, self._model  # and is checked at its first linearization
         return other
 
     def prepare(self, net: Net, theta: Tensor) -> None:
         """Find the fast way, or make sure that it still is the residual: ``fn`` may read numbers that have changed."""
         self._asked += 1
-        read = fingerprint(self.fn), of_model(net.model), net.space.names
+        read = (*_reading(self.fn, net.model), net.space.names)
         asked = self._asked
         if read == self._read and asked & (asked - 1) and asked % CHECKS:
             return
-        if read != self._read or (self.local is not None and not self._agrees(net, theta)):
-            self.local, self._read, bound = None, read, net.bind(theta)
-            self._asked = 1
-            if all(dtype == self.points.dtype for dtype in net.space.dtypes):
-                self.local = factor(self.fn, self.points, net.model, bound.tensors(), set(net.space.names))
-            if self.local is not None and not self._agrees(net, theta, jacobian=True):
+        every = asked == 1  # at points that are new, all rows; later a few
+        if read == self._read and (self.local is None or self._same_rows(net, theta, every)):
+            return
+        self.local, self._read, self._model, self._asked = None, read, net.model, 1
+        if any(dtype != self.points.dtype for dtype in net.space.dtypes):
+            return
+        self.local = factor(self.fn, self.points, net.model, net.bind(theta).tensors(), set(net.space.names))
+        try:
+            if self.local is not None and not self._same_derivatives(net, theta):
                 self.local = None
+        except RuntimeError:  # whatever the layers do that the fast way cannot follow
+            self.local = None
 
-    def _agrees(self, net: Net, theta: Tensor, jacobian: bool = False) -> bool:
-        """Whether both ways give the same rows, and the same derivative along a random cotangent."""
-        assert self.local is not None
-        tolerance = torch.finfo(theta.dtype).eps ** 0.6
-        # Off the present weights: near a solution residuals are what is left of terms that cancel.
+    def _off(self, theta: Tensor) -> Iterator[Tensor]:
+        """Weights to compare at, off the present ones: near a solution residuals are what is left of large terms."""
         generator = torch.Generator().manual_seed(self._asked)
         noise = torch.randn(theta.shape, generator=generator, dtype=torch.float64).to(theta)
-        theta = theta + 0.1 * noise * theta.abs().clamp_min(0.1)
-        if not jacobian:
-            few = torch.linspace(0, len(self.points) - 1, min(8, len(self.points))).round().long().unique()
-            rows = self.local.rows(net.bind(theta).tensors()).reshape(len(self.points), -1)
-            some = Points(self.fn, self.points[few], self.scale)
-            return _close(self.scale * rows[few].reshape(-1), some._general(net.bind(theta)), tolerance)
-        exact, pull = pullback(lambda th: self._general(net.bind(th)), theta)
-        if not bool(torch.isfinite(exact).all()):
-            return False
-        rows, fast = pullback(lambda th: self.outputs(net.bind(th)), theta)
-        w = torch.randn(exact.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(exact)
-        truth = pull(w).detach()
-        return (
-            _close(rows.detach(), exact.detach(), tolerance)
-            and _close(fast(w).detach(), truth, tolerance)
-            and _close(w @ self._by_streams(net, theta)[0], truth, tolerance)
-        )
+        for size in (0.1, 1e-3, 0.0):  # smaller where the residual is not finite there
+            yield theta + size * noise * theta.abs().clamp_min(0.1)
+
+    def _same_rows(self, net: Net, theta: Tensor, every: bool) -> bool:
+        """Whether both ways give the same rows, at a few points or at every one."""
+        assert self.local is not None
+        n = len(self.points)
+        few = torch.arange(n) if every else torch.linspace(0, n - 1, min(8, n)).round().long().unique()
+        some = self if every else Points(self.fn, self.points[few], self.scale)
+        for near in self._off(theta):
+            exact = some._general(net.bind(near))
+            if bool(torch.isfinite(exact).all()):
+                rows = self.local.rows(net.bind(near).tensors()).reshape(n, -1)[few.to(self.points.device)]
+                return _close(self.scale * rows.reshape(-1), exact, torch.finfo(theta.dtype).eps ** 0.6)
+        return False
+
+    def _same_derivatives(self, net: Net, theta: Tensor) -> bool:
+        """The same for rows and for the derivative along a random cotangent, by vjp and by outer products."""
+        tolerance = torch.finfo(theta.dtype).eps ** 0.6
+        for near in self._off(theta):
+            exact, pull = pullback(lambda th: self._general(net.bind(th)), near)
+            if not bool(torch.isfinite(exact).all()):
+                continue
+            rows, fast = pullback(lambda th: self.outputs(net.bind(th)), near)
+            w = torch.randn(exact.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(exact)
+            truth = pull(w).detach()
+            products = w @ self._by_streams(net, near)[0] if w.numel() * near.numel() <= FORMED else None
+            return (
+                _close(rows.detach(), exact.detach(), tolerance)
+                and _close(fast(w).detach(), truth, tolerance)
+                and _close(self._contracted(net, near, w), truth, tolerance)
+                and (products is None or _close(products, truth, tolerance))
+            )
+        return False
+
+    def _contracted(self, net: Net, theta: Tensor, w: Tensor) -> Tensor:
+        """Jᵀw from the outer products, without the Jacobian."""
+        total = {name: torch.zeros(size, dtype=w.dtype, device=w.device) for name, size in _sizes(net)}
+        for outer in self.factors(net, theta) or ():
+            part = w[outer.rows]
+            found = part @ outer.left if outer.right is None else (part[:, None] * outer.left).T @ outer.right
+            total[outer.name] += found.reshape(-1)
+        return torch.cat(list(total.values()))
+
+
+def _sizes(net: Net) -> list[tuple[str, int]]:
+    return list(zip(net.space.names, net.space.sizes, strict=True))
+
+
+def _reading(fn: Any, model: nn.Module) -> tuple[Any, Any]:
+    return fingerprint(fn), of_model(model)
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:

@@ -135,7 +135,8 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Attempt:
-    """The best candidate of a search, how it was found, and the verdict on it."""
+    """The best candidate of a search, how it was found, and the verdict on it; ``promised`` is the largest decrease
+    that a candidate promised."""
 
     outcome: Outcome
     best: Candidate | None
@@ -143,6 +144,7 @@ class Attempt:
     candidates: int
     corrections: int
     trust: Trust
+    promised: float = 0.0
 
 
 def attempt(proposal: Proposal, trust: Trust, *, family: str = "horizon", reuse: int = 2) -> Attempt:
@@ -160,11 +162,15 @@ def attempt(proposal: Proposal, trust: Trust, *, family: str = "horizon", reuse:
         proposal.bend(proposal.basis.displacement(full), full) if full is not None and proposal.second_order else None
     )
 
+    promised = 0.0
+
     def evaluate(position: float) -> float:
+        nonlocal promised
         if full is not None:
             found = proposal.candidate(full, end, position, bend)
         else:
             found = proposal.candidate(flow.at(Times((position,), True))[0], position)
+        promised = max(promised, before - found.predicted)
         # Only the best is kept: candidates hold vectors of the parameters' size.
         kept = next(iter(seen.values()), None)
         if kept is None or found.loss < kept.loss or math.isnan(kept.loss):
@@ -179,14 +185,16 @@ def attempt(proposal: Proposal, trust: Trust, *, family: str = "horizon", reuse:
     result: Best = search(evaluate, start, before, trust.growth, trust.limit, top)
     best = seen.get(result.position)
     if best is None or not best.loss < math.inf:
-        return Attempt(Outcome.NOT_FINITE, None, before, result.tried, 0, _shrunk(trust, result, full))
+        return Attempt(Outcome.NOT_FINITE, None, before, result.tried, 0, _shrunk(trust, result, full), promised)
     corrections = 0
     if best.loss < before and reuse:
         best, corrections = proposal.reuse(best, reuse)
     if not trust.accepts(before, best.predicted, best.loss):
-        return Attempt(Outcome.NO_DECREASE, best, before, result.tried, corrections, _shrunk(trust, result, full))
+        return Attempt(
+            Outcome.NO_DECREASE, best, before, result.tried, corrections, _shrunk(trust, result, full), promised
+        )
     state = trust.after(scale=result.position) if full is not None else trust.after(horizon=result.position)
-    return Attempt(Outcome.ACCEPTED, best, before, result.tried, corrections, state)
+    return Attempt(Outcome.ACCEPTED, best, before, result.tried, corrections, state, promised)
 
 
 def _shrunk(trust: Trust, result: Best, full: Tensor | None) -> Trust:

@@ -185,11 +185,16 @@ def _check_points(points: Any, like: Tensor | None = None) -> None:
 def _require_dependence(objective: Objective) -> None:
     """Raise for a term that no trainable parameter moves: its derivative along a random cotangent is exactly zero."""
     theta = objective.theta()
+    generator = torch.Generator().manual_seed(0)
+    near = theta + 0.01 * torch.randn(theta.shape, generator=generator, dtype=torch.float64).to(theta)
     for part in objective.parts:
-        with random_state_kept(theta.device):
-            u, pull = pullback(lambda th, part=part: part.outputs(objective.net.bind(th)), theta)
-            w = torch.randn(u.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(u)
-        if not bool((pull(w) != 0).any()):
+        moves = False
+        for at in (theta, near):  # a saddle may be stationary without being constant
+            with random_state_kept(theta.device):
+                u, pull = pullback(lambda th, part=part: part.outputs(objective.net.bind(th)), at)
+            w = torch.randn(u.shape, generator=generator, dtype=torch.float64).to(u)
+            moves = moves or bool((pull(w) != 0).any())
+        if not moves:
             raise NoParametersError(
                 f"the residual {part.name!r} depends on none of the trainable parameters "
                 f"{list(objective.space.names)[:6]}: it is constant. Let it call ``net``, its first argument, and not "

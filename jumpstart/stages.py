@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from .jumping import JumpResult, jump
 from .march import Course
 from .objective import Objective
 from .parameters import module_mode
+from .progress import shown
 from .solver import metric_of
-from .trust import Trust
+from .trust import Outcome, Trust
 
 REFUSED = 3  # rejections in a row after which something else is tried
 CALM = 0.99  # a run of ``patience`` jumps that leaves more than this share of the loss has stagnated
@@ -69,10 +70,12 @@ class Run:
         options: dict[str, Any],
         seed: int,
         restarts: int,
+        progress: bool | None = None,
     ) -> None:
         self.objective, self.state, self.error, self.options = objective, state, error, options
-        self.seed, self.restarts = seed, restarts
+        self.seed, self.restarts, self.progress = seed, restarts, progress
         self.watched, self.last_error = 0.0, None
+        self.promise = 0.0  # share of the loss that the linearized problem would take away
         self.sketch: Nystrom | None = None  # of the last matrix-free jump
 
     def value(self, theta: Tensor) -> float:
@@ -84,7 +87,8 @@ class Run:
         """One jump from the present weights; the best are kept."""
         state = self.state
         course = state.course if state.bold else None
-        result = jump(self.objective, trust=state.trust, course=course, recycle=self.sketch, **self.options)
+        with shown(self.progress):
+            result = jump(self.objective, trust=state.trust, course=course, recycle=self.sketch, **self.options)
         self.sketch = result.sketch
         state.trust, state.course, state.jumps = result.trust, result.course, state.jumps + 1
         state.seconds, state.cost = state.seconds + result.seconds, state.cost + result.gradient_evaluations
@@ -95,6 +99,9 @@ class Run:
                 state.best, state.best_loss, state.reach = state.theta, state.loss, result.horizon
         else:
             state.refused += 1
+        share = result.promised / result.before if result.before > 0 else 0.0
+        # Every refusal shortens the next horizon, and its promise: the first of them counts.
+        self.promise = share if state.refused <= 1 else max(self.promise, share)
         row = {
             "jump": state.jumps, "seconds": state.seconds, "gradient_evaluations": state.cost, "loss": state.loss,
             "best": state.best_loss, "horizon": result.horizon, "outcome": result.outcome.name,
@@ -134,6 +141,10 @@ class Run:
             self.objective.space.write(self.objective.model, state.best)
         elif state.loss < state.best_loss:
             state.best, state.best_loss = state.theta, state.loss
+        # What was reached on other points says nothing here.
+        state.mark = state.best_loss if state.bold else state.loss
+        if state.course is not None:
+            state.course = replace(state.course, best=state.best_loss)
         state.seconds += time.perf_counter() - begun
 
     def stagnant(self, patience: int) -> bool:
@@ -183,18 +194,20 @@ class Run:
         eps = torch.finfo(self.objective.space.dtype).eps
         if state.best_loss <= (1e3 * eps) ** 2 * max(state.start, 1e-300):
             return f"The loss is at the rounding of {self.objective.space.dtype}: there is nothing left to gain."
+        if last.outcome in (Outcome.NOT_FINITE, Outcome.UNSOLVED):
+            return f"Of the last jump: {last.outcome.value}"
         share = ""
+        self.objective.space.write(self.objective.model, state.best)
         if hasattr(self.objective, "terms"):
             terms: Sequence[Any] = self.objective.terms()  # type: ignore[attr-defined]
             worst = max(terms, key=lambda term: term.share)
             share = f" {worst.share:.0%} of the loss is {worst.name!r}."
-        promised = last.before - last.predicted
-        if not promised > 0.1 * last.before:
+        if not self.promise > 0.1:
             return (
                 "Even the linearized problem cannot lower the loss: a local minimum, a network too small, or terms "
                 f"that contradict each other.{share}"
             )
         return (
-            "The linearized problem could lower the loss, but the network bends away from it: a poor start (another "
-            f"seed), inputs of unequal scale, or float32 at its limit.{share}"
+            "The linearized problem could lower the loss, but the network bends away from it, or is not "
+            f"finite there: a poor start (another seed), inputs of unequal scale, or float32 at its limit.{share}"
         )

@@ -84,7 +84,7 @@ def test_a_callback_ends_it():
     seen = []
     result = js.fit(regression(), jumps=50, callback=lambda r: seen.append(r) or len(seen) == 4)
     assert result.jumps == 4
-    assert result.outcome is js.FitOutcome.BUDGET
+    assert result.outcome is js.FitOutcome.STOPPED
 
 
 def test_a_tolerance_that_is_met_already_takes_no_jump():

@@ -200,3 +200,37 @@ def test_misuse_is_named(options, words):
     with pytest.raises(errors.InputError, match="matrix-free"):
         js.solve(objective, basis="matrix-free")
     assert torch.equal(flat(objective.model), before)
+
+
+def test_building_an_objective_of_a_large_network_forms_no_jacobian(monkeypatch):
+    from jumpstart import points
+    from jumpstart.streams import Local
+
+    def refuse(*_, **__):
+        raise AssertionError("the Jacobian was formed")
+
+    monkeypatch.setattr(points, "FORMED", 10)
+    monkeypatch.setattr(choose, "LARGE", 100.0)
+    monkeypatch.setattr(Local, "jacobian", refuse)
+    _, objective = problem("several")
+    assert all(part.local is not None for part in objective.parts)
+    assert js.jump(objective).accepted
+
+
+def test_a_trial_that_is_not_finite_is_no_end(monkeypatch):
+    """A step too long meets NaN; the sketch is made of what was finite."""
+    model = net_of()
+    start = flat(model).clone()
+
+    def fragile(net, x):
+        far = (net["0.weight"].reshape(-1) - start[: net["0.weight"].numel()]).abs().amax()
+        return laplacian(net, x) * torch.where(far > 1e-3, math.nan, 1.0)
+
+    objective = js.residual(model, js.Term(fragile, randn(0, 9, 2)))
+    sketch, trust = None, js.Trust()
+    for _ in range(3):
+        result = js.jump(objective, basis="matrix-free", depth=4, trust=trust, recycle=sketch)
+        sketch, trust = result.sketch, result.trust
+        assert bool(torch.isfinite(flat(model)).all())
+        assert result.outcome in (js.Outcome.ACCEPTED, js.Outcome.NOT_FINITE, js.Outcome.NO_DECREASE)
+    assert sketch is None or bool(torch.isfinite(sketch.vectors).all())

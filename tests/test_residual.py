@@ -165,6 +165,7 @@ def test_numbers_that_change_are_noticed(name):
     model, points = net_of(), randn(0, 7, 2)
     fn, put = HIDDEN[name]()
     objective = js.residual(model, js.Term(fn, points))
+    assert objective.parts[0].local is not None or name == "tensor as number"
     try:
         for k in range(3):  # a check comes by itself at the 2nd
             put(0.5 + k)
@@ -205,6 +206,7 @@ def test_a_model_that_changes_is_noticed(change):
     model, points = Unknown().double(), randn(0, 7, 2)
     model.requires_grad_(False).inner.requires_grad_(True)
     objective = js.residual(model, js.Term(burgers, points))
+    assert objective.parts[0].local is not None
     for k in range(3):
         if change == "number":
             model.omega = 1.0 + k

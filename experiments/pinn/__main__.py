@@ -44,6 +44,7 @@ class Settings:
     only: tuple[str, ...]
     problems: tuple[str, ...]
     resume: bool
+    merge: tuple[Path, ...]
 
     def write(self, part: str, rows: list[Row], **summary: Any) -> None:
         records.write(self.out / part, "pinn", {"part": part, "quick": self.quick, **summary}, rows, self.seeds)
@@ -72,6 +73,8 @@ def main() -> None:
 def run_races(settings: Settings) -> None:
     """Points 1 and 2."""
     rows = settings.kept("races")
+    for folder in settings.merge:  # runs of other seeds, made side by side
+        rows += records.read(folder / "races")["rows"]
     done = {(row["problem"], row["init"], row["seed"]) for row in rows}
     for seed in settings.seeds:
         for name in settings.problems:
@@ -85,15 +88,16 @@ def run_races(settings: Settings) -> None:
                     continue
                 best = {row["contender"]: race.final(row) for row in rows[-8:] if row["seed"] == seed}
                 print(name, init, seed, {label: float(f"{error:.2g}") for label, error in best.items()}, flush=True)
-                summary = {"anchor": race.anchor(rows), "suite": race.suite(rows), "verdict": race.verdict(rows)}
-                settings.write("races", rows, seconds=race.SECONDS, long=race.LONG, **summary)
+                settings.write("races", rows)
+    summary = {"anchor": race.anchor(rows), "suite": race.suite(rows), "verdict": race.verdict(rows)}
+    settings.write("races", rows, long=race.LONG, **summary)
     for lines in (race.anchor(rows), race.suite(rows), race.verdict(rows)):
         if lines:
             print("\n" + records.table(lines, {key: key for key in lines[0]}))
     draw(settings, "races", "races", lambda: figures.races(rows))
     draw(settings, "races", "small", lambda: figures.races([r for r in rows if r["problem"] == "poisson"], "small"))
     shown = [name for name in SHOWN if name in {row["problem"] for row in rows}][: 1 if settings.quick else None]
-    seconds = dict.fromkeys(race.SECONDS, 0.2) if settings.quick else race.SECONDS
+    seconds = {name: 0.2 if settings.quick else PROBLEMS[name].seconds for name in PROBLEMS}
     draw(settings, "races", "solutions", lambda: figures.solutions(shown, 0, seconds))
 
 
@@ -166,7 +170,9 @@ def parse() -> Settings:
     parser.add_argument("--only", default="", help=f"parts to run, of {', '.join(PARTS)}")
     parser.add_argument("--problems", default="", help=f"problems to race, of {', '.join(PROBLEMS)}")
     parser.add_argument("--resume", action="store_true", help="keep what the folder's results hold")
+    parser.add_argument("--merge", default="", help="folders of races of other seeds to take in, with commas")
     found = parser.parse_args()
+    merge = tuple(Path(folder) for folder in found.merge.split(",") if folder)
     only = tuple(part for part in found.only.split(",") if part) or PARTS
     problems = tuple(name for name in found.problems.split(",") if name)
     if unknown := [part for part in only if part not in PARTS]:
@@ -177,7 +183,7 @@ def parse() -> Settings:
         parser.error("--seeds must be at least 1")
     problems = problems or (("poisson",) if found.quick else tuple(PROBLEMS))
     seeds = list(range(found.first, found.first + found.seeds))
-    return Settings(found.quick, seeds, found.out, not found.no_progress, only, problems, found.resume)
+    return Settings(found.quick, seeds, found.out, not found.no_progress, only, problems, found.resume, merge)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from jumpstart.points import Points
 from jumpstart.records import Row
 from jumpstart.resolvent import Resolvent
 
+from .problems import given, known, laplace, problem
+
 # hidden widths, points a side inside, points a side of the boundary
 SIZES = {"129": ((32,), 30, 30), "1,185": ((32, 32), 36, 51), "17,025": ((128, 128), 36, 51)}
 REPEATS = 9
@@ -49,17 +51,14 @@ def _measure(label: str, widths: tuple[int, ...], inside: int, side: int, repeat
     b = torch.randn(small, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     resolvent = Resolvent(lin, objective.loss, Metric())
     general = [Points(part.fn, part.points, part.scale) for part in objective.parts if isinstance(part, Points)]
-    points = poisson.grid(inside)
-    edge = poisson.boundary(side)
-    source = 2 * torch.pi**2 * poisson.exact(points)
+    points, edge = poisson.grid(inside), poisson.boundary(side)
+    conditions = [laplace(points, -2 * torch.pi**2 * poisson.exact(points)), given(edge, 0.0, 4.0)]
+    same = problem(label, label, widths, conditions, known(poisson.exact), 0.0)
+    parameters = list(model.parameters())
 
-    def plain() -> Any:  # what L-BFGS evaluates: nested autograd, as people write it
-        x = points.clone().requires_grad_()
-        u = model(x)
-        g = torch.autograd.grad(u.sum(), x, create_graph=True)[0]
-        lap = sum(torch.autograd.grad(g[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(2))
-        loss = 0.5 * (lap + source).square().mean() + 2 * model(edge).square().mean()
-        return torch.autograd.grad(loss, list(model.parameters()))
+    def plain() -> Any:  # what L-BFGS evaluates in the races
+        rows = same.residuals(model)
+        return torch.autograd.grad(0.5 * rows.dot(rows), parameters)
 
     pieces: dict[str, Callable[[], Any]] = {
         "one L-BFGS evaluation (plain torch)": plain,

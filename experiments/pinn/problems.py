@@ -239,7 +239,7 @@ def _helmholtz() -> Problem:
 
     inside = poisson.grid(36)
     conditions = [laplace(inside, -(WAVE**2) * exact(inside)[:, 0], WAVE**2), given(poisson.boundary(50), 0.0, 100.0)]
-    return problem("helmholtz", "Helmholtz, k = 4π, 2-32-32-1", (32, 32), conditions, known(exact), 60.0)
+    return problem("helmholtz", "Helmholtz, k = 4π, 2-32-32-1", (32, 32), conditions, known(exact), 15.0)
 
 
 def _heat() -> Problem:
@@ -251,7 +251,7 @@ def _heat() -> Problem:
     sides = torch.cat([line(cells(30), end).flip(1) for end in (0.0, 1.0)])
     start = given(line(cells(60), 0.0), torch.sin(math.pi * cells(60)), 4.0)
     conditions = [heat(poisson.grid(30)), start, given(sides, 0.0, 4.0)]
-    return problem("heat", "Heat, α = 0.1, 2-32-32-1", (32, 32), conditions, known(exact), 20.0)
+    return problem("heat", "Heat, α = 0.1, 2-32-32-1", (32, 32), conditions, known(exact), 3.0)
 
 
 def _convection() -> Problem:
@@ -265,7 +265,7 @@ def _convection() -> Problem:
     ]
     return problem(
         "convection", "Convection at speed 30, 2-32-32-1", (32, 32), conditions,
-        known(lambda z: torch.sin(z[:, 0] - SPEED * z[:, 1]), length), 60.0,
+        known(lambda z: torch.sin(z[:, 0] - SPEED * z[:, 1]), length), 15.0,
     )  # fmt: skip
 
 
@@ -278,7 +278,7 @@ def _burgers() -> Problem:
     sides = torch.cat([line(cells(50), end).flip(1) for end in (-1.0, 1.0)])
     first = given(line(start, 0.0), -torch.sin(math.pi * start), 1.0)
     conditions = [burgers(torch.stack([x, sobol[:, 1]], 1)), first, given(sides, 0.0, 1.0)]
-    return problem("burgers", "Burgers, ν = 0.01/π, 2-20-20-20-1", (20, 20, 20), conditions, references.burgers, 60.0)
+    return problem("burgers", "Burgers, ν = 0.01/π, 2-20-20-20-1", (20, 20, 20), conditions, references.burgers, 9.0)
 
 
 def _lshape() -> Problem:
@@ -287,13 +287,13 @@ def _lshape() -> Problem:
     inside = square[~((square[:, 0] > 0) & (square[:, 1] > 0))]
     half = torch.cat([line(cells(60, -1.0, 1.0), -1.0), line(cells(30, -1.0, 0.0), 1.0), line(cells(30), 0.0)])
     conditions = [laplace(inside, -1.0), given(torch.cat([half, half.flip(1)]), 0.0, 4.0)]
-    return problem("lshape", "Poisson on an L-shape, 2-32-32-1", (32, 32), conditions, references.lshape, 30.0)
+    return problem("lshape", "Poisson on an L-shape, 2-32-32-1", (32, 32), conditions, references.lshape, 4.0)
 
 
 PROBLEMS: dict[str, Problem] = {
     found.name: found
     for found in (
-        _poisson("poisson", "Poisson, 2-32-1", (32,), 12.0), _poisson("poisson2", "Poisson, 2-32-32-1", (32, 32), 20.0),
+        _poisson("poisson", "Poisson, 2-32-1", (32,), 4.0), _poisson("poisson2", "Poisson, 2-32-32-1", (32, 32), 5.0),
         _helmholtz(), _heat(), _convection(), _burgers(), _lshape(),
     )
 }  # fmt: skip

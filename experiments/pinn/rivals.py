@@ -250,6 +250,9 @@ def natural_gradient(problem: Problem) -> Contender:
             for parameter in parameters:
                 parameter.requires_grad_(True)
             best = min(range(len(GRID)), key=lambda k: losses[k] if math.isfinite(losses[k]) else math.inf)
+            if not math.isfinite(losses[best]):
+                objective.space.write(model, theta)
+                return
             objective.space.write(model, theta - GRID[best] * displacement)
             cost += evaluations + FORWARD * len(GRID)
             yield {"gradient_evaluations": cost}

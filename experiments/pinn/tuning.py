@@ -84,7 +84,9 @@ def main() -> None:
         {"problem": problem, **{name: chosen(rows, problem, name) for name in RATES}}
         for problem in dict.fromkeys(row["problem"] for row in rows)
     ]
-    path = records.write(settings.out, "pinn.tuning", {"seconds": SECONDS, "chosen": best, "at the edge of the grid": edges}, rows, seeds)
+    path = records.write(
+        settings.out, "pinn.tuning", {"seconds": SECONDS, "chosen": best, "at the edge of the grid": edges}, rows, seeds
+    )
     print(records.table(best, {key: key for key in best[0]}))
     print(f"at the edge of the grid: {', '.join(edges) or 'none'}")
     print(f"\nwritten: {path}")

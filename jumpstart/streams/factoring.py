@@ -67,7 +67,7 @@ def factor(fn: Fn, points: Tensor, model: nn.Module, tensors: Mapping[str, Tenso
         whole = _rows(fn, places, calls, direct)
         given = [tensors[name] for name in direct]
         here = [place.points for place in places]
-        kept, r = _pruned(whole, places, [(points, here, given), (elsewhere, abroad, None)], given, width)
+        kept, r = _pruned(whole, places, [(points, here, given), (elsewhere, abroad, None)] * 2, given, width)
         jets = [[points.new_zeros(len(points), width) for _ in place.wanted] for place in kept]
         wide = [t.detach().expand(len(points), *t.shape).clone() for t in given]
         graph = make_fx(_rows(fn, kept, calls, direct))(jets, points, [place.points for place in kept], wide)
@@ -196,8 +196,9 @@ def _pruned(
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(points)
 
     n, matter, count = len(points), [set() for _ in places], 0
-    for where, centres, values in settings:
-        jets = [[random((n, width)).requires_grad_() for _ in place.wanted] for place in places]
+    for k, (where, centres, values) in enumerate(settings):
+        size = 1.0 if k < 2 else 100.0  # a term may be switched on by large values alone
+        jets = [[(size * random((n, width))).requires_grad_() for _ in place.wanted] for place in places]
         wide = [random((n, *t.shape)) if values is None else t.detach().expand(n, *t.shape) for t in given]
         with torch.enable_grad():
             found = rows(jets, where, centres, wide)

@@ -129,6 +129,8 @@ def _step(node: fx.Node, model: nn.Module, names: dict[int, str], jets: set[fx.N
         module = model.get_submodule(str(node.target))
         if len(args) != 1 or node.kwargs or args[0] not in jets or module._forward_hooks or module._forward_pre_hooks:
             return None
+        if getattr(module, "inplace", False):
+            return None
         kind = type(module)
         if kind is nn.Linear:
             weight = names[id(module.weight)]
