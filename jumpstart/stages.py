@@ -100,8 +100,8 @@ class Run:
         else:
             state.refused += 1
         share = result.promised / result.before if result.before > 0 else 0.0
-        # Every refusal shortens the next horizon, and its promise: the first of them counts.
-        self.promise = share if state.refused <= 1 else max(self.promise, share)
+        # Refusals shorten the next horizon, and its promise: the largest since the loss last fell counts.
+        self.promise = max(self.promise, share)
         row = {
             "jump": state.jumps, "seconds": state.seconds, "gradient_evaluations": state.cost, "loss": state.loss,
             "best": state.best_loss, "horizon": result.horizon, "outcome": result.outcome.name,
@@ -152,7 +152,7 @@ class Run:
         state = self.state
         reached = state.best_loss if state.bold else state.loss
         if reached < CALM * state.mark:
-            state.since, state.mark = state.jumps, reached
+            state.since, state.mark, self.promise = state.jumps, reached, 0.0
         return state.refused >= REFUSED or state.jumps - state.since >= patience
 
     def spent(self, budget: float | None, limit: float) -> float:
