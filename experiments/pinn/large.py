@@ -15,6 +15,7 @@ from jumpstart.errors import JumpstartError
 from jumpstart.plots import COLOURS, pyplot
 from jumpstart.records import Row
 
+from ..common import spread
 from . import rivals
 from .problems import PROBLEMS, Problem
 from .race import JUMPS, curves, final, reached
@@ -23,19 +24,19 @@ SECONDS = 45.0
 RATE = 3e-3  # SOAP's, of 1e-3, 3e-3 and 1e-2 on seed 100
 # problem, hidden widths, most seeds
 CASES = {
-    "poisson2, 3×256": ("poisson2", (256,) * 3, 10),
-    "heat, 3×256": ("heat", (256,) * 3, 10),
+    "poisson2, 3×256": ("poisson2", (256,) * 3, 3),
+    "heat, 3×256": ("heat", (256,) * 3, 3),
     "poisson2, 3×700": ("poisson2", (700,) * 3, 1),
 }
 
 
 def run(seeds: list[int], quick: bool, progress: bool) -> list[Row]:
-    """A row for each case, seed and contender, with its curves; the first three seeds at most."""
+    """A row for each case, seed and contender, with its curves."""
     rows: list[Row] = []
     for case, (name, widths, most) in list(CASES.items())[: 1 if quick else None]:
         widths = (24,) * 3 if quick else widths
         problem = replace(PROBLEMS[name], network=lambda seed, init, w=widths: poisson.network(seed, w, init))
-        for seed in seeds[: min(3, most)]:
+        for seed in seeds[:most]:
             seconds = 0.5 if quick else SECONDS
             racers = _contenders(problem, seconds)
             model = problem.network(seed, "torch")
@@ -75,13 +76,13 @@ def table(rows: list[Row]) -> list[Row]:
         ours = {row["seed"]: row for row in same if row["contender"] == JUMPS}
         for label in dict.fromkeys(row["contender"] for row in same):
             own = [row for row in same if row["contender"] == label]
-            errors = sorted(final(row) for row in own)
-            times = sorted(reached(ours[row["seed"]], final(row)) for row in own)
+            errors = spread([final(row) for row in own])
+            times = spread([reached(ours[row["seed"]], final(row)) for row in own])
             lines.append(
                 {
                     "case": case, "parameters": own[0]["parameters"], "contender": label, "steps": own[0]["steps"],
-                    "error": errors[len(errors) // 2], "smallest": errors[0], "largest": errors[-1],
-                    "jumps reach it in": times[len(times) // 2], "seconds": own[0]["given"],
+                    "error": errors["median"], "smallest": errors["min"], "largest": errors["max"],
+                    "jumps reach it in": times["median"], "seconds": own[0]["given"],
                 }
             )  # fmt: skip
     return lines
@@ -97,7 +98,7 @@ def figure(rows: list[Row]) -> Any:
         for row in (row for row in rows if row["case"] == case):
             i = labels.index(row["contender"])
             axis.plot(
-                row["seconds"], np.minimum.accumulate(row["error"]), color=COLOURS[i], linewidth=1.2,
+                row["seconds"], np.fmin.accumulate(row["error"]), color=COLOURS[i], linewidth=1.2,
                 label=row["contender"] if row["seed"] == rows[0]["seed"] else None,
                 linestyle="-" if "jumps" in row["contender"] else (0, (4, 1.2)),
             )  # fmt: skip
