@@ -37,7 +37,7 @@ def _anchor(content: Mapping[str, Any]) -> str:
 
 
 def _verdict(content: Mapping[str, Any]) -> str:
-    title = f"**Time to the best error of Adam's {content['settings']['long']:g} s**, and final errors (medians):"
+    title = "**Time to Adam's best error** (of the seconds it was given), and final errors; medians:"
     return f"{title}\n\n{markdown(content['settings']['verdict'])}"
 
 
