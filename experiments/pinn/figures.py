@@ -20,7 +20,7 @@ def races(rows: list[Row], init: str = "torch") -> Any:
     names = list(dict.fromkeys(row["problem"] for row in rows if row["init"] == init))
     across = min(4, len(names))
     down = -(-len(names) // across)
-    figure, axes = plt.subplots(down, across, figsize=(3.3 * across, 2.7 * down), squeeze=False)
+    figure, axes = plt.subplots(down, across, figsize=(3.3 * across, 2.7 * down + 0.5), squeeze=False)
     labels = list(dict.fromkeys(row["contender"] for row in rows))
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
@@ -49,8 +49,10 @@ def races(rows: list[Row], init: str = "torch") -> Any:
     for row in axes:
         row[0].set_ylabel("relative L² error")
     handles, names_ = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names_, loc="lower center", ncol=4, frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0.12 if down == 1 else 0.07, 1, 1))
+    columns = 4 if across > 1 else 2
+    figure.legend(handles, names_, loc="lower center", ncol=columns, frameon=False, fontsize=8)
+    below = 0.25 if across == 1 else 0.12 if down == 1 else 0.07
+    figure.tight_layout(rect=(0, below, 1, 1))
     return figure
 
 

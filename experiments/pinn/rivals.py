@@ -56,7 +56,7 @@ def lbfgs(problem: Problem, history: int = 50) -> Contender:
 
 def soap(problem: Problem, lr: float, decay: float | None = None, **options: Any) -> Contender:
     """SOAP of pytorch_optimizer, without weight decay; ``options`` are its own, ``decay`` as in :func:`adam`."""
-    package = _peer("pytorch_optimizer", "pytorch_optimizer==4.1.0")
+    package = peer("pytorch_optimizer", "pytorch_optimizer==4.1.0")
     return _stepped(problem, lambda p: package.SOAP(p, lr=lr, **{"weight_decay": 0.0, **options}), decay)
 
 
@@ -112,7 +112,7 @@ def torch_lm(problem: Problem, solve_method: str = "cholesky", attempts: int = 1
     0.3 and 2 rather than its 0.1 and 10 (a loss 100 times lower after 3 s), attempts until the loss falls rather than
     10 and then any step. Ends where the damping reaches its largest value.
     """
-    package = _peer("torch_levenberg_marquardt", "torch-levenberg-marquardt==1.2.3")
+    package = peer("torch_levenberg_marquardt", "torch-levenberg-marquardt==1.2.3")
     settings = {"min_value": 1e-16, "dec_factor": 0.3, "inc_factor": 2.0, **damping}
 
     def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
@@ -167,7 +167,7 @@ def least_squares(problem: Problem, tr_solver: str = "cgls", **options: Any) -> 
         tr_solver: "cgls", "lsmr" (its own default) or "exact", by singular values of the Jacobian: of the three, the
             first has the lowest loss for its time on two hidden layers. options: its own.
     """
-    package = _peer("torchmin", "pytorch-minimize==0.1.0")
+    package = peer("torchmin", "pytorch-minimize==0.1.0")
     smallest = torch.finfo(torch.float64).eps
     settings = {"ftol": smallest, "xtol": smallest, "gtol": smallest, "max_nfev": 10**9, **options}
 
@@ -282,7 +282,7 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def _peer(name: str, requirement: str) -> Any:
+def peer(name: str, requirement: str) -> Any:
     """A package that only comparisons need.
 
     Raises:
