@@ -11,7 +11,6 @@ from jumpstart import fitted
 from jumpstart.contenders import Contender
 from jumpstart.demo import poisson
 from jumpstart.diagnostics import compare
-from jumpstart.errors import JumpstartError
 from jumpstart.plots import COLOURS, pyplot
 from jumpstart.records import Row
 
@@ -59,13 +58,7 @@ def _contenders(problem: Problem, seconds: float) -> dict[str, Contender]:
         "SOAP": lambda: rivals.soap(problem, RATE, decay=seconds),
         "L-BFGS": lambda: rivals.lbfgs(problem),
     }
-    found: dict[str, Contender] = {}
-    for name, make in made.items():
-        try:
-            found[name] = make()
-        except JumpstartError as error:
-            print(f"{name} is left out: {error}")
-    return found
+    return rivals.installed(made)
 
 
 def table(rows: list[Row]) -> list[Row]:

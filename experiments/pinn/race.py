@@ -11,7 +11,6 @@ from typing import Any
 from jumpstart import fitted, records
 from jumpstart.contenders import Contender
 from jumpstart.diagnostics import Report, compare
-from jumpstart.errors import JumpstartError
 from jumpstart.records import Row
 
 from ..common import spread
@@ -40,13 +39,7 @@ def contenders(problem: Problem, seconds: float, long: float, rates: dict[str, f
         "torchmin": lambda: rivals.least_squares(problem),
         "natural gradient": lambda: rivals.natural_gradient(problem),
     }
-    found = {}
-    for name, make in made.items():
-        try:
-            found[name] = make()
-        except JumpstartError as error:
-            print(f"{name} is left out: {error}")
-    return found
+    return rivals.installed(made)
 
 
 def rates() -> dict[str, dict[str, float]]:

@@ -13,7 +13,7 @@ import importlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -280,6 +280,17 @@ def _jacobian(objective: Objective, theta: Tensor) -> tuple[Tensor, Tensor, floa
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def installed(made: Mapping[str, Callable[[], Contender]]) -> dict[str, Contender]:
+    """Those contenders whose packages are here; the others are named."""
+    found = {}
+    for name, make in made.items():
+        try:
+            found[name] = make()
+        except JumpstartError as error:
+            print(f"{name} is left out: {error}")
+    return found
 
 
 def peer(name: str, requirement: str) -> Any:
