@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import os
 import tarfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,25 +20,32 @@ from jumpstart.errors import JumpstartError
 
 @dataclass(frozen=True)
 class Arguments:
-    """``quick`` runs at toy size; ``seeds`` is how many; results go to ``out``."""
+    """``quick`` runs at toy size; ``seeds`` is how many; results go to ``out``; ``problems`` are those to run."""
 
     quick: bool
     seeds: int
     out: Path
     progress: bool
+    problems: tuple[str, ...] = ()
 
 
-def arguments(name: str, description: str | None, seeds: int) -> Arguments:
-    """Parse ``python -m experiments.NAME [--quick] [--seeds N] [--out DIR]``."""
+def arguments(name: str, description: str | None, seeds: int, problems: Collection[str] = ()) -> Arguments:
+    """Parse ``python -m experiments.NAME [--quick] [--seeds N] [--out DIR]``, and ``--problems`` if there are any."""
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=description)
     parser.add_argument("--quick", action="store_true", help="toy size, seconds instead of minutes")
     parser.add_argument("--seeds", type=int, default=seeds, help="how many seeds (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder (default: %(default)s)")
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
+    if problems:
+        text = "those to run anew, with commas; the rows of others are kept (default: all)"
+        parser.add_argument("--problems", default="", help=text)
     found = parser.parse_args()
     if found.seeds < 1:
         parser.error("--seeds must be at least 1")
-    return Arguments(found.quick, found.seeds, found.out, not found.no_progress)
+    named = tuple(name for name in getattr(found, "problems", "").split(",") if name)
+    if unknown := [name for name in named if name not in problems]:
+        parser.error(f"--problems: there is no {unknown[0]!r}; there are {', '.join(problems)}")
+    return Arguments(found.quick, found.seeds, found.out, not found.no_progress, named or tuple(problems))
 
 
 def mnist() -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,7 +1,8 @@
-"""Gram matrices and their damped Cholesky factors: by LAPACK in place on a CPU, by torch on other devices."""
+"""Gram matrices and their damped Cholesky factors: by LAPACK in place on one thread, by torch on more or on a GPU."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,17 @@ _potrf: Any = get_lapack_funcs("potrf", dtype=numpy.float64)
 _potrs: Any = get_lapack_funcs("potrs", dtype=numpy.float64)
 
 
+def _in_place(t: Tensor) -> bool:
+    """Whether scipy's routines serve best: on several threads, its pool of them and torch's get in each other's way."""
+    return t.device.type == "cpu" and torch.get_num_threads() == 1
+
+
 def lower_gram(rows: Tensor) -> Tensor:
     """The lower triangle of rowsᵀ·rows (P, P) for rows (N, P) in float64; what stands above it is undefined.
 
-    On a CPU this takes half of the multiplications of a matrix product.
+    On a single thread of a CPU this takes half of the multiplications of a matrix product.
     """
-    if rows.device.type != "cpu" or rows.numel() == 0:
+    if not _in_place(rows) or rows.numel() == 0:
         return rows.T @ rows
     rows = rows if rows.is_contiguous() or rows.T.is_contiguous() else rows.contiguous()
     # BLAS reads columns first: it sees a C-ordered (N, P) as its transpose, without a copy.
@@ -40,7 +46,7 @@ class Factor:
 
     def solve(self, b: Tensor) -> Tensor:
         """(M + shift)⁻¹ b for b (P,)."""
-        if self.lower.device.type != "cpu":
+        if not _in_place(self.lower):
             return torch.cholesky_solve(b[:, None], self.lower)[:, 0]
         found, _ = _potrs(self.lower.numpy().T, b.numpy(), lower=0)
         return torch.from_numpy(found)
@@ -52,17 +58,19 @@ def factor(matrix: Tensor, shift: float, least: float) -> Factor:
     Raises:
         torch.linalg.LinAlgError: no shift below 1e6 times the largest diagonal entry is enough (M is not finite).
     """
-    least = max(least, 1e-300)
-    top = 1e6 * max(float(matrix.diagonal().max()), shift, least)
-    while shift <= top:
+    least, top = max(least, 1e-300), None
+    while top is None or shift <= top:
         damped = matrix.clone(memory_format=torch.contiguous_format)
         damped.diagonal().add_(shift)
-        if damped.device.type == "cpu":
+        if _in_place(damped):
             upper, info = _potrf(damped.numpy().T, lower=0, clean=0, overwrite_a=1)
             lower = torch.from_numpy(upper.T)
         else:
             lower, info = torch.linalg.cholesky_ex(damped)
-        if int(info) == 0 and bool(torch.isfinite(lower.diagonal()).all()):  # NaN passes LAPACK's own test
+        # NaN passes LAPACK's own test; one question in all, since each waits for a GPU.
+        if bool(torch.isfinite(lower.diagonal()).all() & (info == 0)):
             return Factor(lower, shift)
+        if top is None:
+            top = min(1e6 * max(float(matrix.diagonal().max()), shift, least), sys.float_info.max)
         shift = max(4 * shift, least)
     raise torch.linalg.LinAlgError("no damping makes the matrix positive definite: it is not finite.")

@@ -57,7 +57,8 @@ class Plan:
 def available_memory(device: torch.device) -> float:
     """Half of the memory that is free on the device, in bytes."""
     if device.type == "cuda":
-        return 0.5 * torch.cuda.mem_get_info(device)[0]
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's, to be used again
+        return 0.5 * (torch.cuda.mem_get_info(device)[0] + cached)
     try:
         return 0.5 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

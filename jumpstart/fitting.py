@@ -113,9 +113,9 @@ def fit(
             jump but the first; the same for the same number if the run is to be resumed.
         patience: jumps without a fall of the loss by a hundredth after which the run has stagnated. It is then
             restarted from the best weights, slightly perturbed, at most ``restarts`` times.
-        bold: march boldly at first (the loss may rise on the way, the best weights are kept), and land from the best
-            weights once 60% of the budget is spent or ``patience`` is over; docs/theory.md, section 9. For squared
-            losses that are marched (``jump``'s family).
+        bold: once the loss has fallen a hundredfold, or after 20 jumps, march boldly (the loss may rise on the way, the
+            best weights are kept), and land from the best weights once 60% of the budget is spent or ``patience`` is
+            over; docs/theory.md, section 9. For squared losses that are marched (``jump``'s family).
         path: file for a checkpoint, written about once a second and at the end; a run that finds one there goes on.
         progress: a bar with loss and error: None on terminals alone.
         callback: called with every :class:`JumpResult` (the model holds the weights that the next jump starts from); a

@@ -50,10 +50,9 @@ def gathered_kernel(lin: Linearization) -> Tensor | None:
         placed = by_name[name]
         for i, a in enumerate(placed):
             for b in placed[i:]:
-                block = a.left @ b.left.T
+                block, share = a.left @ b.left.T, 0.5 if a is b else 1.0
                 if a.right is not None and b.right is not None:
-                    block.mul_(a.right @ b.right.T)
-                kernel[a.rows, b.rows] += block
-                if a is not b:
-                    kernel[b.rows, a.rows] += block.T
-    return kernel
+                    kernel[a.rows, b.rows].addcmul_(block, a.right @ b.right.T, value=share)
+                else:
+                    kernel[a.rows, b.rows].add_(block, alpha=share)
+    return kernel.add_(kernel.T.clone())  # of each pair of layers, one order was summed

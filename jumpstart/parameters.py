@@ -68,11 +68,12 @@ class ParameterSpace:
         Raises:
             NonFiniteError: a weight is NaN or infinite.
         """
-        present = dict(model.named_parameters())
-        for name in self.names:
-            if not bool(torch.isfinite(present[name].detach()).all()):
-                raise NonFiniteError(f"parameter {name!r} holds NaN or infinity: restore finite weights first.")
-        return self.flatten({name: present[name].detach() for name in self.names})
+        present = {name: p.detach() for name, p in model.named_parameters()}
+        vector = self.flatten(present)
+        if not bool(torch.isfinite(vector).all()):  # asked once: on a GPU each question waits for it
+            name = next(name for name in self.names if not bool(torch.isfinite(present[name]).all()))
+            raise NonFiniteError(f"parameter {name!r} holds NaN or infinity: restore finite weights first.")
+        return vector
 
     @torch.no_grad()
     def write(self, model: nn.Module, vector: Tensor) -> None:

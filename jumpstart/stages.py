@@ -24,6 +24,8 @@ REFUSED = 3  # rejections in a row after which something else is tried
 CALM = 0.99  # a run of ``patience`` jumps that leaves more than this share of the loss has stagnated
 LAND_HORIZON = 500.0  # times 1/loss: where landing starts its search
 KICK = 0.03  # size of the first perturbation of a restart, relative to each tensor's own root mean square
+CAUTION = 20  # jumps after which a march may be bold at the latest (these three: seeds 100 to 105)
+DESCENT = 0.01  # or once the loss is this share of the first
 LANDING = 0.6  # share of the budget after which a bold march goes back to the best weights and may no longer climb
 WATCH = 0.1  # share of the time that may go into calls of ``error``
 
@@ -44,8 +46,8 @@ class State:
     accepted: int = 0
     refused: int = 0
     restarts: int = 0
-    bold: bool = False  # whether the loss may rise for now
-    course: Course | None = None
+    bold: bool = False  # whether the fit has not landed yet
+    course: Course | None = None  # of a march that is bold already
     reach: float = 0.0  # the horizon that led to the best weights
     since: int = 0  # the jump at which patience began
     mark: float = math.inf  # the loss at that time
@@ -86,9 +88,10 @@ class Run:
     def jump(self) -> JumpResult:
         """One jump from the present weights; the best are kept."""
         state = self.state
-        course = state.course if state.bold else None
+        if state.bold and state.course is None and (state.jumps >= CAUTION or state.best_loss <= DESCENT * state.start):
+            state.course = Course(state.best_loss)
         with shown(self.progress):
-            result = jump(self.objective, trust=state.trust, course=course, recycle=self.sketch, **self.options)
+            result = jump(self.objective, trust=state.trust, course=state.course, recycle=self.sketch, **self.options)
         self.sketch = result.sketch
         state.trust, state.course, state.jumps = result.trust, result.course, state.jumps + 1
         state.seconds, state.cost = state.seconds + result.seconds, state.cost + result.gradient_evaluations
@@ -117,7 +120,7 @@ class Run:
         """Where a fit starts that goes on from no other."""
         state = self.state
         state.loss = state.best_loss = state.start = self.value(state.theta)
-        state.bold, state.course = bold, Course() if bold else None
+        state.bold = bold
 
     def measure(self) -> float | None:
         """``error`` of the model as it is."""

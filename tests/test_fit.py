@@ -105,7 +105,7 @@ def test_the_best_weights_are_kept_also_where_a_run_ends_higher():
             return r.outcome is js.Outcome.CLIMBED and losses[-1] > min(losses)
 
         start = loss(model)
-        result = js.fit(regression(model=model), jumps=9, callback=stop)
+        result = js.fit(regression(model=model), jumps=40, callback=stop)
         assert result.loss == pytest.approx(min(start, *losses), rel=1e-10)
         assert loss(model) == pytest.approx(result.loss, rel=1e-10)
         best = [min(start, *losses[: k + 1]) for k in range(len(losses))]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import jumpstart as js
-from jumpstart import choose, errors
+from jumpstart import choose, errors, stages
 from jumpstart.fitting import iterate
 from jumpstart.linearize import linearize
 from jumpstart.metric import Metric
@@ -67,11 +67,13 @@ def test_new_points_reset_what_is_compared():
     def points(jump):
         return {"inside": randn(jump, 12, 1) * (1 if jump % 2 else 30)}
 
-    run = iterate(pinn(net()), jumps=9, resample=points, every=3)
+    run, bold = iterate(pinn(net()), jumps=45, resample=points, every=3), 0
     for state in run:
+        bold += state.course is not None
         if state.jumps % 3 == 1 and state.jumps > 1:  # the first jump on new points
             assert state.course is None or state.course.best >= state.best_loss
             assert state.mark >= min(state.best_loss, state.loss)
+    assert bold > 3
 
 
 @pytest.mark.parametrize("kind", ["nan", "contradiction"])
@@ -103,6 +105,18 @@ def test_a_bold_run_lands_from_its_best_weights():
     assert losses[0] <= boldness[landed - 1][1]
     assert losses == sorted(losses, reverse=True)
     assert not any(state.bold for state in iterate(regression(), jumps=4, bold=False))
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_march_may_climb_once_it_has_come_down_or_after_a_while(slow, monkeypatch):
+    monkeypatch.setattr(stages, "DESCENT", 0.0 if slow else 0.1)
+    seen = [(s.course is not None, s.best_loss / s.start) for s in iterate(regression(), jumps=50)]
+    first = next(k for k, (bold, _) in enumerate(seen) if bold)
+    if slow:
+        assert first == stages.CAUTION
+    else:
+        assert 0 < first < stages.CAUTION
+        assert seen[first - 1][1] <= 0.1 < seen[first - 2][1]
 
 
 def test_a_saddle_is_no_constant():

@@ -282,12 +282,12 @@ def _burgers() -> Problem:
 
 
 def _lshape() -> Problem:
-    """Boundary weighed 4 times, as in Poisson's; 1200 cells inside, 30 boundary points a unit of length."""
+    """Boundary weighed 100 times; 1200 cells inside, 30 boundary points a unit of length."""
     square = cartesian_prod(cells(40, -1.0, 1.0), cells(40, -1.0, 1.0))
     inside = square[~((square[:, 0] > 0) & (square[:, 1] > 0))]
     half = torch.cat([line(cells(60, -1.0, 1.0), -1.0), line(cells(30, -1.0, 0.0), 1.0), line(cells(30), 0.0)])
-    conditions = [laplace(inside, -1.0), given(torch.cat([half, half.flip(1)]), 0.0, 4.0)]
-    return problem("lshape", "Poisson on an L-shape, 2-32-32-1", (32, 32), conditions, references.lshape, 4.0)
+    conditions = [laplace(inside, -1.0), given(torch.cat([half, half.flip(1)]), 0.0, 100.0)]
+    return problem("lshape", "Poisson on an L-shape, 2-32-32-1", (32, 32), conditions, references.lshape, 8.0)
 
 
 PROBLEMS: dict[str, Problem] = {

@@ -1,6 +1,6 @@
 """Learning rates of the first-order rivals, chosen on seeds that no reported figure uses (100 and up).
 
-python -m experiments.pinn.tuning [--quick] [--seeds N] [--out DIR]
+python -m experiments.pinn.tuning [--quick] [--seeds N] [--out DIR] [--problems lshape]
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .problems import PROBLEMS
 FIRST = 100
 SECONDS = 6.0  # a run; reported ones are longer
 RATES = {
-    "Adam": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
-    "AdamW": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
-    "SOAP": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+    "Adam": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
+    "AdamW": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
+    "SOAP": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
 }
 DECAY = 1e-5  # AdamW's weight decay; larger ones were worse on Poisson's equation
 
@@ -42,11 +42,19 @@ def chosen(rows: list[Row], problem: str, name: str) -> float:
     return min(rates, key=lambda rate: spread([r["error"] for r in here if r["rate"] == rate])["median"])
 
 
+def kept(settings: Arguments) -> list[Row]:
+    """Rows of problems that are not run anew."""
+    if len(settings.problems) == len(PROBLEMS):
+        return []
+    rows = [row for row in records.read(settings.out)["rows"] if row["problem"] not in settings.problems]
+    return sorted(rows, key=lambda row: list(PROBLEMS).index(row["problem"]))
+
+
 def run(settings: Arguments) -> tuple[list[Row], list[int]]:
     seconds = 0.2 if settings.quick else SECONDS
     seeds = [FIRST + i for i in range(settings.seeds)]
-    rows: list[Row] = []
-    for problem in list(PROBLEMS.values())[: 1 if settings.quick else None]:
+    rows = kept(settings)
+    for problem in [PROBLEMS[name] for name in settings.problems][: 1 if settings.quick else None]:
         for seed in seeds:
             contenders = {
                 f"{name} {rate:g}": contender(name, problem, rate, seconds)
@@ -71,7 +79,7 @@ def run(settings: Arguments) -> tuple[list[Row], list[int]]:
 
 
 def main() -> None:
-    settings = arguments("pinn.tuning", __doc__, seeds=2)
+    settings = arguments("pinn.tuning", __doc__, seeds=2, problems=PROBLEMS)
     torch.set_num_threads(1)
     rows, seeds = run(settings)
     edges = [
@@ -85,8 +93,9 @@ def main() -> None:
         for problem in dict.fromkeys(row["problem"] for row in rows)
     ]
     path = records.write(
-        settings.out, "pinn.tuning", {"seconds": SECONDS, "chosen": best, "at the edge of the grid": edges}, rows, seeds
-    )
+        settings.out, "pinn.tuning", {"seconds": SECONDS, "chosen": best, "at the edge of the grid": edges,
+        "run anew": settings.problems}, rows, seeds,
+    )  # fmt: skip
     print(records.table(best, {key: key for key in best[0]}))
     print(f"at the edge of the grid: {', '.join(edges) or 'none'}")
     print(f"\nwritten: {path}")
