@@ -3,9 +3,10 @@
 python -m experiments.pinn [--quick] [--seeds N] [--out DIR] [--only races,costs] [--problems heat] [--resume]
 
 Every part writes OUT/PART/results.json as it goes (races after each race), and OUT/results.json holds their summaries.
-With --resume what is there is kept. Burgers and the L-shape take their references from $JUMPSTART_DATA/pde, the UCI
-sets from $JUMPSTART_DATA/uci; rivals from other packages are left out where these are not installed
-(experiments/pinn/rivals.py says how). Learning rates were chosen by experiments.pinn.tuning on other seeds.
+With --resume what is there is kept. Burgers takes its reference from $JUMPSTART_DATA/pde, the UCI sets are in
+$JUMPSTART_DATA/uci; rivals from other packages are left out where these are not installed (experiments/pinn/rivals.py
+says how). Learning rates were chosen by experiments.pinn.tuning on other seeds. JUMPSTART_DEVICE=cuda puts everything
+on a GPU (meant for --only large).
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from typing import Any
 
 import torch
 
+if "JUMPSTART_DEVICE" in os.environ:  # problems are made on import
+    torch.set_default_device(os.environ["JUMPSTART_DEVICE"])
+
 from jumpstart import plots, records
 from jumpstart.errors import JumpstartError
 from jumpstart.records import Row
@@ -31,7 +35,6 @@ from . import ablation, costs, figures, race
 from .problems import PROBLEMS
 
 PARTS = ("costs", "races", "inverse", "regression", "large", "ablation")
-DATA = ("burgers", "lshape")  # need files
 SHOWN = ("poisson", "helmholtz", "convection", "burgers", "lshape")
 
 

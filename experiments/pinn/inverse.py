@@ -16,8 +16,6 @@ prior 1/s² for each weight, σ̂² = Σ (misfit/σ)²/(n − d) with the d degr
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -33,7 +31,7 @@ from jumpstart.objective import Objective
 
 from ..common import spread
 from . import references
-from .problems import VISCOSITY, columns, jet, slopes, values
+from .problems import VISCOSITY, jet
 
 NOISE = (0.0, 0.01, 0.05, 0.1)  # of the root mean square of u
 START = 0.05  # first guess of ν
@@ -42,7 +40,6 @@ FLOOR = 0.003  # least σ in the weights, of the rms of u
 STAGES = ((0.1, 0.3), (0.01, 0.7))  # τ, and its share of the time
 PRIOR = 5.0  # s, root mean square of a weight before it is known
 BUDGET = 30.0
-RATE = 3e-3  # Adam's first rate; a cosine takes it to 1% in each stage
 
 
 class Model(nn.Module):
@@ -133,60 +130,25 @@ def jumped(model: Model, rows: Tensor, sigma: float, points: Tensor, seconds: fl
     return found
 
 
-def adam(model: Model, rows: Tensor, sigma: float, points: Tensor, seconds: float) -> list[tuple[float, float]]:
-    """The same by Adam in plain torch."""
-    x, t = columns(points)
-    layers = list(model.mlp.parameters())
-    found, total = [], 0.0
-    for tau, share in STAGES:
-        optimizer, spent, step = torch.optim.Adam(model.parameters(), lr=RATE, fused=True), 0.0, 0
-        while spent < share * seconds:
-            begun = time.perf_counter()
-            angle = math.pi * spent / (share * seconds)
-            optimizer.param_groups[0]["lr"] = RATE * (0.01 + 0.99 * 0.5 * (1 + math.cos(angle)))
-            u = values(model, x, t)
-            ux, ut = slopes(u, x, t)
-            off = ut + u * ux - model.log_viscosity.exp() * slopes(ux, x)[0]
-            misfit = model(rows[:, :2])[:, 0] - rows[:, 2]
-            loss = (misfit / sigma).square().mean() + (off / tau).square().mean()
-            loss = loss + torch.stack([w.square().sum() for w in layers]).sum() / (PRIOR**2 * len(rows))
-            parameters = list(model.parameters())
-            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                parameter.grad = gradient
-            optimizer.step()
-            spent, step = spent + time.perf_counter() - begun, step + 1
-            if step % 50 == 0:
-                found.append((total + spent, float(model.log_viscosity.detach().exp())))
-        total += spent
-        found.append((total, float(model.log_viscosity.detach().exp())))
-    return found
-
-
-def run(seeds: list[int], quick: bool, progress: bool, rival_seconds: float = 0.0) -> list[dict[str, Any]]:
-    """One row a seed, noise level and method; Adam takes part on two seeds, for ``rival_seconds`` each (600, say)."""
+def run(seeds: list[int], quick: bool, progress: bool) -> list[dict[str, Any]]:
+    """One row a seed and noise level."""
     found = []
     cases = [(seed, noise) for seed in seeds for noise in ((0.0, 0.1) if quick else NOISE)]
     for seed, noise in tqdm(cases, disable=not progress, desc="inverse", leave=False):
         rows, rms = observed(seed, noise, 60 if quick else 300)
         points, sigma = collocation(seed, 150 if quick else 1500), rms * math.hypot(noise, FLOOR)
-        methods: dict[str, tuple[Callable[..., list[tuple[float, float]]], float]] = {
-            "jumps": (jumped, 1.0 if quick else BUDGET)
-        }
-        if rival_seconds > 0 and seed in seeds[:2]:
-            methods["Adam"] = (adam, rival_seconds)
-        for name, (train, seconds) in methods.items():
-            model = Model(seed, (8, 8) if quick else (20, 20, 20))
-            trace = train(model, rows, sigma, points, seconds)
-            last = objective_of(model, rows, sigma, points, STAGES[-1][0])
-            nu = float(model.log_viscosity.detach().exp())
-            deviation, scale, freedom = bar(last, len(rows))
-            off = math.log(nu / VISCOSITY)
-            found.append({
-                "method": name, "seed": seed, "noise": noise, "viscosity": nu, "ratio": nu / VISCOSITY,
-                "relative_error": abs(nu / VISCOSITY - 1), "bar": deviation, "covered": abs(off) <= 2 * deviation,
-                "off_in_bars": off / deviation, "sigma_ratio": scale, "freedom": freedom, "seconds": trace[-1][0],
-                "field_error": field_error(model), "trace": trace[:: max(1, len(trace) // 150)],
-            })  # fmt: skip
+        model = Model(seed, (8, 8) if quick else (20, 20, 20))
+        trace = jumped(model, rows, sigma, points, 1.0 if quick else BUDGET)
+        last = objective_of(model, rows, sigma, points, STAGES[-1][0])
+        nu = float(model.log_viscosity.detach().exp())
+        deviation, scale, freedom = bar(last, len(rows))
+        off = math.log(nu / VISCOSITY)
+        found.append({
+            "seed": seed, "noise": noise, "viscosity": nu, "ratio": nu / VISCOSITY,
+            "relative_error": abs(nu / VISCOSITY - 1), "bar": deviation, "covered": abs(off) <= 2 * deviation,
+            "off_in_bars": off / deviation, "sigma_ratio": scale, "freedom": freedom, "seconds": trace[-1][0],
+            "field_error": field_error(model), "trace": trace[:: max(1, len(trace) // 150)],
+        })  # fmt: skip
     return found
 
 
@@ -198,16 +160,18 @@ def field_error(model: nn.Module) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By method and noise: medians and ranges over seeds, and in how many runs ±2 bars cover the truth."""
+    """By noise: median and range of ν, the median error bar of log ν, and in how many runs ±2 bars cover the truth."""
     found = []
-    for method, noise in dict.fromkeys((row["method"], row["noise"]) for row in rows):
-        some = [row for row in rows if (row["method"], row["noise"]) == (method, noise)]
-        line: dict[str, Any] = {"method": method, "noise": noise, "runs": len(some)}
-        line["covered"] = sum(row["covered"] for row in some)
-        line["failed"] = sum(not row["relative_error"] < 1 for row in some)  # off by a factor of two or more upwards
-        for key in ("relative_error", "bar", "off_in_bars", "field_error", "seconds"):
-            line |= {f"{key}_{name}": value for name, value in spread([row[key] for row in some]).items()}
-        found.append(line)
+    for noise in dict.fromkeys(row["noise"] for row in rows):
+        some = [row for row in rows if row["noise"] == noise]
+        ratio = spread([row["ratio"] for row in some])
+        median = {key: spread([row[key] for row in some])["median"] for key in ("bar", "field_error", "seconds")}
+        found.append({
+            "noise": noise, "ν / true, median": ratio["median"], "smallest": ratio["min"], "largest": ratio["max"],
+            "error bar of log ν": median["bar"],
+            "±2 bars cover": f"{sum(row['covered'] for row in some)}/{len(some)}",
+            "error of u": median["field_error"], "seconds": median["seconds"],
+        })  # fmt: skip
     return found
 
 
@@ -217,19 +181,19 @@ def figure(rows: list[dict[str, Any]]) -> Any:
     result, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4))
     levels = sorted({row["noise"] for row in rows})
     for row in rows:
-        colour, jumps = plots.COLOURS[levels.index(row["noise"])], row["method"] == "jumps"
+        colour = plots.COLOURS[levels.index(row["noise"])]
         line = [(seconds, nu / VISCOSITY) for seconds, nu in row["trace"]]
-        left.plot(*zip(*line, strict=True), color=colour, linewidth=1.0, linestyle="-" if jumps else ":")
+        left.plot(*zip(*line, strict=True), color=colour, linewidth=1.0)
         of_level = [r for r in rows if r["noise"] == row["noise"]]
         place = levels.index(row["noise"]) + 0.6 * ((of_level.index(row) + 0.5) / len(of_level) - 0.5)
         ends = [[row["ratio"] * (1 - math.exp(-2 * row["bar"]))], [row["ratio"] * (math.exp(2 * row["bar"]) - 1)]]
-        right.errorbar([place], [row["ratio"]], yerr=ends, color=colour, fmt="o" if jumps else "x", markersize=3)
+        right.errorbar([place], [row["ratio"]], yerr=ends, color=colour, fmt="o", markersize=3)
     for level, colour in zip(levels, plots.COLOURS, strict=False):
         left.plot([], [], color=colour, label=f"{level:.0%} noise")
     for axis in (left, right):
         axis.axhline(1.0, color="black", linewidth=0.6)
         axis.set(yscale="log", ylabel="ν found / ν")
-    left.set(xlabel="seconds (dotted: Adam)", xscale="log")
+    left.set(xlabel="seconds", xscale="log")
     left.legend(frameon=False)
     right.set(xlabel="noise", xticks=range(len(levels)), xticklabels=[f"{level:.0%}" for level in levels])
     result.tight_layout()

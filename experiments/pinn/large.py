@@ -19,7 +19,7 @@ from . import rivals
 from .problems import PROBLEMS, Problem
 from .race import JUMPS, curves, final, reached
 
-SECONDS = 45.0
+SECONDS = {"cpu": 45.0, "cuda": 10.0}
 RATE = 3e-3  # SOAP's, of 1e-3, 3e-3 and 1e-2 on seed 100
 # problem, hidden widths, most seeds
 CASES = {
@@ -36,9 +36,9 @@ def run(seeds: list[int], quick: bool, progress: bool) -> list[Row]:
         widths = (24,) * 3 if quick else widths
         problem = replace(PROBLEMS[name], network=lambda seed, init, w=widths: poisson.network(seed, w, init))
         for seed in seeds[:most]:
-            seconds = 0.5 if quick else SECONDS
-            racers = _contenders(problem, seconds)
             model = problem.network(seed, "torch")
+            seconds = 0.5 if quick else SECONDS[next(model.parameters()).device.type]
+            racers = _contenders(problem, seconds)
             report = compare(
                 model, problem.objective, racers, seconds=seconds, name=case, seed=seed, progress=progress,
                 evaluate=lambda net, problem=problem: {"error": problem.error(net)},

@@ -1,4 +1,9 @@
-"""Reference solutions of equations without a closed form, from ``$JUMPSTART_DATA/pde`` (DeepXDE's examples)."""
+"""Reference solutions where there is no closed form: from ``$JUMPSTART_DATA/pde`` (DeepXDE's examples), or our own.
+
+python -m experiments.pinn.references [--quick] [--out DIR]
+
+measures the L-shape's three references against each other: our series, finite differences, and DeepXDE's file.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,16 @@ import math
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
+from jumpstart import records
 from jumpstart.errors import JumpstartError
+from jumpstart.records import Row
 
-from ..common import folder
+from ..common import arguments, folder
 
 
 @functools.cache
@@ -78,3 +87,62 @@ def _path(name: str) -> Path:
             "(arrays as in DeepXDE's examples, github.com/lululxvi/deepxde)."
         )
     return path
+
+
+def finite_differences(count: int) -> tuple[Tensor, Tensor]:
+    """Grid points (m, 2) inside the L-shape, ``count`` cells a side, and u (m,) there by five-point differences."""
+    x = np.linspace(-1, 1, count + 1)
+    first, second = np.meshgrid(x, x, indexing="ij")
+    inside = (np.maximum(abs(first), abs(second)) < 1 - 1e-9) & ((first < -1e-9) | (second < -1e-9))
+    place = np.full(inside.shape, -1)
+    place[inside] = np.arange(inside.sum())
+    size = int(inside.sum())
+    matrix = 4 * scipy.sparse.identity(size, format="csc")
+    for axis in (0, 1):
+        for shift in (-1, 1):
+            neighbour = np.roll(place, shift, axis)[inside]
+            rows = np.flatnonzero(neighbour >= 0)
+            ones = np.ones(len(rows))
+            matrix = matrix - scipy.sparse.csc_matrix((ones, (rows, neighbour[rows])), shape=(size, size))
+    u = scipy.sparse.linalg.spsolve(matrix, np.full(size, (2 / count) ** 2))
+    return torch.tensor(np.stack([first[inside], second[inside]], 1)), torch.tensor(u)
+
+
+def deepxde() -> tuple[Tensor, Tensor]:
+    """Points (m, 2) and u (m,) of DeepXDE's file, those inside."""
+    with np.load(_path("poisson_lshape.npz")) as arrays:
+        points, u = (torch.tensor(arrays[key], dtype=torch.float64) for key in ("X_test", "y_ref"))
+    kept = ~u.flatten().isnan()
+    return points[kept], u.flatten()[kept]
+
+
+def distances(quick: bool) -> list[Row]:
+    """Each reference's distance from the series, relative in L² over its points, and its largest value."""
+    found: dict[str, tuple[Tensor, Tensor]] = {
+        f"finite differences, {count} cells a side": finite_differences(count)
+        for count in ((40, 80) if quick else (80, 160, 320, 640))
+    }
+    try:
+        found["DeepXDE's file"] = deepxde()
+    except JumpstartError as error:
+        print(error)
+    rows: list[Row] = []
+    for name, (points, u) in found.items():
+        own = corner_series(points)
+        rows.append(
+            {"reference": name, "from the series": float((u - own).norm() / own.norm()), "largest": float(u.max())}
+        )
+    _, _, series = lshape()
+    rows.append({"reference": "the series", "from the series": 0.0, "largest": float(series[~series.isnan()].max())})
+    return rows
+
+
+def main() -> None:
+    settings = arguments("pinn.references", __doc__, seeds=1)
+    rows = distances(settings.quick)
+    print(records.table(rows, {key: key for key in rows[0]}))
+    print(f"\nwritten: {records.write(settings.out, 'pinn.references', {'quick': settings.quick}, rows, [])}")
+
+
+if __name__ == "__main__":
+    main()
