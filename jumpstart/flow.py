@@ -178,7 +178,8 @@ class ReducedFlow:
             settled: rest is where forces have fallen by this factor.
         """
         # Where B has moved is told by its action on one fixed vector of signs.
-        signs = torch.randint(0, 2, self.u.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+        generator = torch.Generator().manual_seed(0)
+        signs = torch.randint(0, 2, self.u.shape, generator=generator, device="cpu") * 2.0 - 1.0
         signs = signs.to(self.u)
         return Integrator(
             force,

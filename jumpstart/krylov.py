@@ -234,7 +234,7 @@ def spectral_density(
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
     nodes, weights = [], []
     for _ in range(probes):
-        sign = torch.randint(0, 2, (dimension,), generator=generator).to(like.device, like.dtype) * 2 - 1
+        sign = torch.randint(0, 2, (dimension,), generator=generator, device="cpu").to(like.device, like.dtype) * 2 - 1
         run = lanczos(product, sign, depth)
         lam, vectors = torch.linalg.eigh(run.matrix())
         nodes.append(lam)

@@ -186,13 +186,13 @@ def _require_dependence(objective: Objective) -> None:
     """Raise for a term that no trainable parameter moves: its derivative along a random cotangent is exactly zero."""
     theta = objective.theta()
     generator = torch.Generator().manual_seed(0)
-    near = theta + 0.01 * torch.randn(theta.shape, generator=generator, dtype=torch.float64).to(theta)
+    near = theta + 0.01 * torch.randn(theta.shape, generator=generator, dtype=torch.float64, device="cpu").to(theta)
     for part in objective.parts:
         moves = False
         for at in (theta, near):  # a saddle may be stationary without being constant
             with random_state_kept(theta.device):
                 u, pull = pullback(lambda th, part=part: part.outputs(objective.net.bind(th)), at)
-            w = torch.randn(u.shape, generator=generator, dtype=torch.float64).to(u)
+            w = torch.randn(u.shape, generator=generator, dtype=torch.float64, device="cpu").to(u)
             moves = moves or bool((pull(w) != 0).any())
         if not moves:
             raise NoParametersError(

@@ -180,7 +180,7 @@ class Run:
         if state.restarts >= self.restarts:
             return False
         generator = torch.Generator().manual_seed(self.seed + state.restarts)
-        noise = torch.randn(state.best.shape, generator=generator, dtype=torch.float64).to(state.best)
+        noise = torch.randn(state.best.shape, generator=generator, dtype=torch.float64, device="cpu").to(state.best)
         size = torch.cat([t.square().mean().sqrt().expand(t.numel()) for t in state.best.split(space.sizes)])
         size = torch.where(size > 0, size, size.mean())
         theta = state.best + KICK * 2.0**state.restarts * size * noise

@@ -31,7 +31,7 @@ def data(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     bunch: Any = load_digits()
     images = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 16
     classes = torch.tensor(bunch.target)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed), device="cpu")
     images, classes = images[order], classes[order]
     return images[:TRAIN], classes[:TRAIN], images[TRAIN:], classes[TRAIN:]
 

@@ -47,7 +47,9 @@ class Side:
         self.w = self.random(self.tape.n, self.tape.c)
 
     def random(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(self.tape.u.device, self.dtype)
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64, device="cpu").to(
+            self.tape.u.device, self.dtype
+        )
 
     @cached_property
     def exact(self) -> dict[str, Tensor]:

@@ -193,7 +193,7 @@ def _pruned(
     generator = torch.Generator().manual_seed(0)
 
     def random(shape: Any) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(points)
+        return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(points)
 
     n, matter, count = len(points), [set() for _ in places], 0
     for k, (where, centres, values) in enumerate(settings):
@@ -227,5 +227,7 @@ def _columns(asked: Tensor, points: Tensor) -> tuple[int, int] | None:
 
 def _elsewhere(points: Tensor) -> Tensor:
     """As many random points, spread several times as wide and on both sides of zero."""
-    noise = torch.randn(points.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(points)
+    noise = torch.randn(points.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64, device="cpu").to(
+        points
+    )
     return 3 * noise * points.abs().amax(0).clamp_min(1e-6)
