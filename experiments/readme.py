@@ -192,7 +192,7 @@ def linearity() -> str:
 
 def pinn() -> str:
     """Partial differential equations, in short."""
-    return report.short(RESULTS / "pinn")
+    return report.short(RESULTS / "pinn", "docs/results/pinn")
 
 
 def pinn_page() -> str:

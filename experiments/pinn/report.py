@@ -18,10 +18,26 @@ def _part(root: Path, name: str) -> Mapping[str, Any] | None:
         return None
 
 
-def short(root: Path) -> str:
-    """What README shows: the aims, problem by problem."""
-    content = _part(root, "races")
-    return "" if content is None else f"{_anchor(content)}\n\n{_verdict(content)}\n\n{_source(content)}"
+def short(root: Path, folder: str) -> str:
+    """What README shows: the aims, problem by problem, and the largest networks."""
+    parts = []
+    if (content := _part(root, "races")) is not None:
+        heads = {
+            "problem": "", "jumps end at": "jumps: relative error", "lowest rival": "best of seven rivals",
+            "ends at": "its error", "Adam's best": "Adam's, after", "Adam's seconds": "s",
+            "jumps reach it in": "jumps are there after s", "times sooner": "times sooner than first-order rivals",
+            "jumps above 0.1": "jumps failed",
+        }  # fmt: skip
+        parts += [
+            markdown(content["settings"]["verdict"], heads), f"![error against time]({folder}/races/races.png)",
+            _source(content),
+        ]  # fmt: skip
+    if (content := _part(root, "cuda/large")) is not None:
+        parts += [
+            f"**Networks of 10⁵ to 10⁶ parameters**, on a {content['environment']['cuda']}, float64:",
+            f"![large networks]({folder}/cuda/large/large.png)", _source(content),
+        ]  # fmt: skip
+    return "\n\n".join(parts)
 
 
 def _anchor(content: Mapping[str, Any]) -> str:
@@ -62,11 +78,13 @@ def page(root: Path, folder: str) -> str:
     for name, title in (
         ("ablation", "### Each part switched off in turn"), ("inverse", "### Burgers' viscosity from noisy data"),
         ("regression", "### Regression"), ("large", "### Large networks"),
+        ("cuda/large", "### Large networks, on a GPU"),
     ):  # fmt: skip
         if (content := _part(root, name)) is not None:
             parts += [title, markdown(content["settings"]["summary"])]
-            if (root / name / f"{name}.png").exists():
-                parts.append(f"![{name}]({folder}/{name}/{name}.png)")
+            picture = f"{name}/{name.split('/')[-1]}.png"
+            if (root / picture).exists():
+                parts.append(f"![{name}]({folder}/{picture})")
             parts.append(_source(content))
     return "\n\n".join(parts)
 

@@ -25,6 +25,7 @@ RATES = {
     "AdamW": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
     "SOAP": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
 }
+NOWHERE = 0.9  # an error at which a problem has hardly begun to be solved
 DECAY = 1e-5  # AdamW's weight decay; larger ones were worse on Poisson's equation
 
 
@@ -36,10 +37,15 @@ def contender(name: str, problem: Any, rate: float, seconds: float) -> Any:
 
 
 def chosen(rows: list[Row], problem: str, name: str) -> float:
-    """The rate with the lowest median error."""
+    """The rate with the lowest median error; with the lowest loss where no rate gets anywhere yet."""
     here = [row for row in rows if row["problem"] == problem and row["contender"] == name]
     rates = sorted({row["rate"] for row in here})
-    return min(rates, key=lambda rate: spread([r["error"] for r in here if r["rate"] == rate])["median"])
+
+    def median(rate: float, key: str) -> float:
+        return spread([r[key] for r in here if r["rate"] == rate])["median"]
+
+    found = min(rates, key=lambda rate: median(rate, "error"))
+    return found if median(found, "error") < NOWHERE else min(rates, key=lambda rate: median(rate, "loss"))
 
 
 def kept(settings: Arguments) -> list[Row]:
