@@ -98,7 +98,9 @@ def run_races(settings: Settings) -> None:
         if lines:
             print("\n" + records.table(lines, {key: key for key in lines[0]}))
     draw(settings, "races", "races", lambda: figures.races(rows))
-    draw(settings, "races", "small", lambda: figures.races([r for r in rows if r["problem"] == "poisson"], "small"))
+    small = [row for row in rows if row["problem"] == "poisson"]
+    if small:
+        draw(settings, "races", "small", lambda: figures.races(small, "small"))
     shown = [name for name in SHOWN if name in {row["problem"] for row in rows}][: 1 if settings.quick else None]
     seconds = {name: 0.2 if settings.quick else PROBLEMS[name].seconds for name in PROBLEMS}
     draw(settings, "races", "solutions", lambda: figures.solutions(shown, 0, seconds))
