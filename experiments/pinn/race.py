@@ -172,6 +172,8 @@ def verdict(rows: list[Row]) -> list[Row]:
         ends = {k: by[k]["error"] for k in (*FIRST_ORDER, *SECOND_ORDER) if k in by}
         quickest, lowest = min(first, key=lambda k: first[k]), min(ends, key=lambda k: ends[k])
         solved = adam["error"] <= FAILED
+        by_seed = {row["seed"]: final(row) for row in rows if _is(row, name, lowest)}
+        level = [reached(row, by_seed[row["seed"]]) for row in rows if _is(row, name, JUMPS)]
         found.append(
             {
                 "problem": name, "Adam's seconds": adam["given"], "Adam's best": adam["error"],
@@ -179,10 +181,15 @@ def verdict(rows: list[Row]) -> list[Row]:
                 "quickest first-order": quickest if solved else None, "in": first[quickest] if solved else None,
                 "times sooner": first[quickest] / ours["seconds to Adam's best"] if solved else None,
                 "jumps end at": ours["error"], "times below Adam": adam["error"] / ours["error"],
-                "lowest rival": lowest, "ends at": ends[lowest], "jumps above 0.1": ours["failed"],
+                "lowest rival": lowest, "ends at": ends[lowest], "after": by[lowest]["given"],
+                "jumps reach that in": _median(level), "jumps above 0.1": ours["failed"],
             }
         )  # fmt: skip
     return found
+
+
+def _is(row: Row, problem: str, contender: str) -> bool:
+    return (row["problem"], row["contender"], row["init"]) == (problem, contender, "torch")
 
 
 def _median(values: list[float]) -> float:
