@@ -55,8 +55,8 @@ def _closed(flow: ReducedFlow) -> bool:
 
 def _grid(t: float) -> Tensor:
     """Nodes on [0, t], dense at both ends."""
-    x = torch.linspace(0, 1, NODES, dtype=torch.float64)
-    near_zero = t * torch.logspace(-12, 0, NODES, dtype=torch.float64)
+    x = torch.linspace(0, 1, NODES, dtype=torch.float64, device="cpu")
+    near_zero = t * torch.logspace(-12, 0, NODES, dtype=torch.float64, device="cpu")
     return torch.cat([x * t, near_zero, t - near_zero]).clamp(0, t).unique()
 
 
@@ -100,7 +100,12 @@ def _sampled(flow: ReducedFlow, lin: Linearization, t: float) -> float:
     if math.isinf(t):
         return math.inf
     basis, metric = flow.basis, flow.basis.metric
-    s = torch.cat([torch.zeros(1, dtype=torch.float64), t * torch.logspace(-3, 0, 7, dtype=torch.float64)])
+    s = torch.cat(
+        [
+            torch.zeros(1, dtype=torch.float64, device="cpu"),
+            t * torch.logspace(-3, 0, 7, dtype=torch.float64, device="cpu"),
+        ]
+    )
     c = flow.at(Times(tuple(s.tolist()), False))
     z0 = metric.unscale(lin.theta)
     defects, largest = [], torch.zeros_like(lin.theta)
@@ -147,10 +152,12 @@ def steps_bound(flow: ReducedFlow, lin: Linearization, horizon: Steps) -> float:
     if norm == 0:
         return error_bound(flow, lin, horizon.time)
     rates, b = flow.start.rates.cpu(), flow.start.into(flow.slope).cpu()
-    row = (torch.eye(flow.k, dtype=b.dtype) if flow.start.vectors is None else flow.start.vectors.cpu())[-1]
+    row = (torch.eye(flow.k, dtype=b.dtype, device="cpu") if flow.start.vectors is None else flow.start.vectors.cpu())[
+        -1
+    ]
     total = 0.0
     for at in range(0, horizon.count, 4096):
-        j = torch.arange(at, min(at + 4096, horizon.count), dtype=b.dtype)[:, None]
+        j = torch.arange(at, min(at + 4096, horizon.count), dtype=b.dtype, device="cpu")[:, None]
         # c_k after j steps, in the modes: −(1 − (1 − ηλ)^j)/λ.
         powers = torch.where(rates > 0, (1 - (1 - horizon.lr * rates) ** j) / rates.clamp_min(1e-300), horizon.lr * j)
         last = (powers * b) @ row

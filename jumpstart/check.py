@@ -146,7 +146,7 @@ def drift_horizon(drift: Drift, flow: ReducedFlow, end: float, tolerance: float)
     """
     first = min(flow.timescale(), end)
     times = torch.logspace(
-        math.log10(first), math.log10(end), 2 + int(4 * math.log10(end / first)), dtype=torch.float64
+        math.log10(first), math.log10(end), 2 + int(4 * math.log10(end / first)), dtype=torch.float64, device="cpu"
     )
     horizon = Times(tuple(times.tolist()), False)
     moved = flow.outputs(flow.at(horizon))

@@ -100,7 +100,7 @@ class Drift:
             )
         decay = flow.basis.decay
         self._rate = float(decay[0, 0]) if decay is not None and flow.k else 0.0
-        uneven = decay is not None and not torch.equal(decay, self._rate * torch.eye(flow.k).to(decay))
+        uneven = decay is not None and not torch.equal(decay, self._rate * torch.eye(flow.k, device="cpu").to(decay))
         if uneven or isinstance(flow.basis.metric.decay, Tensor):
             raise InputError(
                 "second order needs one rate of weight decay for all parameters, and this metric's differ: pass "
@@ -175,7 +175,7 @@ class Drift:
         top = float(self.flow.start.rates.max())
         low = math.log10(min(ends[0], 1 / top if top > 0 else math.inf)) - 2
         high = math.log10(ends[-1])
-        grid = torch.logspace(low, high, min(math.ceil(GRID * (high - low)), 400), dtype=torch.float64)
+        grid = torch.logspace(low, high, min(math.ceil(GRID * (high - low)), 400), dtype=torch.float64, device="cpu")
         return sorted({*grid[:-1].tolist(), *ends})
 
     def _choose(self, times: list[float], ends: list[float]) -> tuple[Tensor, Tensor, list[int], list[int]]:
@@ -252,7 +252,7 @@ class Drift:
 
         def modes(c: Tensor) -> Modes:
             here = flow.start if flow._loss.quadratic else flow.modes_at(flow.outputs(c[:k]))
-            eye = torch.eye(r).to(here.rates)
+            eye = torch.eye(r, device="cpu").to(here.rates)
             vectors = None if here.vectors is None else torch.block_diag(here.vectors, eye)
             return Modes(torch.cat([here.rates, here.rates.new_full((r,), self._rate)]), vectors)
 

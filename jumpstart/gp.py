@@ -35,7 +35,9 @@ from .progress import track
 DENSE = 4096  # kernels of more than DENSE² entries are left matrix-free
 KEPT = 3  # kernel matrices that are remembered
 BLOCK = 32  # samples whose kernel is formed for the sake of its diagonal
-RATIOS = 10.0 ** torch.arange(1, -7, -1, dtype=torch.float64)  # of noise to signal, that a fit starts from
+RATIOS = 10.0 ** torch.arange(
+    1, -7, -1, dtype=torch.float64, device="cpu"
+)  # of noise to signal, that a fit starts from
 _LOG: dict[str, Any] = {"transform": torch.exp, "inv_transform": torch.log}
 
 

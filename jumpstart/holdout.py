@@ -62,8 +62,8 @@ def as_groups(groups: Groups, samples: int | Tensor | None, n: int) -> list[Tens
     if isinstance(samples, int) and not isinstance(samples, bool):
         if samples < 1:
             raise InputError(f"samples={samples!r}: leave out at least one.")
-        samples = torch.linspace(0, n - 1, min(samples, n)).round().long()
-    chosen = torch.arange(n) if samples is None else indices(samples, n)
+        samples = torch.linspace(0, n - 1, min(samples, n), device="cpu").round().long()
+    chosen = torch.arange(n, device="cpu") if samples is None else indices(samples, n)
     return list(chosen[:, None])
 
 
@@ -74,9 +74,9 @@ def indices(given: Any, n: int) -> Tensor:
         InputError: quotes what was given.
     """
     try:
-        found = torch.as_tensor(given)
+        found = given if isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")
     except (TypeError, ValueError, RuntimeError):
-        found = torch.empty(0)
+        found = torch.empty(0, device="cpu")
     found = found.reshape(-1) if found.dim() == 0 else found
     whole = not (found.dtype.is_floating_point or found.dtype.is_complex or found.dtype == torch.bool)
     if not whole or found.dim() != 1 or found.numel() == 0:

@@ -32,8 +32,8 @@ class Masks:
     @staticmethod
     def of(groups: Sequence[Tensor], n: int, device: torch.device) -> Masks:
         size = max(len(group) for group in groups)
-        rows = torch.zeros(len(groups), size, dtype=torch.long)
-        keep = torch.zeros(len(groups), size, dtype=torch.float64)
+        rows = torch.zeros(len(groups), size, dtype=torch.long, device="cpu")
+        keep = torch.zeros(len(groups), size, dtype=torch.float64, device="cpu")
         for g, group in enumerate(groups):
             rows[g, : len(group)], keep[g, : len(group)] = group.to("cpu", torch.long), 1.0
         return Masks(rows.to(device), keep.to(device))

@@ -134,7 +134,11 @@ class Points(Part):
         """Whether both ways give the same rows, at a few points or at every one."""
         assert self.local is not None
         n = len(self.points)
-        few = torch.arange(n) if every else torch.linspace(0, n - 1, min(8, n)).round().long().unique()
+        few = (
+            torch.arange(n, device="cpu")
+            if every
+            else torch.linspace(0, n - 1, min(8, n), device="cpu").round().long().unique()
+        )
         some = self if every else Points(self.fn, self.points[few], self.scale)
         for near in self._off(theta):
             exact = some._general(net.bind(near))

@@ -143,9 +143,11 @@ def estimate(flow: ReducedFlow, horizon: Parsed, criterion: str, **options) -> T
 
 def times(horizons: Tensor | Sequence[float]) -> Tensor:
     """Given flow times, checked, as a (T,) tensor."""
-    found = parse(torch.as_tensor(horizons, dtype=torch.float64))
+    found = parse(
+        horizons if isinstance(horizons, Tensor) else torch.as_tensor(horizons, dtype=torch.float64, device="cpu")
+    )
     assert isinstance(found, Times)
-    return torch.tensor(found.values, dtype=torch.float64)
+    return torch.tensor(found.values, dtype=torch.float64, device="cpu")
 
 
 def grid(flow: ReducedFlow, limit: float = math.inf) -> Tensor:
@@ -154,7 +156,7 @@ def grid(flow: ReducedFlow, limit: float = math.inf) -> Tensor:
     last = min(limit, first * 10**DECADES)
     first = min(first, last)
     count = 2 + int(PER_DECADE * math.log10(last / first))
-    times = torch.logspace(math.log10(first), math.log10(last), count, dtype=torch.float64)
+    times = torch.logspace(math.log10(first), math.log10(last), count, dtype=torch.float64, device="cpu")
     times[-1] = last
     return times
 
@@ -171,7 +173,7 @@ def best(flow: ReducedFlow, criterion: str, times: Tensor | None, limit: float, 
     if bool(flow.predicted(torch.zeros_like(flow.slope)) <= risks[at]):
         return 0.0  # no training at all looks best
     low, high = float(coarse[max(at - 1, 0)]), float(coarse[min(at + 1, len(coarse) - 1)])
-    fine = torch.logspace(math.log10(low), math.log10(high), 9, dtype=torch.float64).clamp(max=high)
+    fine = torch.logspace(math.log10(low), math.log10(high), 9, dtype=torch.float64, device="cpu").clamp(max=high)
     risks = estimate(flow, Times(tuple(fine.tolist()), False), criterion, **options)
     return float(fine[lowest(risks)])
 

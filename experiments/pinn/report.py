@@ -30,8 +30,8 @@ def short(root: Path, folder: str) -> str:
             "Adam's seconds": "after s", "times sooner": "times sooner there than any first-order rival",
         }  # fmt: skip
         parts += [
-            markdown(_titled(content["settings"]["verdict"]), heads), f"![error against time]({folder}/races/races.png)",
-            _source(content),
+            markdown(_titled(content["settings"]["verdict"]), heads),
+            f"![error against time]({folder}/races/races.png)", _source(content),
         ]  # fmt: skip
     if (content := _part(root, "cuda/large")) is not None:
         parts += [
