@@ -152,9 +152,8 @@ def steps_bound(flow: ReducedFlow, lin: Linearization, horizon: Steps) -> float:
     if norm == 0:
         return error_bound(flow, lin, horizon.time)
     rates, b = flow.start.rates.cpu(), flow.start.into(flow.slope).cpu()
-    row = (torch.eye(flow.k, dtype=b.dtype, device="cpu") if flow.start.vectors is None else flow.start.vectors.cpu())[
-        -1
-    ]
+    eye = torch.eye(flow.k, dtype=b.dtype, device="cpu")
+    row = (eye if flow.start.vectors is None else flow.start.vectors.cpu())[-1]
     total = 0.0
     for at in range(0, horizon.count, 4096):
         j = torch.arange(at, min(at + 4096, horizon.count), dtype=b.dtype, device="cpu")[:, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 from torch import Tensor
 
+LARGEST = 1e300  # diagonal entry of a matrix that can be damped
 _syrk: Any = get_blas_funcs("syrk", dtype=numpy.float64)
 _potrf: Any = get_lapack_funcs("potrf", dtype=numpy.float64)
 _potrs: Any = get_lapack_funcs("potrs", dtype=numpy.float64)
@@ -71,6 +71,9 @@ def factor(matrix: Tensor, shift: float, least: float) -> Factor:
         if bool(torch.isfinite(lower.diagonal()).all() & (info == 0)):
             return Factor(lower, shift)
         if top is None:
-            top = min(1e6 * max(float(matrix.diagonal().max()), shift, least), sys.float_info.max)
+            largest = float(matrix.diagonal().max())
+            if not largest < LARGEST:  # infinite, or NaN
+                break
+            top = 1e6 * max(largest, shift, least)
         shift = max(4 * shift, least)
     raise torch.linalg.LinAlgError("no damping makes the matrix positive definite: it is not finite.")

@@ -113,9 +113,10 @@ def fit(
             jump but the first; the same for the same number if the run is to be resumed.
         patience: jumps without a fall of the loss by a hundredth after which the run has stagnated. It is then
             restarted from the best weights, slightly perturbed, at most ``restarts`` times.
-        bold: once the loss has fallen a hundredfold, or after 20 jumps, march boldly (the loss may rise on the way, the
-            best weights are kept), and land from the best weights once 60% of the budget is spent or ``patience`` is
-            over; docs/theory.md, section 9. For squared losses that are marched (``jump``'s family).
+        bold: once the loss has fallen a hundredfold, or after 20 jumps, or where it no longer falls, march boldly (the
+            loss may rise on the way, the best weights are kept), and land from the best weights once 60% of the budget
+            is spent or ``patience`` is over; docs/theory.md, section 9. For squared losses that are marched (``jump``'s
+            family).
         path: file for a checkpoint, written about once a second and at the end; a run that finds one there goes on.
         progress: a bar with loss and error: None on terminals alone.
         callback: called with every :class:`JumpResult` (the model holds the weights that the next jump starts from); a
@@ -182,7 +183,7 @@ def iterate(
         objective.space.write(objective.model, run.state.theta)
         if resample is not None and run.state.jumps >= every and run.state.jumps % every:
             run.resample(resample(run.state.jumps // every * every))  # the points it was on
-        if not bold:
+        if not (bold and options.get("family") == "march"):
             run.land()
     else:
         run.begin(bold and options.get("family") == "march")
@@ -200,7 +201,7 @@ def iterate(
                 if state.jumps >= limit or (budget is not None and state.seconds >= budget):
                     outcome = FitOutcome.BUDGET
                     break
-                if state.bold and run.spent(budget, limit) >= LANDING:
+                if state.may_climb and run.spent(budget, limit) >= LANDING:
                     run.land()
                 if resample is not None and state.jumps and state.jumps % every == 0:
                     run.resample(resample(state.jumps))
@@ -214,7 +215,7 @@ def iterate(
                 bar(f"loss {state.best_loss:.2e}{run.shown()}")
                 if result.outcome is Outcome.STATIONARY and not run.restart():
                     outcome = FitOutcome.STATIONARY
-                elif run.stagnant(patience) and not (run.land() or run.restart()):
+                elif run.stagnant(patience) and not (run.embolden() or run.land() or run.restart()):
                     outcome, cause = FitOutcome.STAGNANT, run.cause(result)
                 # Last, so that an interrupt in it finds everything else done.
                 if callback is not None and callback(result) and outcome is None:

@@ -35,9 +35,7 @@ from .progress import track
 DENSE = 4096  # kernels of more than DENSE² entries are left matrix-free
 KEPT = 3  # kernel matrices that are remembered
 BLOCK = 32  # samples whose kernel is formed for the sake of its diagonal
-RATIOS = 10.0 ** torch.arange(
-    1, -7, -1, dtype=torch.float64, device="cpu"
-)  # of noise to signal, that a fit starts from
+RATIOS = [10.0**k for k in range(1, -7, -1)]  # of noise to signal, that a fit starts from
 _LOG: dict[str, Any] = {"transform": torch.exp, "inv_transform": torch.log}
 
 
@@ -334,7 +332,7 @@ def fit(gp: EndpointGP, *, steps: int = 50) -> float:
 
     with random_state_kept(x.device), gp.solver():
         tried = [reached()]
-        for ratio in (RATIOS * gp.level).tolist() if len(free) == 2 else ():
+        for ratio in [ratio * float(gp.level) for ratio in RATIOS] if len(free) == 2 else ():
             gp.set(ratio * gp.scale, gp.scale)
             with torch.no_grad():  # the best scale for this ratio is known
                 torch.manual_seed(0)

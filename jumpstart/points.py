@@ -134,11 +134,8 @@ class Points(Part):
         """Whether both ways give the same rows, at a few points or at every one."""
         assert self.local is not None
         n = len(self.points)
-        few = (
-            torch.arange(n, device="cpu")
-            if every
-            else torch.linspace(0, n - 1, min(8, n), device="cpu").round().long().unique()
-        )
+        count = n if every else min(8, n)
+        few = torch.linspace(0, n - 1, count, dtype=torch.float64, device="cpu").round().long().unique()
         some = self if every else Points(self.fn, self.points[few], self.scale)
         for near in self._off(theta):
             exact = some._general(net.bind(near))

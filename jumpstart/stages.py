@@ -46,7 +46,7 @@ class State:
     accepted: int = 0
     refused: int = 0
     restarts: int = 0
-    bold: bool = False  # whether the fit has not landed yet
+    may_climb: bool = False  # whether the fit is one that turns bold, and has not landed yet
     course: Course | None = None  # of a march that is bold already
     reach: float = 0.0  # the horizon that led to the best weights
     since: int = 0  # the jump at which patience began
@@ -88,8 +88,8 @@ class Run:
     def jump(self) -> JumpResult:
         """One jump from the present weights; the best are kept."""
         state = self.state
-        if state.bold and state.course is None and (state.jumps >= CAUTION or state.best_loss <= DESCENT * state.start):
-            state.course = Course(state.best_loss)
+        if state.jumps >= CAUTION or state.best_loss <= DESCENT * state.start:
+            self.embolden()
         with shown(self.progress):
             result = jump(self.objective, trust=state.trust, course=state.course, recycle=self.sketch, **self.options)
         self.sketch = result.sketch
@@ -120,7 +120,7 @@ class Run:
         """Where a fit starts that goes on from no other."""
         state = self.state
         state.loss = state.best_loss = state.start = self.value(state.theta)
-        state.bold = bold
+        state.may_climb = bold
 
     def measure(self) -> float | None:
         """``error`` of the model as it is."""
@@ -145,7 +145,7 @@ class Run:
         elif state.loss < state.best_loss:
             state.best, state.best_loss = state.theta, state.loss
         # What was reached on other points says nothing here.
-        state.mark = state.best_loss if state.bold else state.loss
+        state.mark = state.best_loss if state.may_climb else state.loss
         if state.course is not None:
             state.course = replace(state.course, best=state.best_loss)
         state.seconds += time.perf_counter() - begun
@@ -153,7 +153,7 @@ class Run:
     def stagnant(self, patience: int) -> bool:
         """Whether jumps have been refused too often in a row, or the loss has hardly fallen for ``patience`` jumps."""
         state = self.state
-        reached = state.best_loss if state.bold else state.loss
+        reached = state.best_loss if state.may_climb else state.loss
         if reached < CALM * state.mark:
             state.since, state.mark, self.promise = state.jumps, reached, 0.0
         return state.refused >= REFUSED or state.jumps - state.since >= patience
@@ -162,15 +162,26 @@ class Run:
         """Share of the budget that is gone."""
         return max(self.state.seconds / budget if budget else 0.0, self.state.jumps / limit)
 
+    def embolden(self) -> bool:
+        """Let the loss rise from now on; False where that is so already, or no longer."""
+        state = self.state
+        if not state.may_climb or state.course is not None:
+            return False
+        state.course, state.refused, state.since = Course(state.best_loss), 0, state.jumps
+        return True
+
     def land(self) -> bool:
         """Go on from the best weights, and no longer climb; False where that is so already."""
         state = self.state
-        if not state.bold:
+        if not state.may_climb:
             return False
-        state.bold, state.course, state.theta, state.loss = False, None, state.best, state.best_loss
+        climbing = state.course is not None
+        state.may_climb, state.course, state.theta, state.loss = False, None, state.best, state.best_loss
         state.refused, state.since, state.mark = 0, state.jumps, state.best_loss
-        # Damping in proportion to the loss, as where a march arrives that has come down all the way; or what led here.
-        state.trust = Trust(horizon=max(LAND_HORIZON / state.loss, state.reach)) if state.loss > 0 else Trust()
+        if climbing:
+            # Damping in proportion to the loss, as where a march arrives that has come down all the way; or what led
+            # here.
+            state.trust = Trust(horizon=max(LAND_HORIZON / state.loss, state.reach)) if state.loss > 0 else Trust()
         self.objective.space.write(self.objective.model, state.theta)
         return True
 

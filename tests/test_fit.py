@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import grad, hessian
 
 import jumpstart as js
-from jumpstart import errors
+from jumpstart import errors, stages
 
 from .problems import fill, flat, generator, mlp, randn
 
@@ -176,8 +176,14 @@ OPTIONS = {
 INTERRUPTS = [(name, at) for name in ("plain", "patience, restarts") for at in (1, 3, 5, 7, 9, 11)]
 
 
+@pytest.fixture
+def early(monkeypatch):
+    """Marches are bold from their third jump on."""
+    monkeypatch.setattr(stages, "CAUTION", 2)
+
+
 @pytest.mark.parametrize(("name", "at"), [*INTERRUPTS, ("never bold", 4), ("searching", 3)])
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, name, at):
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, name, at, early):
     options, path = OPTIONS[name], tmp_path / "deep" / "run.pt"
     whole, broken = net(3), net(3)
     reference = js.fit(regression(model=whole), **options)
@@ -185,6 +191,8 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, name, at):
         pytest.skip("it stops before")
     with pytest.raises(KeyboardInterrupt):
         js.fit(regression(model=broken), path=path, callback=interrupt(at), **options)
+    if name == "plain":  # landed at 60% of 12 jumps
+        assert (torch.load(path)["state"]["course"] is not None) == (3 <= at <= 8)
     best = min(row["best"] for row in reference.history[:at])
     assert loss(broken) == pytest.approx(min(best, reference.start), rel=1e-9)  # the model holds the best so far
     again = net(4)  # a fresh process: other weights, which the checkpoint overrules
@@ -199,12 +207,22 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, name, at):
     assert js.fit(regression(model=net(5)), path=path, **options).jumps == result.jumps  # a finished run is left alone
 
 
+def test_a_bold_checkpoint_goes_on_without_a_march(tmp_path, early):
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        js.fit(regression(), jumps=12, path=path, callback=interrupt(5))
+    assert torch.load(path)["state"]["course"] is not None
+    result = js.fit(regression(), jumps=8, path=path, family="horizon")
+    assert result.jumps == 8
+    assert result.loss <= result.history[4]["best"]
+
+
 def sample(jump):
     return [2 * torch.rand(12, 1, generator=generator(jump), dtype=torch.float64) - 1, None]
 
 
 @pytest.mark.parametrize("every", [1, 4])
-def test_resampled_runs_resume_on_their_points(tmp_path, every):
+def test_resampled_runs_resume_on_their_points(tmp_path, every, early):
     whole, broken = net(3), net(3)
     options = {"jumps": 10, "resample": sample, "every": every}
     reference = js.fit(pinn(whole), **options)

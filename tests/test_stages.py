@@ -96,15 +96,30 @@ def test_causes_are_told_apart(kind):
     assert bool(torch.isfinite(flat(model)).all())
 
 
-def test_a_bold_run_lands_from_its_best_weights():
-    boldness = [(state.bold, state.best_loss, state.loss) for state in iterate(regression(), jumps=20)]
+def test_a_bold_run_lands_from_its_best_weights(monkeypatch):
+    monkeypatch.setattr(stages, "CAUTION", 3)
+    boldness, courses = [], []
+    for state in iterate(regression(), jumps=20):
+        boldness.append((state.may_climb, state.best_loss, state.loss))
+        courses.append(state.course is not None)
     landed = next(k for k, (bold, _, _) in enumerate(boldness) if not bold)
     assert landed == 12  # after 60% of the jumps
     assert all(bold for bold, _, _ in boldness[:landed])
     losses = [loss for _, _, loss in boldness[landed:]]
     assert losses[0] <= boldness[landed - 1][1]
     assert losses == sorted(losses, reverse=True)
-    assert not any(state.bold for state in iterate(regression(), jumps=4, bold=False))
+    assert courses == [False] * 3 + [True] * 9 + [False] * 8
+    assert not any(state.may_climb for state in iterate(regression(), jumps=4, bold=False))
+
+
+def test_a_march_that_is_stuck_turns_bold_before_it_lands(monkeypatch):
+    monkeypatch.setattr(stages, "CAUTION", 1000)
+    monkeypatch.setattr(stages, "DESCENT", 0.0)
+    up, down = js.Term(lambda f, x: f(x) - 1, X), js.Term(lambda f, x: f(x) + 1, X)
+    run = iterate(js.residual(net(), up, down), jumps=60, patience=5)
+    bold, climbs, restarts = zip(*[(s.course is not None, s.may_climb, s.restarts) for s in run], strict=True)
+    assert 0 < bold.index(True) < climbs.index(False)
+    assert restarts[climbs.index(False)] == 0
 
 
 @pytest.mark.parametrize("slow", [True, False])

@@ -5,8 +5,8 @@ python -m experiments.pinn [--quick] [--seeds N] [--out DIR] [--only races,costs
 Every part writes OUT/PART/results.json as it goes (races after each race), and OUT/results.json holds their summaries.
 With --resume what is there is kept. Burgers takes its reference from $JUMPSTART_DATA/pde, the UCI sets are in
 $JUMPSTART_DATA/uci; rivals from other packages are left out where these are not installed (experiments/pinn/rivals.py
-says how). Learning rates were chosen by experiments.pinn.tuning on other seeds. JUMPSTART_DEVICE=cuda puts everything
-on a GPU (meant for --only large).
+says how). Learning rates were chosen by experiments.pinn.tuning on other seeds. JUMPSTART_DEVICE=cuda puts
+--only large on a GPU.
 """
 
 from __future__ import annotations
@@ -76,8 +76,11 @@ def main() -> None:
 def run_races(settings: Settings) -> None:
     """Points 1 and 2."""
     rows = settings.kept("races")
+    merged = []
     for folder in settings.merge:  # runs of other seeds, made side by side
-        rows += records.read(folder / "races")["rows"]
+        content = records.read(folder / "races")
+        rows += content["rows"]
+        merged.append({key: content["environment"][key] for key in ("date", "commit", "seeds")})
     done = {(row["problem"], row["init"], row["seed"]) for row in rows}
     for seed in settings.seeds:
         for name in settings.problems:
@@ -93,7 +96,7 @@ def run_races(settings: Settings) -> None:
                 print(name, init, seed, {label: float(f"{error:.2g}") for label, error in best.items()}, flush=True)
                 settings.write("races", rows)
     summary = {"anchor": race.anchor(rows), "suite": race.suite(rows), "verdict": race.verdict(rows)}
-    settings.write("races", rows, long=race.LONG, **summary)
+    settings.write("races", rows, long=race.LONG, merged=merged, **summary)
     for lines in (race.anchor(rows), race.suite(rows), race.verdict(rows)):
         if lines:
             print("\n" + records.table(lines, {key: key for key in lines[0]}))
@@ -186,6 +189,8 @@ def parse() -> Settings:
         parser.error(f"--problems: there is no {unknown[0]!r}; there are {', '.join(PROBLEMS)}")
     if found.seeds < 1:
         parser.error("--seeds must be at least 1")
+    if "JUMPSTART_DEVICE" in os.environ and only != ("large",):
+        parser.error("JUMPSTART_DEVICE is for --only large; references and pictures of the others stay on the CPU")
     problems = problems or (("poisson",) if found.quick else tuple(PROBLEMS))
     seeds = list(range(found.first, found.first + found.seeds))
     return Settings(found.quick, seeds, found.out, not found.no_progress, only, problems, found.resume, merge)

@@ -29,7 +29,7 @@ def races(rows: list[Row], init: str = "torch") -> Any:
             own = [r for r in rows if (r["problem"], r["init"], r["contender"]) == (name, init, label)]
             if not own:
                 continue
-            end = max(row["given"] for row in own)
+            end = max(row["seconds"][-1] for row in own)
             grid = np.geomspace(min(row["seconds"][min(1, len(row["seconds"]) - 1)] for row in own) + 1e-3, end, 80)
             curves = np.array([[_best(row, t) for t in grid] for row in own])
             middle = np.median(curves, axis=0)

@@ -23,9 +23,9 @@ SECONDS = {"cpu": 45.0, "cuda": 10.0}
 RATE = 3e-3  # SOAP's, of 1e-3, 3e-3 and 1e-2 on seed 100
 # problem, hidden widths, most seeds
 CASES = {
-    "poisson2, 3×256": ("poisson2", (256,) * 3, 3),
-    "heat, 3×256": ("heat", (256,) * 3, 3),
-    "poisson2, 3×700": ("poisson2", (700,) * 3, 1),
+    "Poisson, 2-256-256-256-1": ("poisson2", (256,) * 3, 3),
+    "Heat, 2-256-256-256-1": ("heat", (256,) * 3, 3),
+    "Poisson, 2-700-700-700-1": ("poisson2", (700,) * 3, 1),
 }
 
 
@@ -74,6 +74,7 @@ def table(rows: list[Row]) -> list[Row]:
             lines.append(
                 {
                     "case": case, "parameters": own[0]["parameters"], "contender": label, "steps": own[0]["steps"],
+                    "gradient evaluations": own[0]["evaluations"],
                     "error": errors["median"], "smallest": errors["min"], "largest": errors["max"],
                     "jumps reach it in": times["median"], "seconds": own[0]["given"],
                 }

@@ -174,15 +174,17 @@ def verdict(rows: list[Row]) -> list[Row]:
         solved = adam["error"] <= FAILED
         by_seed = {row["seed"]: final(row) for row in rows if _is(row, name, lowest)}
         level = [reached(row, by_seed[row["seed"]]) for row in rows if _is(row, name, JUMPS)]
+        there = [reached(row, final(row)) for row in rows if _is(row, name, lowest)]
         found.append(
             {
                 "problem": name, "Adam's seconds": adam["given"], "Adam's best": adam["error"],
                 "jumps reach it in": ours["seconds to Adam's best"] if solved else None,
                 "quickest first-order": quickest if solved else None, "in": first[quickest] if solved else None,
                 "times sooner": first[quickest] / ours["seconds to Adam's best"] if solved else None,
-                "jumps end at": ours["error"], "times below Adam": adam["error"] / ours["error"],
-                "lowest rival": lowest, "ends at": ends[lowest], "after": by[lowest]["given"],
-                "jumps reach that in": _median(level), "jumps above 0.1": ours["failed"],
+                "jumps' lowest": ours["error"], "times below Adam": adam["error"] / ours["error"],
+                "best rival": lowest, "its lowest": ends[lowest], "seconds each": ours["given"],
+                "it is there in": _median(there), "jumps are there in": _median(level),
+                "jumps above 0.1": ours["failed"],
             }
         )  # fmt: skip
     return found

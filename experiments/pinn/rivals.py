@@ -84,6 +84,8 @@ def _stepped(problem: Problem, factory: Factory, decay: float | None) -> Contend
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * share
             optimizer.step(closure)  # type: ignore[call-overload]  # torch types closures as float
+            if parameters[0].is_cuda:
+                torch.cuda.synchronize()
             spent += time.perf_counter() - begun
             yield {"gradient_evaluations": cost}
 
