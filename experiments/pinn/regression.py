@@ -245,13 +245,13 @@ def figure(rows: list[dict[str, Any]]) -> Any:
         place = names.index(r["method"]) + (0.15 if r["points"] == full else -0.15)
         axes[0].plot(r["seconds"], place, "o", color=colour, fillstyle="full" if r["reached"] else "none")
     axes[0].set(yticks=range(len(names)), yticklabels=names, xscale="log", title="sinc(10x)")
-    axes[0].set_xlabel(f"s to {TARGET:.0e}; all points blue, thinned red, failed hollow")
+    axes[0].set_xlabel(f"seconds to {TARGET:.0e}\nblue: all points, red: every {THIN}th, hollow: failed", fontsize=8)
     for axis, name in zip(axes[1:], SETS, strict=True):
         for r in (r for r in rows if r["part"] == name):
             colour = plots.COLOURS[0 if r["method"] == "jumps" else 7]
             axis.plot(*zip(*r["curve"], strict=True), color=colour, linewidth=0.8)
             axis.plot(r["chosen_seconds"], r["test"], "o", color=colour, markersize=4)
         axis.set(xscale="log", yscale="log", ylabel="test error", title=name)
-        axis.set_xlabel("seconds; jumps red, AdamW grey, dots chosen")
+        axis.set_xlabel("seconds\nred: jumps, grey: AdamW, dots: chosen", fontsize=8)
     result.tight_layout()
     return result
