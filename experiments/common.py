@@ -42,10 +42,16 @@ def arguments(name: str, description: str | None, seeds: int, problems: Collecti
     found = parser.parse_args()
     if found.seeds < 1:
         parser.error("--seeds must be at least 1")
-    named = tuple(name for name in getattr(found, "problems", "").split(",") if name)
-    if unknown := [name for name in named if name not in problems]:
-        parser.error(f"--problems: there is no {unknown[0]!r}; there are {', '.join(problems)}")
+    named = names(parser, "problems", getattr(found, "problems", ""), problems)
     return Arguments(found.quick, found.seeds, found.out, not found.no_progress, named or tuple(problems))
+
+
+def names(parser: argparse.ArgumentParser, option: str, text: str, known: Collection[str]) -> tuple[str, ...]:
+    """What ``--option a,b`` names; the parser ends with an error for what is not known."""
+    found = tuple(name for name in text.split(",") if name)
+    if unknown := [name for name in found if name not in known]:
+        parser.error(f"--{option}: there is no {unknown[0]!r}; there are {', '.join(known)}")
+    return found
 
 
 def mnist() -> tuple[Tensor, Tensor, Tensor, Tensor]:

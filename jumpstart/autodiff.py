@@ -1,14 +1,21 @@
-"""The two derivative maps that everything is made of, typed: forward (push) and reverse (pullback)."""
+"""The two derivative maps that all is made of, typed, forward (push) and reverse (pullback); and what probes them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 
 Function = Callable[[Tensor], Tensor]
+
+
+def normal(shape: Any, source: int | torch.Generator) -> Tensor:
+    """Standard normal numbers in float64 on the CPU, whatever the default device, from a seed or a CPU generator."""
+    generator = torch.Generator().manual_seed(source) if isinstance(source, int) else source
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def pullback(f: Function, x: Tensor) -> tuple[Tensor, Function]:

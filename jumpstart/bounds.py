@@ -100,13 +100,8 @@ def _sampled(flow: ReducedFlow, lin: Linearization, t: float) -> float:
     if math.isinf(t):
         return math.inf
     basis, metric = flow.basis, flow.basis.metric
-    s = torch.cat(
-        [
-            torch.zeros(1, dtype=torch.float64, device="cpu"),
-            t * torch.logspace(-3, 0, 7, dtype=torch.float64, device="cpu"),
-        ]
-    )
-    c = flow.at(Times(tuple(s.tolist()), False))
+    s = [0.0, *(t * torch.logspace(-3, 0, 7, dtype=torch.float64, device="cpu")).tolist()]
+    c = flow.at(Times(tuple(s), False))
     z0 = metric.unscale(lin.theta)
     defects, largest = [], torch.zeros_like(lin.theta)
     for row in c:
@@ -119,7 +114,7 @@ def _sampled(flow: ReducedFlow, lin: Linearization, t: float) -> float:
         if float(torch.linalg.vector_norm(defect)) >= (max(defects) if defects else 0.0):
             largest = defect
         defects.append(float(torch.linalg.vector_norm(defect)))
-    total = sum(float(s[i + 1] - s[i]) * max(defects[i], defects[i + 1]) for i in range(len(defects) - 1))
+    total = sum((s[i + 1] - s[i]) * max(defects[i], defects[i + 1]) for i in range(len(defects) - 1))
     return _operator_norm(lin, flow, largest) * total
 
 

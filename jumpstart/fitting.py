@@ -176,6 +176,7 @@ def iterate(
         objective = objective.subset(params)
     if _marches(objective, options):
         options = {**options, "family": "march"}
+    bold = bold and options.get("family") == "march"
     theta = objective.theta()
     run = Run(objective, State.at(theta), error, options, seed, restarts, progress)
     if path is not None and Path(path).exists():
@@ -183,10 +184,10 @@ def iterate(
         objective.space.write(objective.model, run.state.theta)
         if resample is not None and run.state.jumps >= every and run.state.jumps % every:
             run.resample(resample(run.state.jumps // every * every))  # the points it was on
-        if not (bold and options.get("family") == "march"):
+        if not bold:
             run.land()
     else:
-        run.begin(bold and options.get("family") == "march")
+        run.begin(bold)
     state = run.state
     outcome, cause = None, ""
     limit = math.inf if jumps is None else jumps

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
-from .autodiff import pullback
+from .autodiff import normal, pullback
 from .errors import EmptyBatchError, InputError, NonFiniteError, OutputTypeError, ShapeError
 from .parameters import Net
 from .progress import track
@@ -86,7 +86,7 @@ class Batch(Part):
             raise
         except (RuntimeError, ValueError):  # what vmap cannot batch
             return super().jacobian(net, theta)
-        w = torch.randn(u.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu").to(u)
+        w = normal(u.shape, 0).to(u)
         exact = pull(w)
         miss = torch.linalg.vector_norm(w.reshape(-1) @ found.reshape(u.numel(), -1).to(w) - exact)
         if not bool(miss <= torch.finfo(u.dtype).eps ** 0.5 * torch.linalg.vector_norm(exact)):

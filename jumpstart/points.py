@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from .autodiff import pullback
+from .autodiff import normal, pullback
 from .errors import NondeterministicError
 from .parameters import Bound, Net, tensors_of
 from .parts import JACOBIAN_BYTES, Part, require_tensor
@@ -125,8 +125,7 @@ class Points(Part):
 
     def _off(self, theta: Tensor) -> Iterator[Tensor]:
         """Weights to compare at, off the present ones: near a solution residuals are what is left of large terms."""
-        generator = torch.Generator().manual_seed(self._asked)
-        noise = torch.randn(theta.shape, generator=generator, dtype=torch.float64, device="cpu").to(theta)
+        noise = normal(theta.shape, self._asked).to(theta)
         for size in (0.1, 1e-3, 0.0):  # smaller where the residual is not finite there
             yield theta + size * noise * theta.abs().clamp_min(0.1)
 
@@ -152,9 +151,7 @@ class Points(Part):
             if not bool(torch.isfinite(exact).all()):
                 continue
             rows, fast = pullback(lambda th: self.outputs(net.bind(th)), near)
-            w = torch.randn(
-                exact.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu"
-            ).to(exact)
+            w = normal(exact.shape, 0).to(exact)
             truth = pull(w).detach()
             products = w @ self._by_streams(net, near)[0] if w.numel() * near.numel() <= FORMED else None
             return (

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .autodiff import pullback
+from .autodiff import normal, pullback
 from .errors import EmptyBatchError, InputError, NoParametersError, ShapeError
 from .losses import Squares
 from .objective import Objective
@@ -186,13 +186,13 @@ def _require_dependence(objective: Objective) -> None:
     """Raise for a term that no trainable parameter moves: its derivative along a random cotangent is exactly zero."""
     theta = objective.theta()
     generator = torch.Generator().manual_seed(0)
-    near = theta + 0.01 * torch.randn(theta.shape, generator=generator, dtype=torch.float64, device="cpu").to(theta)
+    near = theta + 0.01 * normal(theta.shape, generator).to(theta)
     for part in objective.parts:
         moves = False
         for at in (theta, near):  # a saddle may be stationary without being constant
             with random_state_kept(theta.device):
                 u, pull = pullback(lambda th, part=part: part.outputs(objective.net.bind(th)), at)
-            w = torch.randn(u.shape, generator=generator, dtype=torch.float64, device="cpu").to(u)
+            w = normal(u.shape, generator).to(u)
             moves = moves or bool((pull(w) != 0).any())
         if not moves:
             raise NoParametersError(

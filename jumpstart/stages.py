@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .autodiff import normal
 from .iterative import Nystrom
 from .jumping import JumpResult, jump
 from .march import Course
@@ -179,8 +180,7 @@ class Run:
         state.may_climb, state.course, state.theta, state.loss = False, None, state.best, state.best_loss
         state.refused, state.since, state.mark = 0, state.jumps, state.best_loss
         if climbing:
-            # Damping in proportion to the loss, as where a march arrives that has come down all the way; or what led
-            # here.
+            # Damping in proportion to the loss, as where a march comes down all the way; or what led here.
             state.trust = Trust(horizon=max(LAND_HORIZON / state.loss, state.reach)) if state.loss > 0 else Trust()
         self.objective.space.write(self.objective.model, state.theta)
         return True
@@ -190,8 +190,7 @@ class Run:
         state, space = self.state, self.objective.space
         if state.restarts >= self.restarts:
             return False
-        generator = torch.Generator().manual_seed(self.seed + state.restarts)
-        noise = torch.randn(state.best.shape, generator=generator, dtype=torch.float64, device="cpu").to(state.best)
+        noise = normal(state.best.shape, self.seed + state.restarts).to(state.best)
         size = torch.cat([t.square().mean().sqrt().expand(t.numel()) for t in state.best.split(space.sizes)])
         size = torch.where(size > 0, size, size.mean())
         theta = state.best + KICK * 2.0**state.restarts * size * noise

@@ -31,6 +31,7 @@ from jumpstart import plots, records
 from jumpstart.errors import JumpstartError
 from jumpstart.records import Row
 
+from ..common import names
 from . import ablation, costs, figures, race
 from .problems import PROBLEMS
 
@@ -181,12 +182,8 @@ def parse() -> Settings:
     parser.add_argument("--merge", default="", help="folders of races of other seeds to take in, with commas")
     found = parser.parse_args()
     merge = tuple(Path(folder) for folder in found.merge.split(",") if folder)
-    only = tuple(part for part in found.only.split(",") if part) or PARTS
-    problems = tuple(name for name in found.problems.split(",") if name)
-    if unknown := [part for part in only if part not in PARTS]:
-        parser.error(f"--only: there is no part {unknown[0]!r}; there are {', '.join(PARTS)}")
-    if unknown := [name for name in problems if name not in PROBLEMS]:
-        parser.error(f"--problems: there is no {unknown[0]!r}; there are {', '.join(PROBLEMS)}")
+    only = names(parser, "only", found.only, PARTS) or PARTS
+    problems = names(parser, "problems", found.problems, PROBLEMS)
     if found.seeds < 1:
         parser.error("--seeds must be at least 1")
     if "JUMPSTART_DEVICE" in os.environ and only != ("large",):

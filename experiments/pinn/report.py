@@ -47,8 +47,7 @@ def _anchor(content: Mapping[str, Any]) -> str:
     heads = {
         "init": "start", "contender": "", "seconds": "seconds", "median": "relative error, median", "max": "worst",
         "above 1e-5": "above 1e-5", "stuck": "never below 0.1", "100 iterations made": "100 made",
-        "seconds to 1e-6": "s to 1e-6",
-        "seconds to 1e-7": "s to 1e-7",
+        "seconds to 1e-6": "s to 1e-6", "seconds to 1e-7": "s to 1e-7",
     }  # fmt: skip
     return (
         "**Poisson, 129 parameters**, at the time at which the natural gradient has made 100 iterations, or at the end "

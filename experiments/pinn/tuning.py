@@ -52,8 +52,7 @@ def kept(settings: Arguments) -> list[Row]:
     """Rows of problems that are not run anew."""
     if len(settings.problems) == len(PROBLEMS):
         return []
-    rows = [row for row in records.read(settings.out)["rows"] if row["problem"] not in settings.problems]
-    return sorted(rows, key=lambda row: list(PROBLEMS).index(row["problem"]))
+    return [row for row in records.read(settings.out)["rows"] if row["problem"] not in settings.problems]
 
 
 def run(settings: Arguments) -> tuple[list[Row], list[int]]:
@@ -81,7 +80,7 @@ def run(settings: Arguments) -> tuple[list[Row], list[int]]:
                         "error": min(errors, default=math.inf), "loss": min(report.curve(label)[1], default=math.inf),
                     }
                 )  # fmt: skip
-    return rows, seeds
+    return sorted(rows, key=lambda row: list(PROBLEMS).index(row["problem"])), seeds
 
 
 def main() -> None:

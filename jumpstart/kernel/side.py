@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vjp, vmap
 
+from ..autodiff import normal
 from ..parameters import plain_attention
 from .capture import Call, Tape, backpropagate, pull_back, record, split_batch
 from .contract import Layer
@@ -47,9 +48,7 @@ class Side:
         self.w = self.random(self.tape.n, self.tape.c)
 
     def random(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator, dtype=torch.float64, device="cpu").to(
-            self.tape.u.device, self.dtype
-        )
+        return normal(shape, self.generator).to(self.tape.u.device, self.dtype)
 
     @cached_property
     def exact(self) -> dict[str, Tensor]:

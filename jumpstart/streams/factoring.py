@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ..autodiff import normal
 from .jet import indices, multiplicity
 from .local import Local, Place, Rows
 from .program import Program, trace
@@ -193,7 +194,7 @@ def _pruned(
     generator = torch.Generator().manual_seed(0)
 
     def random(shape: Any) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(points)
+        return normal(shape, generator).to(points)
 
     n, matter, count = len(points), [set() for _ in places], 0
     for k, (where, centres, values) in enumerate(settings):
@@ -227,7 +228,4 @@ def _columns(asked: Tensor, points: Tensor) -> tuple[int, int] | None:
 
 def _elsewhere(points: Tensor) -> Tensor:
     """As many random points, spread several times as wide and on both sides of zero."""
-    noise = torch.randn(points.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64, device="cpu").to(
-        points
-    )
-    return 3 * noise * points.abs().amax(0).clamp_min(1e-6)
+    return 3 * normal(points.shape, 1).to(points) * points.abs().amax(0).clamp_min(1e-6)
