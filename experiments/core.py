@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 import jumpstart as js
-from jumpstart import records
-from jumpstart.kernel import train_kernel
-from jumpstart.linearize import linearize
-from jumpstart.metric import Metric
+from jumpstart.linearization.linearize import linearize
+from jumpstart.linearization.metric import Metric
+from jumpstart.linearization.ntk import train_kernel
+from jumpstart.report import records
 
 from .common import arguments
 

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from jumpstart import plots, records
-from jumpstart.contenders import Contender, jumps_only, lbfgs, stepped
+from jumpstart.comparison.compare import compare
+from jumpstart.comparison.contenders import Contender, jumps_only, lbfgs, stepped
+from jumpstart.comparison.report import Report
 from jumpstart.demo import poisson
-from jumpstart.diagnostics import Report, compare
-from jumpstart.metric import from_optimizer
-from jumpstart.objective import supervised
-from jumpstart.parameters import ParameterSpace
+from jumpstart.linearization.metric import from_optimizer
+from jumpstart.objectives.objective import supervised
+from jumpstart.objectives.parameters import ParameterSpace
+from jumpstart.report import plots, records
 
 from .common import Arguments, arguments, mnist, spread
 
@@ -184,7 +185,7 @@ def main() -> None:
         here = [row for row in flat if row["problem"] == problem]
         shown = {key: key.replace("_", " ") for key in columns if any(key in row for row in here)}
         print(f"\n{problem}: medians over {len(seeds)} seeds\n{records.table(here, shown)}")
-        figure = plots.comparison(reports[problem][0])
+        figure = reports[problem][0].figure()
         plots.save(figure, settings.out / f"{problem}.png")
     print(f"\nwritten: {path}")
 

@@ -11,8 +11,8 @@ import re
 import sys
 from pathlib import Path
 
-from jumpstart import records
-from jumpstart.diagnostics import Report
+from jumpstart.comparison.report import Report
+from jumpstart.report import records
 
 from .pages import machine, markdown
 from .pinn import report

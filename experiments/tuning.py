@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from jumpstart import records
-from jumpstart.contenders import Contender, jumped, jumps_only, stepped
+from jumpstart.comparison.compare import compare
+from jumpstart.comparison.contenders import Contender, jumped, jumps_only, stepped
 from jumpstart.demo import digits, poisson
-from jumpstart.diagnostics import compare
-from jumpstart.objective import supervised
+from jumpstart.objectives.objective import supervised
+from jumpstart.report import records
 
 from .common import arguments, spread
 

@@ -7,27 +7,71 @@
     result = js.jump(objective)             # move the weights there, if the real loss agrees
     optimizer = js.JumpOptimizer(torch.optim.AdamW(model.parameters()), objective)
 
-See docs/theory.md for the equations that docstrings cite.
+Names are loaded on first use, so that ``import jumpstart`` and ``import jumpstart.optim`` bring nothing that is not
+asked for. See docs/theory.md for the equations that docstrings cite.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import bases, errors, gate, losses
-from .contenders import fitted, jumped, jumps_only, lbfgs, stepped
-from .diagnostics import Report, compare
-from .fitting import FitOutcome, FitResult, StagnationWarning, fit
-from .horizon import Steps, steps
-from .jumping import JumpResult, jump
-from .losses import Loss
-from .objective import Objective, supervised
-from .residual import Term, residual
-from .solution import Solution
-from .solver import load, solve
-from .training import JumpOptimizer
-from .trust import Outcome, Trust
+if TYPE_CHECKING:
+    from . import errors, gating, losses, optim
+    from .comparison.compare import compare
+    from .comparison.contenders import fitted, jumped, jumps_only, lbfgs, stepped
+    from .comparison.report import Report
+    from .fitting.fit import FitOutcome, FitResult, StagnationWarning, fit
+    from .flow import bases
+    from .flow.horizon import Steps, steps
+    from .integrations import gpytorch as gp
+    from .jumping.jump import JumpResult, jump
+    from .jumping.trust import Outcome, Trust
+    from .losses.base import Loss
+    from .objectives.objective import Objective, supervised
+    from .objectives.residual import Term, residual
+    from .solver.solution import Solution
+    from .solver.solve import load, solve
+    from .training.jump_optimizer import JumpOptimizer
 
 __version__ = "0.1.0"
+
+# Public name -> the module that defines it.
+_DEFINED = {
+    "compare": "comparison.compare",
+    "fitted": "comparison.contenders",
+    "jumped": "comparison.contenders",
+    "jumps_only": "comparison.contenders",
+    "lbfgs": "comparison.contenders",
+    "stepped": "comparison.contenders",
+    "Report": "comparison.report",
+    "FitOutcome": "fitting.fit",
+    "FitResult": "fitting.fit",
+    "StagnationWarning": "fitting.fit",
+    "fit": "fitting.fit",
+    "Steps": "flow.horizon",
+    "steps": "flow.horizon",
+    "JumpResult": "jumping.jump",
+    "jump": "jumping.jump",
+    "Outcome": "jumping.trust",
+    "Trust": "jumping.trust",
+    "Loss": "losses.base",
+    "Objective": "objectives.objective",
+    "supervised": "objectives.objective",
+    "Term": "objectives.residual",
+    "residual": "objectives.residual",
+    "Solution": "solver.solution",
+    "load": "solver.solve",
+    "solve": "solver.solve",
+    "JumpOptimizer": "training.jump_optimizer",
+}
+# Public name -> the module that it is.
+_MODULES = {
+    "bases": "flow.bases",
+    "errors": "errors",
+    "gating": "gating",
+    "gp": "integrations.gpytorch",
+    "losses": "losses",
+    "optim": "optim",
+}
 
 __all__ = [
     "FitOutcome",
@@ -48,13 +92,15 @@ __all__ = [
     "errors",
     "fit",
     "fitted",
-    "gate",
+    "gating",
+    "gp",
     "jump",
     "jumped",
     "jumps_only",
     "lbfgs",
     "load",
     "losses",
+    "optim",
     "residual",
     "solve",
     "stepped",
@@ -64,6 +110,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "gp":  # gpytorch is loaded by those who ask for it
-        return importlib.import_module(".gp", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _DEFINED:
+        found = getattr(importlib.import_module(f".{_DEFINED[name]}", __name__), name)
+    elif name in _MODULES:
+        found = importlib.import_module(f".{_MODULES[name]}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import JumpstartError
+from .utils import version
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    from . import __version__
-
     parser = argparse.ArgumentParser(prog="jumpstart", description="Skip training steps by solving them.")
-    parser.add_argument("--version", action="version", version=f"jumpstart {__version__}")
+    parser.add_argument("--version", action="version", version=f"jumpstart {version.installed()}")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="digits and a Poisson equation, jumped and stepped (about a minute)")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for results (default: %(default)s)")
@@ -43,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(folder: Path, baseline: str | None) -> None:
-    from . import plots, records
-    from .diagnostics import Report
+    from .comparison.report import Report
+    from .report import plots, records
 
     if not (folder / "results.json").is_file():
         raise JumpstartError(f"{folder} holds no results.json: give the folder that a run wrote.")
@@ -58,7 +57,7 @@ def _report(folder: Path, baseline: str | None) -> None:
     if baseline is not None and baseline not in report.contenders:
         raise JumpstartError(f"baseline {baseline!r} is none of {report.contenders}.")
     print(report.table(baseline))
-    print(f"written: {plots.save(plots.comparison(report), folder / (report.name + '.png'))}")
+    print(f"written: {plots.save(report.figure(), folder / (report.name + '.png'))}")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import jumpstart as js
-from jumpstart.choose import available_memory
-from jumpstart.gathered import gathered_kernel
-from jumpstart.linearize import linearize
-from jumpstart.march import Course
+from jumpstart.jumping.levenberg_marquardt import Course
+from jumpstart.linearization.linearize import linearize
+from jumpstart.linearization.ntk.collocation import gathered_kernel
+from jumpstart.utils.memory import available_memory
 
 from .problems import classes, cnn, fill, mlp, randn
 

@@ -1,4 +1,7 @@
-"""Imports point downwards, files stay small, and importing changes nothing."""
+"""The house has rooms, each on a floor: imports point down, there is no circle, and every module has a room.
+
+``python -m tests.test_layers`` prints the rooms from the ground up and the edges between them.
+"""
 
 from __future__ import annotations
 
@@ -6,134 +9,180 @@ import ast
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent / "jumpstart"
+import jumpstart
 
-# From low to high: a module imports only what stands before it. Modules of one row may not import each other.
-ORDER = [
-    ["errors", "cost", "autodiff"],
-    ["horizon", "parameters", "progress"],
-    ["loss"],
-    ["losses", "weights"],
-    ["streams.jet", "streams.reading", "streams.simplify"],
-    ["streams.program"],
-    ["streams.local"],
-    ["streams.factoring"],
-    ["streams"],
-    ["parts"],
-    ["points"],
-    ["objective"],
-    ["residual"],
-    ["linearize"],
-    ["metric"],
-    ["kernel.capture"],
-    ["kernel.contract"],
-    ["kernel.side"],
-    ["kernel.dense"],
-    ["kernel.assemble"],
-    ["kernel.operator"],
-    ["kernel"],
-    ["krylov"],
-    ["basis"],
-    ["cholesky"],
-    ["resolvent", "gathered"],
-    ["iterative"],
-    ["bases"],
-    ["exponential"],
-    ["flow"],
-    ["gate", "bounds", "trust", "masked", "archive"],
-    ["laplace"],
-    ["holdout"],
-    ["risk"],
-    ["proposal"],
-    ["march"],
-    ["drift"],
-    ["choose"],
-    ["query"],
-    ["whatif", "tune", "check"],
-    ["solution"],
-    ["solver"],
-    ["jumping"],
-    ["checkpoint", "training"],
-    ["stages", "plots"],
-    ["fitting"],
-    ["contenders", "gp"],
+ROOT = pathlib.Path(__file__).resolve().parent.parent / "jumpstart"
+
+# From the ground up: a room imports only rooms that stand before it. A room is a folder or a module of the package.
+ROOMS = [
+    "errors",
+    "utils",
+    "losses",
+    "gating",
+    "report",
+    "linalg",
+    "optim",
+    "distributed",
+    "objectives",
+    "linearization",
+    "trajectory",
+    "flow",
+    "surrogate",
+    "risk",
+    "jumping",
+    "archive",
+    "solver",
+    "fitting",
+    "training",
+    "integrations",
+    "comparison",
+    "demo",
+    "cli",
 ]
-TOP = len(ORDER)  # diagnostics, demo, command line and whatever else stands on the core; checked for not being imported
-LEVEL = {name: i for i, row in enumerate(ORDER) for name in row}
+FLOOR = {room: i for i, room in enumerate(ROOMS)}
 
 
-def modules():
+def modules() -> dict[str, pathlib.Path]:
+    """Module name below the package -> file; the package itself is ""."""
+    found = {}
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        yield name, path
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
-def imported(name, path):
-    """Names of jumpstart's own modules that a file imports, anywhere in it."""
-    package = name.split(".")[:-1] if path.name != "__init__.py" else name.split(".") if name else []
-    known = {module for module, _ in modules()}
-    tree = ast.parse(path.read_text())
-    for block in [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]:
-        block.body = []  # for the type checker alone
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            if node.level == 0 and not (node.module or "").startswith("jumpstart"):
+def imported(name: str, path: pathlib.Path, known: set[str]) -> Iterator[str]:
+    """jumpstart's own modules that a file imports, anywhere in it, for the type checker alone included."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    package = [part for part in package if part]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "jumpstart":
+                    yield ".".join(alias.name.split(".")[1:])
+        elif isinstance(node, ast.ImportFrom):
+            if node.level == 0 and (node.module or "").split(".")[0] != "jumpstart":
                 continue
             base = package[: len(package) - node.level + 1] if node.level else []
-            tail = (node.module or "").split(".") if node.module else []
-            tail = tail[1:] if not node.level else tail
+            tail = (node.module or "").split(".")[0 if node.level else 1 :]
+            base = [*base, *[part for part in tail if part]]
             for alias in node.names:
-                full = ".".join([*base, *tail, alias.name])
-                yield full if full in known else ".".join([*base, *tail])
-        elif isinstance(node, ast.Import):
-            yield from (
-                a.name.removeprefix("jumpstart").lstrip(".") for a in node.names if a.name.startswith("jumpstart")
-            )
+                full = ".".join([*base, alias.name])
+                yield full if full in known else ".".join(base)
 
 
-@pytest.mark.parametrize("name", [name for name, _ in modules() if name])
-def test_imports_point_downwards(name):
-    path = dict(modules())[name]
-    level = LEVEL.get(name, TOP)
-    for other in imported(name, path):
-        if other == name or (level == TOP and LEVEL.get(other, TOP) == TOP):
-            continue
-        assert LEVEL.get(other, TOP) < level, f"{name} imports {other or 'jumpstart itself'}"
+def graph() -> dict[str, set[str]]:
+    """Module -> modules it imports; the package's own list of public names is no module of a room."""
+    table = modules()
+    return {
+        name: {other for other in imported(name, path, set(table)) if other != name}
+        for name, path in table.items()
+        if name
+    }
 
 
-def test_no_cycles_above_the_core():
-    graph = {name: {o for o in imported(name, path) if o != name} for name, path in modules() if name}
-    done: set[str] = set()
+def room(name: str) -> str:
+    return name.split(".")[0]
 
-    def visit(name, trail):
-        assert name not in trail, " → ".join([*trail, name])
-        if name not in done:
-            for other in graph.get(name, ()):
-                visit(other, (*trail, name))
+
+def edges() -> dict[str, dict[str, int]]:
+    """Room -> room it imports -> how many modules do."""
+    found: dict[str, dict[str, int]] = {}
+    for name, others in graph().items():
+        for other in {room(other) for other in others} - {room(name)}:
+            found.setdefault(room(name), {}).setdefault(other, 0)
+            found[room(name)][other] += 1
+    return found
+
+
+def circles() -> list[list[str]]:
+    """Circles of modules, each as the way around it."""
+    table, done, found = graph(), set(), []
+
+    def visit(name: str, trail: list[str]) -> None:
+        if name in trail:
+            found.append([*trail[trail.index(name) :], name])
+        elif name not in done:
+            for other in table.get(name, ()):
+                visit(other, [*trail, name])
             done.add(name)
 
-    for name in graph:
-        visit(name, ())
+    for name in table:
+        visit(name, [])
+    return found
 
 
-@pytest.mark.parametrize("name", list(LEVEL))
-def test_the_order_names_modules_that_exist(name):
-    assert name in dict(modules())
+@pytest.mark.parametrize("name", [name for name in modules() if name])
+def test_every_module_has_a_room_and_imports_point_down(name):
+    assert room(name) in FLOOR, f"{name}: no room of that name is known; give it a floor in ROOMS"
+    for other in graph()[name]:
+        assert other, f"{name} imports jumpstart itself"
+        assert room(other) in FLOOR, f"{name} imports {other}, which is in no known room"
+        assert room(other) == room(name) or FLOOR[room(other)] < FLOOR[room(name)], f"{name} imports {other}, upwards"
 
 
-@pytest.mark.parametrize("name", [name for name, _ in modules() if name])
-def test_files_are_small(name):
-    assert len(dict(modules())[name].read_text().splitlines()) < 350
+def test_no_circles():
+    assert circles() == []
 
 
-def test_import_has_no_side_effects():
+def test_the_check_sees_circles_upward_edges_and_imports_for_types(tmp_path, monkeypatch):
+    """The test can fail: a small house with each of the faults."""
+    for text, fault in (
+        ("from .b import x\n", "circle"),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .b import x\n", "circle"),
+        ("from ..cli import main\n", "up"),
+    ):
+        folder = tmp_path / fault / str(len(text)) / "losses"
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        (folder.parent / "cli.py").write_text("")
+        (folder / "a.py").write_text(text)
+        (folder / "b.py").write_text("from .a import y\n")
+        monkeypatch.setattr(sys.modules[__name__], "ROOT", folder.parent)
+        if fault == "circle":
+            assert circles()
+        else:
+            with pytest.raises(AssertionError, match="upwards"):
+                test_every_module_has_a_room_and_imports_point_down("losses.a")
+
+
+def test_the_list_names_rooms_that_exist():
+    assert set(ROOMS) == {room(name) for name in modules() if name}
+
+
+def test_public_names_are_what_the_package_says():
+    assert sorted(jumpstart.__all__) == sorted([*jumpstart._DEFINED, *jumpstart._MODULES])
+    for name in jumpstart.__all__:
+        assert getattr(jumpstart, name) is not None
+    text = (ROOT / "__init__.py").read_text()
+    static = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    typed = {alias.asname or alias.name for node in static if node.level for alias in node.names}
+    assert typed == set(jumpstart.__all__), "the imports for type checkers and the table of names differ"
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = jumpstart.nonsense
+
+
+def test_import_changes_nothing_and_brings_little():
     code = (
         "import torch, sys; s = torch.get_rng_state(); d = torch.get_default_dtype(); n = torch.get_num_threads();"
-        "import jumpstart; assert torch.equal(s, torch.get_rng_state()); assert d == torch.get_default_dtype();"
-        "assert n == torch.get_num_threads(); assert 'matplotlib.pyplot' not in sys.modules"
+        "import jumpstart; assert not [m for m in sys.modules if m.startswith('jumpstart.')], sys.modules;"
+        "import jumpstart.optim;"
+        "assert not [m for m in sys.modules if m.split('.')[:2] in (['jumpstart', 'solver'], ['jumpstart', 'flow'])];"
+        "jumpstart.fit, jumpstart.solve; assert torch.equal(s, torch.get_rng_state());"
+        "assert d == torch.get_default_dtype(); assert n == torch.get_num_threads();"
+        "assert 'matplotlib.pyplot' not in sys.modules; assert 'gpytorch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
+
+
+if __name__ == "__main__":
+    table = edges()
+    for floor, name in enumerate(ROOMS):
+        below = sorted(table.get(name, {}), key=lambda other: FLOOR[other])
+        print(f"{floor:2d}  {name:<14} → {', '.join(below) or '–'}")
+    upward = [(a, b) for a, others in table.items() for b in others if FLOOR[b] >= FLOOR[a]]
+    print(f"{len(modules()) - 1} modules in {len(ROOMS)} rooms; circles: {len(circles())}; upward edges: {len(upward)}")

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jumpstart import plots, records
 from jumpstart.errors import JumpstartError
+from jumpstart.report import plots, records
 
 from ..common import Arguments
 from . import agreement, figures, horizons, kernels, labels, linearity, machine, memory, risk, scale

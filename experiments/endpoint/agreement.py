@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 import jumpstart as js
-from jumpstart.kernel import train_kernel
-from jumpstart.linearize import linearize
-from jumpstart.metric import Metric
+from jumpstart.linearization.linearize import linearize
+from jumpstart.linearization.metric import Metric
+from jumpstart.linearization.ntk import train_kernel
 
 from ..common import Arguments
 from .problem import Problem, Row, Size, make, relative, row

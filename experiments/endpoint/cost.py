@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import jumpstart as js
-from jumpstart import records
+from jumpstart.report import records
 
 from ..common import Arguments, arguments
 from .data import SETTINGS, split

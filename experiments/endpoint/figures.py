@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jumpstart import plots
+from jumpstart.report import plots
 
 from .machine import slope
 from .problem import Row

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from jumpstart.kernel import train_kernel
-from jumpstart.linearize import linearize
-from jumpstart.metric import Metric
-from jumpstart.objective import Objective
+from jumpstart.linearization.linearize import linearize
+from jumpstart.linearization.metric import Metric
+from jumpstart.linearization.ntk import train_kernel
+from jumpstart.objectives.objective import Objective
 
 from ..common import Arguments
 from . import machine

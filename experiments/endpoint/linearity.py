@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import jumpstart as js
-from jumpstart import plots, records
 from jumpstart.errors import JumpstartError
+from jumpstart.report import plots, records
 
 from ..common import Arguments, arguments, encoder, plays, uci
 from .data import SETTINGS, cnn, noisy, pooled

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import jumpstart as js
-from jumpstart import plots, records
+from jumpstart.report import plots, records
 
 from ..common import Arguments, arguments
 from . import cost

@@ -27,9 +27,9 @@ import torch
 if "JUMPSTART_DEVICE" in os.environ:  # problems are made on import
     torch.set_default_device(os.environ["JUMPSTART_DEVICE"])
 
-from jumpstart import plots, records
 from jumpstart.errors import JumpstartError
-from jumpstart.records import Row
+from jumpstart.report import plots, records
+from jumpstart.report.records import Row
 
 from ..common import names
 from . import ablation, costs, figures, race

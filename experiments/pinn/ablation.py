@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from jumpstart import fit
-from jumpstart.records import Row
+from jumpstart.report.records import Row
 
 from ..common import spread
 from .problems import PROBLEMS

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from jumpstart import Trust, jump
-from jumpstart.cholesky import factor, lower_gram
 from jumpstart.demo import poisson
-from jumpstart.linearize import linearize
-from jumpstart.metric import Metric
-from jumpstart.points import Points
-from jumpstart.records import Row
-from jumpstart.resolvent import Resolvent
+from jumpstart.linalg.cholesky import factor, lower_gram
+from jumpstart.linearization.linearize import linearize
+from jumpstart.linearization.metric import Metric
+from jumpstart.objectives.collocation import Points
+from jumpstart.report.records import Row
+from jumpstart.surrogate.damped_cholesky import Resolvent
 
 from .problems import given, known, laplace, problem
 
@@ -96,7 +96,7 @@ def _measure(label: str, widths: tuple[int, ...], inside: int, side: int, repeat
 
 
 def _candidate(resolvent: Resolvent, objective: Any, lin: Any) -> Any:
-    from jumpstart.proposal import Proposal
+    from jumpstart.jumping.candidates import Proposal
 
     t = 1e6 / resolvent.trace
     return Proposal(lin, objective.loss, resolvent, resolvent, True).candidate(resolvent.at_time(t), t)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from jumpstart import fit
-from jumpstart.plots import COLOURS, pyplot
-from jumpstart.records import Row
+from jumpstart.report.plots import COLOURS, pyplot
+from jumpstart.report.records import Row
 
 from .problems import PROBLEMS
 from .race import JUMPS

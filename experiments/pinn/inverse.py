@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import jumpstart as js
-from jumpstart import plots
-from jumpstart.linearize import linearize
-from jumpstart.metric import Metric
-from jumpstart.objective import Objective
+from jumpstart.linearization.linearize import linearize
+from jumpstart.linearization.metric import Metric
+from jumpstart.objectives.objective import Objective
+from jumpstart.report import plots
 
 from ..common import spread
 from . import references

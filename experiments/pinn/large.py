@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from jumpstart import fitted
-from jumpstart.contenders import Contender
+from jumpstart.comparison.compare import compare
+from jumpstart.comparison.contenders import Contender
 from jumpstart.demo import poisson
-from jumpstart.diagnostics import compare
-from jumpstart.plots import COLOURS, pyplot
-from jumpstart.records import Row
+from jumpstart.report.plots import COLOURS, pyplot
+from jumpstart.report.records import Row
 
 from ..common import spread
 from . import rivals

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, cartesian_prod, nn
 from torch.func import grad, jacrev
 
-from jumpstart import Term, residual
+from jumpstart import Term
 from jumpstart.demo import poisson
-from jumpstart.objective import Objective
+from jumpstart.objectives import residual
+from jumpstart.objectives.objective import Objective
 
 from . import references
 

@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jumpstart import fitted, records
-from jumpstart.contenders import Contender
-from jumpstart.diagnostics import Report, compare
-from jumpstart.records import Row
+from jumpstart import fitted
+from jumpstart.comparison.compare import compare
+from jumpstart.comparison.contenders import Contender
+from jumpstart.comparison.report import Report
+from jumpstart.report import records
+from jumpstart.report.records import Row
 
 from ..common import spread
 from . import rivals, tuning

@@ -17,9 +17,9 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
-from jumpstart import records
 from jumpstart.errors import JumpstartError
-from jumpstart.records import Row
+from jumpstart.report import records
+from jumpstart.report.records import Row
 
 from ..common import arguments, folder
 

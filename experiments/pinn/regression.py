@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import jumpstart as js
-from jumpstart import plots
 from jumpstart.errors import JumpstartError
-from jumpstart.linearize import linearize
-from jumpstart.trust import Trust
+from jumpstart.jumping.trust import Trust
+from jumpstart.linearization.linearize import linearize
+from jumpstart.report import plots
 
 from ..common import spread, uci
 from .rivals import peer

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jumpstart import records
+from jumpstart.report import records
 
 from ..pages import machine, markdown
 from .problems import PROBLEMS

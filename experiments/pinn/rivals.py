@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jumpstart.contenders import Contender, Factory, Progress
-from jumpstart.cost import FORWARD
+from jumpstart.comparison.contenders import Contender, Factory, Progress
 from jumpstart.errors import JumpstartError
-from jumpstart.linearize import linearize
-from jumpstart.objective import Objective
+from jumpstart.linearization.linearize import linearize
+from jumpstart.objectives.objective import Objective
+from jumpstart.utils.cost import FORWARD
 
 from .problems import Problem
 

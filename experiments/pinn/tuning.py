@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from jumpstart import records
-from jumpstart.diagnostics import compare
-from jumpstart.records import Row
+from jumpstart.comparison.compare import compare
+from jumpstart.report import records
+from jumpstart.report.records import Row
 
 from ..common import Arguments, arguments, spread
 from . import rivals

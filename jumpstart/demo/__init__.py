@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..diagnostics import Report
+from ..comparison.report import Report
 from . import digits, poisson
 
 

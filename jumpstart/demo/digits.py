@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import diagnostics
-from ..contenders import jumped, stepped
-from ..diagnostics import Report
+from ..comparison import compare as diagnostics
+from ..comparison.contenders import jumped, stepped
+from ..comparison.report import Report
 from ..errors import JumpstartError
-from ..objective import Objective, supervised
+from ..objectives.objective import Objective, supervised
 
 TITLE = "Scanned digits (scikit-learn), CNN with 38,282 parameters, 1,200 images, cross-entropy"
 SECONDS = 9.0

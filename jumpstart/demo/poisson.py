@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import diagnostics
-from ..contenders import fitted, lbfgs, stepped
-from ..diagnostics import Report
-from ..objective import Objective
-from ..residual import Term, residual
+from ..comparison import compare as diagnostics
+from ..comparison.contenders import fitted, lbfgs, stepped
+from ..comparison.report import Report
+from ..objectives.objective import Objective
+from ..objectives.residual import Term, residual
 
 TITLE = "Poisson's equation as a PINN, one hidden layer of 32 (129 parameters), float64"
 SECONDS = 12.0

@@ -1,0 +1,190 @@
+"""``compare``: the same start, jumped and stepped, recorded against steps, gradient evaluations and wall time."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from ..errors import InputError, NonFiniteError
+from ..objectives.objective import Objective
+from ..objectives.pure import module_mode
+from ..report.records import Row
+from .contenders import Contender, Progress
+from .report import Report
+
+HUNDREDTH = 100  # a step that is always recorded: what others quote their times to
+CADENCE = 1.08  # records thin out geometrically: this ratio between the step numbers of neighbours
+
+
+def compare(
+    model: nn.Module,
+    objective: Callable[[nn.Module], Objective],
+    contenders: Mapping[str, Contender],
+    *,
+    seconds: float | Mapping[str, float] = 10.0,
+    steps: int | None = None,
+    evaluations: float | None = None,
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    name: str = "comparison",
+    seed: int = 0,
+    progress: bool = True,
+) -> Report:
+    """Run every contender from a copy of the same model, interleaved, and record them all.
+
+    Whoever has used the least time goes next, so that a slow spell of the machine hits all alike. Recording and
+    evaluation are not timed, nor is a first step that each takes on a copy.
+
+    Args:
+        model: the start; it is not changed.
+        objective: builds the objective for a copy of the model.
+        contenders: by name; from :func:`stepped`, :func:`jumped`, :func:`jumps_only`, or any generator function.
+            The first is the baseline of the table.
+        seconds: each contender's time, ``math.inf`` for no limit; or a time for each by name.
+        steps, evaluations: each contender's number of steps, and of gradient evaluations, where these end a run
+            earlier.
+        evaluate: further numbers to record (held-out accuracy, say), by name; called in eval mode, without gradients.
+
+    Example:
+        >>> from jumpstart import jumps_only, stepped, supervised
+        >>> x, y = torch.randn(16, 2), torch.randn(16, 1)
+        >>> report = compare(torch.nn.Linear(2, 1), lambda m: supervised(m, x, y),
+        ...                  {"Adam": stepped(torch.optim.Adam), "jumps": jumps_only(lambda k: {})},
+        ...                  steps=3, progress=False)
+        >>> report.contenders
+        ['Adam', 'jumps']
+    """
+    if not contenders:
+        raise InputError("compare needs at least one contender.")
+    report = Report(name, settings={"seconds": seconds, "steps": steps, "evaluations": evaluations}, seeds=[seed])
+    runs = []
+    for label, contender in contenders.items():
+        # One step on another copy first: what torch imports or tunes on first use is nobody's to pay for.
+        rehearsal = copy.deepcopy(model)
+        spare = _Run(label, rehearsal, objective(rehearsal), contender, seed)
+        spare.advance(_Limits(math.inf, 1, math.inf))
+        twin = copy.deepcopy(model)
+        runs.append(_Run(label, twin, objective(twin), contender, seed))
+    for run in runs:
+        _record(report, run, evaluate)
+    times = seconds if isinstance(seconds, Mapping) else dict.fromkeys(contenders, seconds)
+    if missing := set(contenders) - set(times):
+        raise InputError(f"compare: seconds names no time for {sorted(missing)}.")
+    limits = {
+        label: _Limits(
+            times[label], math.inf if steps is None else steps, math.inf if evaluations is None else evaluations
+        )
+        for label in contenders
+    }
+    with tqdm(total=len(runs), disable=not progress, desc=name, leave=False) as bar:
+        bar.bar_format = "{desc} {percentage:3.0f}% {bar} {elapsed} {postfix}"
+        while live := [run for run in runs if run.live]:
+            run = min(live, key=lambda run: run.seconds)
+            run.advance(limits[run.label])
+            if run.due():
+                _record(report, run, evaluate)
+            bar.set_postfix_str(f"{run.label}: loss {run.loss:.3g}", refresh=False)
+            bar.update(sum(run.done(limits[run.label]) for run in runs) - bar.n)
+    report.settings["metrics"] = sorted({k for row in report.rows for k in row} - _Run.COLUMNS)
+    return report
+
+
+@dataclass(frozen=True)
+class _Limits:
+    seconds: float
+    steps: float
+    evaluations: float
+
+
+class _Run:
+    COLUMNS = frozenset(("contender", "step", "gradient_evaluations", "seconds", "loss", "jumps", "accepted"))
+
+    def __init__(self, label: str, model: nn.Module, objective: Objective, contender: Contender, seed: int) -> None:
+        self.label, self.model, self.objective = label, model, objective
+        self.iterator = contender(model, objective)
+        self.device, self.random = objective.space.device, _Random(seed)
+        self.seconds, self.step, self.loss, self.live, self.next = 0.0, 0, math.nan, True, 1.0
+        self.progress: Progress = {"gradient_evaluations": 0}
+
+    def advance(self, limits: _Limits) -> None:
+        _wait(self.device)
+        begun = time.perf_counter()
+        # Every contender draws from a random stream of its own, whoever's turn it was before.
+        with _random_state(self.device, self.random) as self.random:
+            try:
+                self.progress = next(self.iterator)
+                self.step += 1
+            except (StopIteration, NonFiniteError):  # it has come to its end, or diverged
+                self.live = False
+        _wait(self.device)
+        self.seconds += time.perf_counter() - begun
+        if self.done(limits) >= 1:
+            self.live = False
+
+    def done(self, limits: _Limits) -> float:
+        """Share of the run that is over."""
+        spent = (
+            self.seconds / limits.seconds,
+            self.step / limits.steps,
+            self.progress["gradient_evaluations"] / limits.evaluations,
+        )
+        return 1.0 if not self.live else min(1.0, max(spent))
+
+    def due(self) -> bool:
+        if self.step >= self.next or not self.live or self.step == HUNDREDTH:
+            self.next = max(self.step + 1.0, self.step * CADENCE)
+            return True
+        return False
+
+
+class _Random:
+    """The state of a random stream between two turns: a seed at first."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.cpu: torch.Tensor | None = None
+        self.cuda: torch.Tensor | None = None
+
+
+@contextlib.contextmanager
+def _random_state(device: torch.device, state: _Random) -> Iterator[_Random]:
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        if state.cpu is None:
+            torch.manual_seed(state.seed)
+        else:
+            torch.set_rng_state(state.cpu)
+            if state.cuda is not None:
+                torch.cuda.set_rng_state(state.cuda, device)
+        yield state
+        state.cpu = torch.get_rng_state()
+        state.cuda = torch.cuda.get_rng_state(device) if cuda else None
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _record(report: Report, run: _Run, evaluate: Callable[[nn.Module], Mapping[str, float]] | None) -> None:
+    # Outputs at weights that a diverged optimizer has made NaN are recorded as such, not refused.
+    theta = run.objective.space.flatten({k: p.detach() for k, p in run.model.named_parameters()})
+    run.loss = run.objective.value(theta)
+    row: Row = {
+        "contender": run.label,
+        "step": run.step,
+        "seconds": run.seconds,
+        "loss": run.loss,
+        **run.progress,
+    }
+    if evaluate is not None:
+        with torch.no_grad(), module_mode(run.model, False):
+            row.update({key: float(value) for key, value in evaluate(run.model).items()})
+    report.rows.append(row)

@@ -1,0 +1,122 @@
+"""Contenders of a comparison: ways to train a model on an objective, step by step, with their costs counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..fitting.fit import iterate
+from ..jumping.jump import jump
+from ..jumping.trust import Trust
+from ..objectives.objective import Objective
+from ..objectives.parts import join
+from ..training.jump_optimizer import JumpOptimizer, Schedule
+
+Factory = Callable[[Any], torch.optim.Optimizer]
+Progress = dict[str, Any]  # what a contender yields after each step: gradient evaluations so far, jumps tried, …
+Contender = Callable[[nn.Module, Objective], Iterator[Progress]]
+
+
+def stepped(factory: Factory) -> Contender:
+    """Steps of an optimizer on the full objective; ``factory`` makes it from parameters. L-BFGS works too."""
+
+    def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
+        optimizer = factory(_trained(model, objective))
+        cost = 0
+
+        def closure() -> torch.Tensor:
+            nonlocal cost
+            cost += 1
+            return _backward(model, objective, optimizer)
+
+        while True:
+            optimizer.step(closure)  # type: ignore[call-overload]  # torch types closures as float
+            yield {"gradient_evaluations": cost}
+
+    return run
+
+
+def lbfgs(history: int = 50) -> Contender:
+    """L-BFGS with strong Wolfe line search, as strong as torch has it.
+
+    torch's default tolerances stop it for good near a loss of 1e-8, and every call evaluates its start once more; both
+    are switched off, respectively thinned out.
+    """
+    return stepped(
+        lambda parameters: torch.optim.LBFGS(
+            parameters, lr=1.0, max_iter=20, max_eval=50, tolerance_grad=0.0, tolerance_change=0.0,
+            history_size=history, line_search_fn="strong_wolfe",
+        )
+    )  # fmt: skip
+
+
+def jumped(factory: Factory, at: Schedule = 10, **options: Any) -> Contender:
+    """The same with :class:`JumpOptimizer` around it: steps, and jumps where ``at`` says so."""
+
+    def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
+        optimizer = JumpOptimizer(factory(_trained(model, objective)), objective, at, **options)
+        cost = 0.0
+        seen = 0
+        while True:
+            _backward(model, objective, optimizer)
+            optimizer.step()
+            cost += 1
+            for result in optimizer.results[seen:]:
+                cost += result.gradient_evaluations + float(result.accepted and optimizer.after == "rebuild")
+            seen = len(optimizer.results)
+            yield {
+                "gradient_evaluations": cost,
+                "jumps": seen,
+                "accepted": sum(result.accepted for result in optimizer.results),
+            }
+
+    return run
+
+
+def jumps_only(options: Callable[[int], dict[str, Any]], count: float = math.inf) -> Contender:
+    """Jumps and nothing else; ``options`` gives :func:`jumpstart.jump`'s settings for the k-th jump.
+
+    Ends after ``count`` jumps, or three rejections in a row.
+    """
+
+    def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
+        trust, cost, accepted, refused, k = Trust(), 0.0, 0, 0, 0
+        while refused < 3 and k < count:
+            result = jump(objective, trust=trust, **options(k))
+            trust, k = result.trust, k + 1
+            cost += result.gradient_evaluations
+            accepted += result.accepted
+            refused = 0 if result.accepted else refused + 1
+            yield {"gradient_evaluations": cost, "jumps": k, "accepted": accepted}
+
+    return run
+
+
+def fitted(**options: Any) -> Contender:
+    """:func:`jumpstart.fit` with these options; what is recorded are the best weights so far, which it would return."""
+
+    def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
+        for state in iterate(objective, progress=False, **options):
+            present = objective.theta()
+            objective.space.write(model, state.best)
+            yield {"gradient_evaluations": state.cost, "jumps": state.jumps, "accepted": state.accepted}
+            objective.space.write(model, present)
+
+    return run
+
+
+def _trained(model: nn.Module, objective: Objective) -> list[nn.Parameter]:
+    present = dict(model.named_parameters())
+    return [present[name] for name in objective.space.names]
+
+
+def _backward(model: nn.Module, objective: Objective, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """One gradient evaluation in plain torch, as a user's loop would do it."""
+    optimizer.zero_grad()
+    loss = objective.loss.value(join([part.outputs(model) for part in objective.parts]))
+    loss.backward()
+    return loss.detach()

@@ -1,0 +1,1 @@
+"""Room for sums over processes, the only place that will know ranks; nothing lives here yet."""

@@ -1,0 +1,1 @@
+"""``fit``: jumps until a tolerance or a budget, in stages, resumable."""

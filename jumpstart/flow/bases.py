@@ -1,0 +1,283 @@
+"""Ways to a basis: dense modes, Krylov, the span of given directions, recycled. Each returns a :class:`Basis`.
+
+Source: docs/theory.md, sections 2 and 4.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, KernelError, NonFiniteError
+from ..linalg.lanczos import independent_rows, lanczos, lanczos_dual, orthogonalize
+from ..linearization.linearize import Linearization
+from ..linearization.metric import Metric
+from ..linearization.ntk import assemble
+from ..losses.base import Loss
+from .basis import Basis, Remainder, rounding, with_decay
+
+
+def dense(
+    lin: Linearization,
+    metric: Metric,
+    *,
+    route: str = "auto",
+    rank: int | None = None,
+    rcond: float | None = None,
+    kernel: Tensor | None = None,
+) -> Basis:
+    """Every mode of K = A Aᵀ that stands above rounding (or the leading ``rank`` of them).
+
+    Args:
+        route: "kernel" forms K layer by layer and takes its eigenvectors; "svd" takes the SVD of the explicit
+            Jacobian, which resolves singular values down to ε·σ_max instead of √ε·σ_max; "gram" takes the
+            eigenvectors of the smaller Gram matrix of the explicit Jacobian; "auto" prefers the kernel where the
+            outputs allow it and parameters outnumber outputs, then the SVD up to size 512, then the Gram matrix.
+        rcond: modes with σ² ≤ rcond·σ²_max are rounding, by default: ε times the size of the
+            matrix that is decomposed, squared for the SVD.
+        kernel: K (N, N) itself, where it is known already (from an earlier solve, or made another way).
+
+    Raises:
+        KernelError: a kernel given is of another size, or not symmetric; or one has eigenvalues below −rounding.
+    """
+    n, p = lin.u.numel(), lin.theta.numel()
+    if kernel is not None:
+        _require_kernel(kernel, n)
+        route = "kernel"
+    if route == "auto":
+        if assemble.layered(lin) and n <= p:
+            route = "kernel"
+        else:
+            route = "svd" if min(n, p) <= 512 else "gram"
+    if route not in ("kernel", "svd", "gram"):
+        raise InputError(f"dense basis: route={route!r} is none of 'auto', 'kernel', 'svd', 'gram'.")
+    eps = rounding(lin.u.dtype, n if route == "kernel" else min(n, p))
+    shape = (-1, *lin.u.shape)
+    if route == "kernel":
+        squares, u = _eigh(assemble.train_kernel(lin, metric) if kernel is None else kernel)
+        _require_semidefinite(squares, eps)
+        keep = _keep(squares, eps if rcond is None else rcond, rank)
+        squares, u = squares[keep], u[:, keep].T
+        sigma = squares.sqrt()[:, None]
+        images, cotangents, vectors = u * sigma, u / sigma, None
+    else:
+        j = lin.jacobian().double()
+        j = j if metric.root is None else j * metric.root.double()
+        if route == "svd":
+            u, sigma, vectors = _thin_svd(j)
+            squares = sigma.square()
+            keep = _keep(squares, eps**2 if rcond is None else rcond, rank)
+            images, cotangents, vectors = (u[:, keep] * sigma[keep]).T, None, vectors[keep]
+        elif n <= p:
+            squares, u = _eigh(j @ j.T)
+            keep = _keep(squares, eps if rcond is None else rcond, rank)
+            sigma, u = squares[keep].sqrt()[:, None], u[:, keep].T
+            images, cotangents, vectors = u * sigma, None, (u / sigma) @ j
+        else:
+            squares, v = _eigh(j.T @ j)
+            keep = _keep(squares, eps if rcond is None else rcond, rank)
+            vectors, cotangents = v[:, keep].T, None
+            images = vectors @ j.T
+        squares = squares[keep]
+    basis = Basis(
+        kind="dense",
+        metric=metric,
+        images=images.reshape(shape).to(torch.promote_types(lin.u.dtype, torch.float32)),
+        vectors=vectors,
+        cotangents=None if cotangents is None else cotangents.reshape(shape),
+        lin=lin,
+        squares=squares,
+        complete=rank is None,
+        route=route,
+    )
+    return with_decay(basis, lin) if metric.decays else basis
+
+
+def _eigh(k: Tensor) -> tuple[Tensor, Tensor]:
+    _require_finite(k)
+    lam, u = torch.linalg.eigh(k.double())
+    return lam.flip(0), u.flip(1)
+
+
+def _require_kernel(kernel: Tensor, n: int) -> None:
+    if kernel.shape != (n, n):
+        raise KernelError(f"kernel of shape {tuple(kernel.shape)} for {n} outputs: it must be ({n}, {n}).")
+    _require_finite(kernel)
+    skew = float((kernel - kernel.T).abs().max() / kernel.abs().max().clamp_min(1e-300))
+    if skew > torch.finfo(kernel.dtype).eps ** 0.5:
+        raise KernelError(f"kernel is not symmetric ({skew:.1e} relative): give J D Jᵀ of one set of outputs.")
+
+
+def _require_semidefinite(squares: Tensor, eps: float) -> None:
+    low, high = float(squares.min()), float(squares.max())
+    if low < -10 * eps * max(high, 0.0):
+        raise KernelError(
+            f"the kernel has a negative eigenvalue, {low:.3g} beside {high:.3g}, which is more than rounding: it is no "
+            "J D Jᵀ. Solve in float64, or look for an operation in the model whose derivative is wrong."
+        )
+
+
+def _require_finite(derivatives: Tensor) -> None:
+    if not bool(torch.isfinite(derivatives).all()):
+        raise NonFiniteError(
+            "the network's derivatives hold NaN or infinity at the present weights, though its outputs do not (a "
+            "square root or a norm at 0, say): move off that point, or add a small constant under the root."
+        )
+
+
+def _keep(squares: Tensor, rcond: float, rank: int | None) -> Tensor:
+    keep = squares > rcond * squares.max().clamp_min(0)
+    keep &= squares > 0
+    if rank is not None:
+        keep &= torch.arange(squares.numel(), device=squares.device) < rank
+    return keep
+
+
+def _thin_svd(j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """SVD by way of QR of the long side, several times cheaper when the matrix is far from square."""
+    if j.shape[0] < j.shape[1]:
+        v, s, uh = _thin_svd(j.T)
+        return uh.T, s, v.T
+    _require_finite(j)
+    q, r = torch.linalg.qr(j)
+    u, s, vh = torch.linalg.svd(r)
+    return q @ u, s, vh
+
+
+def krylov(lin: Linearization, loss: Loss, metric: Metric, depth: int, *, side: str = "auto") -> Basis:
+    """The Krylov space of AᵀBA (plus decay) from the gradient: ``depth`` products of one jvp and one vjp each.
+
+    Args:
+        side: "parameters" keeps k·(P + N) numbers and needs no network pass for a candidate step; "outputs" keeps
+            2·k·N, and pulls back once a candidate; "auto" takes the outputs' side where P > 50·N.
+    """
+    n, p = lin.u.numel(), lin.theta.numel()
+    if side == "auto":
+        side = "outputs" if p > 50 * n and not metric.decays else "parameters"
+    if side == "outputs":
+        if metric.decays:
+            raise InputError("weight decay acts outside the span of pulled-back outputs: use side='parameters'.")
+        return _krylov_outputs(lin, loss, metric, depth)
+    if side != "parameters":
+        raise InputError(f"krylov: side={side!r} is none of 'auto', 'parameters', 'outputs'.")
+    images: list[Tensor] = []
+    start = metric.scale(lin.vjp(loss.grad(lin.u)))
+    if metric.decays:
+        start = start + metric.decay * metric.unscale(lin.theta)
+    _require_finite(start)
+    if not bool((start != 0).any()):
+        return _nothing(lin, metric)
+
+    def product(v: Tensor) -> Tensor:
+        image = lin.jvp(metric.scale(v))
+        images.append(image)
+        w = metric.scale(lin.vjp(loss.hvp(lin.u, image)))
+        return w + metric.decay * v if metric.decays else w
+
+    run = lanczos(product, start, depth)
+    k = run.depth
+
+    @functools.cache
+    def remainder() -> tuple[float, float]:
+        norm = float(run.remainder_norm)
+        return norm, float(torch.linalg.vector_norm(lin.jvp(metric.scale(run.remainder)))) if norm else 0.0
+
+    basis = Basis(
+        kind="krylov",
+        metric=metric,
+        images=torch.stack(images[:k]),
+        vectors=run.vectors,
+        cotangents=None,
+        lin=lin,
+        remainder=Remainder(remainder),
+        route="parameters",
+    )
+    return with_decay(basis, lin) if metric.decays else basis
+
+
+def _nothing(lin: Linearization, metric: Metric) -> Basis:
+    """No direction at all: the gradient is exactly zero, and the flow stays where it is."""
+    images, vectors = lin.u.new_zeros(0, *lin.u.shape), lin.theta.new_zeros(0, lin.theta.numel())
+    return Basis("krylov", metric, images, vectors, None, lin, complete=True)
+
+
+def _krylov_outputs(lin: Linearization, loss: Loss, metric: Metric, depth: int) -> Basis:
+    shape = lin.u.shape
+
+    def kernel(s: Tensor) -> Tensor:
+        pulled = metric.scale(metric.scale(lin.vjp(s.reshape(shape))))
+        return lin.jvp(pulled).reshape(-1)
+
+    def curvature(y: Tensor) -> Tensor:
+        return loss.hvp(lin.u, y.reshape(shape)).reshape(-1)
+
+    run = lanczos_dual(kernel, curvature, loss.grad(lin.u).reshape(-1), depth)
+
+    @functools.cache
+    def remainder() -> tuple[float, float]:
+        if not bool((run.rest != 0).any()):
+            return 0.0, 0.0
+        image = kernel(run.rest)
+        norm = float(torch.dot(run.rest, image).clamp_min(0).sqrt())
+        return norm, float(torch.linalg.vector_norm(image)) / norm if norm else 0.0
+
+    return Basis(
+        kind="krylov",
+        metric=metric,
+        images=run.images.reshape(-1, *shape),
+        vectors=None,
+        cotangents=run.cotangents.reshape(-1, *shape),
+        lin=lin,
+        remainder=Remainder(remainder),
+        route="outputs",
+    )
+
+
+def span(lin: Linearization, metric: Metric, directions: Tensor, kind: str = "prefix") -> Basis:
+    """The span of given parameter displacements (r, P): one jvp each, no vjp.
+
+    The trajectory prefix is this with the optimizer's last updates; dependent directions are dropped.
+    """
+    if directions.dim() != 2 or directions.shape[1] != lin.theta.numel():
+        raise InputError(f"directions must be (r, {lin.theta.numel()}), got {tuple(directions.shape)}.")
+    rows = metric.unscale(directions)
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    rows = (rows / lengths.clamp_min(torch.finfo(rows.dtype).tiny))[(lengths[:, 0] > 0)]
+    q = independent_rows(rows, rows.new_ones(()))
+    if q.shape[0] == 0:
+        raise InputError("no direction given is different from zero: take a few optimizer steps first.")
+    images = torch.stack([lin.jvp(metric.scale(v)) for v in q])
+    basis = Basis(kind=kind, metric=metric, images=images, vectors=q, cotangents=None, lin=lin)
+    return with_decay(basis, lin) if metric.decays else basis
+
+
+def recycled(lin: Linearization, loss: Loss, metric: Metric, kept: Tensor, depth: int) -> Basis:
+    """Directions kept from an earlier jump (r, P), and ``depth`` fresh Krylov vectors orthogonal to them.
+
+    Costs r jvps and ``depth`` products. ``kept`` are displacements; they are rescaled to the present metric.
+    """
+    old = span(lin, replace(metric, decay=0.0), kept)
+    assert old.vectors is not None
+    start = metric.scale(lin.vjp(loss.grad(lin.u)))
+    images: list[Tensor] = []
+
+    def product(v: Tensor) -> Tensor:
+        images.append(lin.jvp(metric.scale(v)))
+        return metric.scale(lin.vjp(loss.hvp(lin.u, images[-1])))
+
+    fresh = orthogonalize(start, old.vectors)
+    if not bool(torch.linalg.vector_norm(fresh) > torch.finfo(start.dtype).eps * torch.linalg.vector_norm(start)):
+        return replace(with_decay(replace(old, metric=metric), lin) if metric.decays else old, kind="recycled")
+    run = lanczos(product, start, depth, deflate=old.vectors)
+    basis = Basis(
+        kind="recycled",
+        metric=metric,
+        images=torch.cat([old.images, torch.stack(images[: run.depth])]),
+        vectors=torch.cat([old.vectors, run.vectors]),
+        cotangents=None,
+        lin=lin,
+    )
+    return with_decay(basis, lin) if metric.decays else basis

@@ -1,0 +1,234 @@
+"""The reduced flow ċ = −Eᵀ∇Φ(u₀ + E c) − H c − h: the one object that every answer is read off from.
+
+Squared loss has a closed form; other convex losses are integrated by an exponential method (``exponential``). No
+network evaluation is spent here. Source: docs/theory.md, sections 2 and 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..linalg.etdrk4 import Integrator, Modes, State
+from ..losses.base import Loss, require_convex
+from .basis import Basis, rounding
+from .horizon import Parsed, Steps, Times, filters
+
+TOLERANCE = 1e-8  # local error of the integration, relative to the displacement
+SETTLED = 1e-11  # the end of the run for losses that are not quadratic: the gradient has fallen by this factor
+
+
+class ReducedFlow:
+    """The frozen (linearized) training run inside a basis.
+
+    Args:
+        basis: directions and their images E.
+        loss: Φ with its targets.
+        u: u₀, the outputs at c = 0.
+        tolerance: local error of the integration for losses that are not quadratic.
+        start: the modes at u₀, where they are known already.
+    """
+
+    def __init__(
+        self, basis: Basis, loss: Loss, u: Tensor, tolerance: float = TOLERANCE, start: Modes | None = None
+    ) -> None:
+        self.basis, self.loss, self.tolerance = basis, loss, tolerance
+        self.images = basis.images.flatten(1).double()  # (k, N)
+        self.shape = u.shape
+        self.u = u.detach().double()
+        self._loss = loss.to(self.u)
+        self.k = basis.size
+        self.slope = self.gradient(torch.zeros(self.k, dtype=torch.float64, device=u.device))  # b = −ċ(0)
+        self._scale = 0.0
+        self.start = self.modes_at(self.u) if start is None else start
+        self._scale = float(self.start.rates.max()) if self.k else 0.0
+        self.gates = torch.ones_like(self.start.rates)
+        self._integrator: Integrator | None = None
+        self._reached = [self.origin()]
+
+    # -- pieces ------------------------------------------------------------------------------------------------
+
+    def outputs(self, c: Tensor) -> Tensor:
+        """Linearized outputs u₀ + E c (…, *outputs) in float64, for coefficients c (…, k)."""
+        return self.u + (c @ self.images).reshape(*c.shape[:-1], *self.shape)
+
+    def predicted(self, c: Tensor) -> Tensor:
+        """Φ of the linearized outputs, one number for each row of c."""
+        return self._loss.value(self.outputs(c))
+
+    def gradient(self, c: Tensor, present: Tensor | None = None) -> Tensor:
+        """Eᵀ∇Φ(u₀ + E c) + H c + h, shaped like c (…, k).
+
+        Args:
+            present: (…, n) factors of the samples' own gradients, 0 where a sample is left out of that row's run.
+        """
+        g = self._loss.grad(self.outputs(c))
+        if present is not None:
+            g = g.reshape(*present.shape, -1) * present[..., None]
+        g = g.reshape(*c.shape[:-1], -1) @ self.images.T
+        if self.basis.decay is not None:
+            assert self.basis.drift is not None
+            g = g + c @ self.basis.decay + self.basis.drift
+        return g
+
+    def modes_at(self, u: Tensor) -> Modes:
+        """Modes of the reduced curvature where the outputs are u.
+
+        Raises:
+            NonConvexError: the loss curves down along some direction.
+        """
+        if self.k == 0:
+            return Modes(self.images.new_zeros(0), None)
+        flat = self.basis.decay is None or bool(_is_scalar(self.basis.decay))
+        if self._loss.curvature is not None and self.basis.squares is not None and flat:
+            shift = 0.0 if self.basis.decay is None else float(self.basis.decay[0, 0])
+            return Modes(self._loss.curvature * self.basis.squares.double() + shift, None)
+        images = self.images.reshape(self.k, *self.shape)
+        if self._loss.known_convex:  # a Gram matrix: semidefinite however small the curvature has become
+            half = self._loss.sqrt_t(u, images).reshape(self.k, -1)
+            matrix = half @ half.T
+        else:
+            matrix = self.images @ self._loss.hvp(u, images).reshape(self.k, -1).T
+        if self.basis.decay is not None:
+            matrix = matrix + self.basis.decay
+        rates, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
+        if not self._loss.known_convex:
+            require_convex(rates, "the loss, restricted to the basis,", self._scale)
+        # Below rounding a rate is zero: at t = ∞ it would otherwise move the weights by noise / noise.
+        floor = rounding(self.basis.lin.u.dtype, self.k) * max(float(rates.max()), 0.0)
+        return Modes(torch.where(rates > floor, rates, torch.zeros_like(rates)), vectors, floor)
+
+    # -- answers -----------------------------------------------------------------------------------------------
+
+    def at(self, horizon: Parsed) -> Tensor:
+        """Coefficients c (T, k) at each horizon, gated if a gate is set."""
+        if self._loss.quadratic:
+            b = self.start.into(self.slope)
+            c = self.start.out(-filters(self.start, horizon) * b)
+        elif isinstance(horizon, Steps):
+            c = self._descend(horizon)[None]
+        else:
+            c = self._integrate(horizon)
+        return self.gated(c)
+
+    def gated(self, c: Tensor) -> Tensor:
+        """Coefficients (…, k) after the gates on the modes at the start, if any is set."""
+        if bool((self.gates == 1).all()):
+            return c
+        return self.start.out(self.start.into(c) * self.gates)
+
+    def response(self, g: Tensor, horizon: Parsed, c: Tensor | None = None, decayed: Tensor | None = None) -> Tensor:
+        """−V φ(Λ, t) Vᵀ Eᵀ g: how the flow answers a gradient g (outputs' shape) met on the way, (T, k).
+
+        With g = B ½ f''[δ, δ] this is the second-order correction, with g = ∇Φ(u_new) a reuse of the
+        factorization (docs/theory.md, equations 11 and 13). ``c`` says where the curvature is taken, the start by
+        default; ``decayed`` are the coefficients of the point where g was met, whose weight decay is answered too.
+        """
+        modes = self.start if c is None or self._loss.quadratic else self.modes_at(self.outputs(c))
+        pushed = self.images @ g.double().reshape(-1)
+        if decayed is not None and self.basis.decay is not None:
+            assert self.basis.drift is not None
+            pushed = pushed + self.basis.decay @ decayed + self.basis.drift
+        return self.gated(modes.out(-filters(modes, horizon) * modes.into(pushed)))
+
+    def scores(self) -> Tensor:
+        """(k, n): what each sample contributes to the gradient along each mode at the start, s_ki = e_ki · g_i."""
+        g = self._loss.grad(self.u)
+        by_sample = (
+            (self.images.reshape(self.k, *self.shape) * g).flatten(2).sum(2) if self.u.dim() > 1 else (self.images * g)
+        )
+        return by_sample if self.start.vectors is None else self.start.vectors.T @ by_sample
+
+    def curve(self, u: Tensor, v: Tensor) -> Tensor:
+        """B(u) v in the outputs' space, for v shaped like u."""
+        return self._loss.hvp(u.double(), v.double())
+
+    # -- integration -------------------------------------------------------------------------------------------
+
+    def _descend(self, horizon: Steps) -> Tensor:
+        """Gradient descent on the frozen model, step for step."""
+        c = before = torch.zeros_like(self.slope)
+        for _ in range(horizon.count):
+            c, before = c - horizon.lr * self.gradient(c) + horizon.momentum * (c - before), c
+        return c
+
+    def _integrate(self, horizon: Times) -> Tensor:
+        order = sorted(range(len(horizon.values)), key=lambda i: horizon.values[i])
+        out = torch.zeros(len(order), self.k, dtype=self.slope.dtype, device=self.slope.device)
+        if not order:
+            return out
+        if self._integrator is None:
+            self._integrator = self.integrator(lambda c: -self.gradient(c), self.tolerance, SETTLED)
+        # Resume from the furthest point already reached: a search over horizons integrates the run once.
+        first = horizon.values[order[0]]
+        state = max((point for point in self._reached if point.time <= first), key=lambda point: point.time)
+        for i in order:
+            state = self._integrator.advance(state, horizon.values[i])
+            out[i] = state.rows[0]
+            if all(point.time != state.time for point in self._reached):
+                self._reached.append(state)
+        return out
+
+    def integrator(self, force: Callable[[Tensor], Tensor], tolerance: float, settled: float) -> Integrator:
+        """For rows of coefficients that obey ``force``, the last of which is this flow itself.
+
+        Args:
+            settled: rest is where forces have fallen by this factor.
+        """
+        # Where B has moved is told by its action on one fixed vector of signs.
+        generator = torch.Generator().manual_seed(0)
+        signs = torch.randint(0, 2, self.u.shape, generator=generator, device="cpu") * 2.0 - 1.0
+        signs = signs.to(self.u)
+        return Integrator(
+            force,
+            lambda c: self.modes_at(self.outputs(c)),
+            lambda c: self._loss.hvp(self.outputs(c), signs),
+            tolerance,
+            settled * float(torch.linalg.vector_norm(self.slope)),
+            self._rounding(),
+        )
+
+    def _rounding(self) -> float:
+        """Length of what rounding makes of a force that cancels between samples."""
+        g = self._loss.grad(self.u).reshape(-1).abs()
+        return 8 * torch.finfo(torch.float64).eps * float(torch.linalg.vector_norm(self.images.abs() @ g))
+
+    def origin(self, rows: int = 1) -> State:
+        """Where every integration starts."""
+        return State(0.0, self.slope.new_zeros(rows, self.k), 0.1 * self.timescale())
+
+    def timescale(self) -> float:
+        """Relaxation time of the fastest mode, 1 where nothing relaxes."""
+        return 1 / self.fastest if self.fastest > 0 else 1.0
+
+    @property
+    def fastest(self) -> float:
+        """The largest rate at the start, 0 where there is none."""
+        return float(self.start.rates.max()) if self.k else 0.0
+
+    @property
+    def longest(self) -> float:
+        """A horizon at which every mode above rounding has relaxed."""
+        return torch.finfo(torch.float64).eps ** -0.9 * self.timescale()
+
+    def at_time(self, t: float) -> Tensor:
+        """Coefficients (k,) at one flow time."""
+        return self.at(Times((t,), True))[0]
+
+    def opening(self) -> float:
+        """Where the run has made half of the progress it makes over a long grid: a start for a search over horizons."""
+        times = [self.timescale() * 4.0**j for j in range(12)]
+        losses = self.predicted(self.at(Times(tuple(times), False)))
+        now = float(self.predicted(torch.zeros_like(self.slope)))
+        half = now - 0.5 * (now - float(losses.min()))
+        return next((t for t, loss in zip(times, losses.tolist(), strict=True) if loss <= half), times[0])
+
+    def length(self, c: Tensor) -> Tensor:
+        """‖z − z₀‖ for coefficients c: the directions are orthonormal."""
+        return torch.linalg.vector_norm(c)
+
+
+def _is_scalar(matrix: Tensor) -> Tensor:
+    return (matrix == matrix[0, 0] * torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)).all()

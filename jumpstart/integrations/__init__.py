@@ -1,0 +1,1 @@
+"""Bridges to other libraries; each is loaded by those who ask for it."""

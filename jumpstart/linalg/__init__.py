@@ -1,0 +1,1 @@
+"""Algorithms for matrices and stiff systems that know no network."""

@@ -1,0 +1,1 @@
+"""A network linearized at its present weights: J, its adjoint, f'', metrics and kernels."""

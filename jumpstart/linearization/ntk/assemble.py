@@ -1,0 +1,76 @@
+"""K_SS and K_QS of a linearization, put together from its parts."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...objectives.parts import Batch
+from ..linearize import Linearization
+from ..metric import Metric
+from .dense import dense_kernel
+
+
+def layered(lin: Linearization) -> bool:
+    """Whether every part is a batch through the model, so that the kernel can be formed layer by layer."""
+    return all(isinstance(part, Batch) for part in lin.parts)
+
+
+def train_kernel(lin: Linearization, metric: Metric) -> Tensor:
+    """K_SS = J D Jᵀ (N, N) over the outputs of the linearization, flattened sample by sample."""
+    if not layered(lin):
+        j = lin.jacobian()
+        j = j if metric.root is None else j * metric.root
+        return j @ j.T
+    blocks: list[list[Tensor]] = []
+    for i, left in enumerate(lin.parts):
+        row = [blocks[j][i].T for j in range(i)]
+        row += [_block(lin, metric, left, right if j else None) for j, right in enumerate(lin.parts[i:])]
+        blocks.append(row)
+    return _joined([_joined(row, 1) for row in blocks])
+
+
+def query_kernel(lin: Linearization, query: Batch, metric: Metric) -> Tensor:
+    """K_QS = J_Q D Jᵀ (M, N) between query points and the outputs of the linearization."""
+    return _joined([_block(lin, metric, query, part) for part in lin.parts], 1)
+
+
+def _joined(blocks: list[Tensor], dim: int = 0) -> Tensor:
+    """Blocks side by side; a single one, as large as a kernel can be, is not copied."""
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim)
+
+
+def _block(lin: Linearization, metric: Metric, left: Any, right: Any) -> Tensor:
+    params = lin.net.space.unflatten(lin.theta)
+    # Routes are checked once, and again whenever a module has changed its mode since (as determinism is).
+    modes = tuple(module.training for module in lin.net.model.modules())
+    known = lin.net.routes.setdefault(left, {}) if right is None else {}
+    report: dict[str, str] = {}
+    d = None if metric.root is None else lin.net.space.unflatten(metric.root.square())
+    kernel = dense_kernel(
+        lambda tensors, x: Batch.apply(partial(lin.net.call, tensors), x),
+        params,
+        left.inputs,
+        None if right is None else right.inputs,
+        metric=d,
+        report=report,
+        trusted=known.get(modes),
+    )
+    known[modes] = report
+    _charge(lin, [left] if right is None else [left, right], set(report.values()))
+    return kernel
+
+
+def _charge(lin: Linearization, sides: list[Batch], routes: set[str]) -> None:
+    """Book the passes that the kernel took: one backward an output and a check, more where layers did not suffice."""
+    c = max(1, lin.u.numel() // max(1, lin.u.shape[0]))
+    for side in sides:
+        share = side.size / max(1, lin.u.shape[0])
+        passes = 1 + ("per-sample" in routes or "per-output" in routes)
+        lin.ledger.forwards += share * passes
+        lin.ledger.pulls += share * passes * (c + 1)
+        if "per-output" in routes:
+            lin.ledger.pulls += share * side.size * c

@@ -1,0 +1,170 @@
+"""One batch and the three ways to differentiate it, with the checks that decide between them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import jacrev, vjp, vmap
+
+from ...objectives.pure import plain_attention
+from ...utils.autodiff import normal
+from .contract import Layer
+from .record import Call, Tape, backpropagate, pull_back, record, split_batch
+
+# Relative disagreement at which a check against autograd fails.
+_RTOL = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+
+
+class Side:
+    """One batch: its recorded pass and the three ways to differentiate it."""
+
+    def __init__(self, call: Call, params: Mapping[str, Tensor], x: Any) -> None:
+        self.call = call
+        self.tape: Tape = record(call, params, x)
+        self.batch, self.rebuild = split_batch(x, self.tape.n)
+        dtype = self.tape.u.dtype
+        for p in params.values():
+            dtype = torch.promote_types(dtype, p.dtype)
+        self.dtype = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+        self.precision = max((t.dtype for t in (self.tape.u, *params.values())), key=lambda d: torch.finfo(d).eps)
+        self.connected = self.tape.u.requires_grad and bool(params)
+        self.layers: list[Layer] = []
+        self.used: dict[str, list[tuple[int, str]]] = {}
+        if self.connected:
+            backpropagate(self.tape, self.dtype)
+            self.layers = [Layer(use, self.dtype) for use in self.tape.uses]
+        for at, layer in enumerate(self.layers):
+            for role in ("weight", "bias"):
+                name = getattr(layer.use, role)
+                if name is not None:
+                    self.used.setdefault(name, []).append((at, role))
+        self.generator = torch.Generator().manual_seed(0x6B65726E)
+        self.w = self.random(self.tape.n, self.tape.c)
+
+    def random(self, *shape: int) -> Tensor:
+        return normal(shape, self.generator).to(self.tape.u.device, self.dtype)
+
+    @cached_property
+    def exact(self) -> dict[str, Tensor]:
+        """Autograd's gradient of (w * u).sum(); parameters that u does not depend on are left out."""
+        if not self.connected:
+            return {}
+        names = list(self.tape.leaves)
+        seed = self.w.to(self.tape.u.dtype)
+        got = torch.autograd.grad(
+            self.tape.u, [self.tape.leaves[k] for k in names], seed, retain_graph=True, allow_unused=True
+        )
+        pairs = zip(names, got, strict=True)
+        return {k: strided(g).to(self.dtype) for k, g in pairs if g is not None}
+
+    def _disagree(self, guess: Tensor, truth: Tensor, floor: Tensor) -> bool:
+        """Do guess and truth differ by more than rounding?  `floor` is the scale of all gradients together:
+        below its rounding error a gradient that vanishes by symmetry (a key bias) is noise on both sides."""
+        rtol = _RTOL.get(self.precision, 1e-3)
+        atol = min(256 * torch.finfo(self.precision).eps, 0.1 * rtol)
+        error = (guess - truth).norm()
+        scale = torch.maximum(guess.norm(), truth.norm())
+        # written so that NaN counts as disagreement
+        return not bool(error <= rtol * scale + atol * floor)
+
+    def _floor(self) -> Tensor:
+        norms = [g.norm() for g in self.exact.values()]
+        return torch.stack(norms).norm() if norms else torch.zeros((), device=self.tape.u.device)
+
+    def check_layers(self) -> set[str]:
+        """Names whose gradients cannot be assembled from the recorded layers."""
+        floor = self._floor()
+        mixed = [layer.mix(self.w) for layer in self.layers]
+        bad = set(self.tape.dropped)
+        for name in self.tape.leaves:
+            uses, truth = self.used.get(name, []), self.exact.get(name)
+            if name in bad or not uses:
+                bad.update(() if truth is None else (name,))
+                continue
+            probe = None
+            kinds = {(mixed[at].use.kind, role) for at, role in uses}
+            if truth is not None and kinds and kinds <= {("linear", "weight"), ("conv", "weight")}:
+                # A random combination of columns needs one matrix-vector product instead of a matrix product.
+                flat = truth.flatten(1)
+                probe = self.random(flat.shape[1])
+                truth = flat @ probe
+            totals = [mixed[at].total(role, probe).flatten() for at, role in uses]
+            if truth is None:
+                truth = torch.zeros_like(totals[0])
+            guess = sum(totals, start=torch.zeros_like(truth.flatten()))
+            truth = truth.flatten()
+            if self._disagree(guess, truth, floor):
+                bad.add(name)
+        return bad
+
+    def check_samples(self, names: list[str]) -> set[str]:
+        """Names whose gradient is not the sum of those of the samples taken one by one."""
+        truths = {k: self.exact[k] for k in names if k in self.exact}
+        if not truths:
+            return set()
+        if not self.batch:
+            return set(truths)
+        floor, sums = self._floor(), {k: torch.zeros_like(g) for k, g in truths.items()}
+        fixed = {k: p.detach() for k, p in self.tape.leaves.items()}
+
+        def pulled(w: Tensor, *sample: Tensor) -> dict[str, Tensor]:
+            return vjp(lambda p: self._alone(fixed, p, sample), {k: fixed[k] for k in truths})[1](w)[0]
+
+        step = max(1, 2**26 // sum(8 * fixed[k].numel() for k in truths))
+        try:
+            with _functorch():
+                for lo in range(0, self.tape.n, step):
+                    part = [t[lo : lo + step] for t in self.batch]
+                    got = vmap(pulled)(self.w[lo : lo + step].to(self.tape.u.dtype), *part)
+                    for k, g in got.items():
+                        sums[k] += g.to(self.dtype).sum(0)
+            self.jacobian_by_sample(list(truths), 0, 1)  # one level of vmap more: does that work too?
+        except Exception:
+            # Whatever a model does that vmap or a batch of one cannot follow, the general route can.
+            return set(truths)
+        return {k for k, truth in truths.items() if self._disagree(sums[k], truth, floor)}
+
+    def _alone(self, fixed: dict[str, Tensor], p: dict[str, Tensor], sample: tuple[Tensor, ...]) -> Tensor:
+        """Outputs (c,) of one sample as a function of the parameters p."""
+        u = self.call({**fixed, **p}, self.rebuild([t.unsqueeze(0) for t in sample]))
+        return u.reshape(self.tape.c)
+
+    def jacobian_by_sample(self, names: list[str], lo: int, hi: int) -> dict[str, Tensor]:
+        """Jacobian blocks (m, c, *shape) of samples [lo, hi), each sample passed through alone."""
+        fixed = {k: p.detach() for k, p in self.tape.leaves.items()}
+        chosen = {k: fixed[k] for k in names}
+
+        def rows(*sample: Tensor) -> Any:
+            return jacrev(lambda p: self._alone(fixed, p, sample))(chosen)
+
+        with _functorch():
+            return vmap(rows)(*(t[lo:hi] for t in self.batch))
+
+    def jacobian_by_output(self, names: list[str], lo: int, hi: int) -> dict[str, Tensor]:
+        """Jacobian blocks (m, c, *shape) of samples [lo, hi), every output through the whole batch."""
+        u, leaves = self.tape.u, [self.tape.leaves[k] for k in names]
+        m, c = hi - lo, self.tape.c
+        seeds = u.new_zeros(m * c, *u.shape)
+        seeds[:, lo:hi] = torch.eye(m * c, dtype=u.dtype, device=u.device).view(m * c, m, c)
+
+        pairs = zip(pull_back(u, leaves, seeds), leaves, strict=True)
+        blocks = [p.new_zeros(m * c, *p.shape) if g is None else g for g, p in pairs]
+        return {k: g.view(m, c, *g.shape[1:]) for k, g in zip(names, blocks, strict=True)}
+
+
+def strided(g: Tensor) -> Tensor:
+    return g.to_dense() if g.is_sparse else g
+
+
+@contextmanager
+def _functorch() -> Any:
+    """Keep to kernels that functorch can differentiate and batch."""
+    with plain_attention(), torch.enable_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*performance drop.*")
+        yield

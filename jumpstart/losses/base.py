@@ -1,0 +1,103 @@
+"""What every loss of the outputs answers, and the checks that losses share (docs/theory.md, section 1)."""
+
+from __future__ import annotations
+
+import abc
+import copy
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, NonConvexError, NonFiniteError, ShapeError
+
+
+class Loss(abc.ABC):
+    """A convex loss with its targets bound to it: Φ(u) for outputs u of one shape.
+
+    ``curvature`` is the number β where B = β·I everywhere, else None; ``quadratic`` says that B is constant;
+    ``known_convex`` that no check is needed, and that ``sqrt_t`` is cheap and keeps the small curvatures exact.
+    """
+
+    curvature: float | None = None
+    quadratic: bool = False
+    known_convex: bool = False
+    targets: Tensor
+
+    @abc.abstractmethod
+    def check(self, u: Tensor) -> None:
+        """Raise if outputs of this shape and dtype cannot go with the targets."""
+
+    @abc.abstractmethod
+    def per_sample(self, u: Tensor) -> Tensor:
+        """(…, n): losses whose sum is Φ; sample i depends on row i of the outputs alone."""
+
+    @abc.abstractmethod
+    def grad(self, u: Tensor) -> Tensor:
+        """g = ∇Φ(u), shaped like u."""
+
+    @abc.abstractmethod
+    def hvp(self, u: Tensor, v: Tensor) -> Tensor:
+        """B(u) v; v may have further leading dimensions."""
+
+    @abc.abstractmethod
+    def sqrt(self, u: Tensor, v: Tensor) -> Tensor:
+        """S v with B = S Sᵀ."""
+
+    @abc.abstractmethod
+    def sqrt_t(self, u: Tensor, v: Tensor) -> Tensor:
+        """Sᵀ v with B = S Sᵀ."""
+
+    def value(self, u: Tensor) -> Tensor:
+        """Φ(u): a scalar, or one per leading dimension."""
+        return self.per_sample(u).sum(-1)
+
+    @abc.abstractmethod
+    def with_targets(self, targets: Tensor) -> Loss:
+        """The same loss of other targets, checked like the first; a mean stays a mean."""
+
+    def correct(self, u: Tensor) -> Tensor | None:
+        """Which outputs say the right class (booleans), where the targets are classes; else None."""
+        return None
+
+    def to(self, u: Tensor) -> Loss:
+        """The same loss with its targets on the device (and, if floating, in the dtype) of the outputs u."""
+        dtype = u.dtype if self.targets.is_floating_point() else self.targets.dtype
+        if self.targets.device == u.device and self.targets.dtype == dtype:
+            return self
+        twin = copy.copy(self)
+        twin.targets = self.targets.to(u.device, dtype)
+        return twin
+
+
+def require_convex(eigenvalues: Tensor, what: str, scale: float = 0.0) -> None:
+    """Raise if eigenvalues of a Hessian are negative beyond rounding, relative to the largest or to ``scale``.
+
+    Raises:
+        NonConvexError: quotes the most negative one.
+    """
+    if eigenvalues.numel() == 0:
+        return
+    low, high = float(eigenvalues.min()), max(float(eigenvalues.abs().max()), scale)
+    if low < -1e3 * torch.finfo(eigenvalues.dtype).eps ** 0.75 * max(high, 1e-30):
+        raise NonConvexError(
+            f"{what} has negative curvature in the outputs ({low:.3g} against {high:.3g}): jumpstart solves convex "
+            "losses of the network's outputs; move the non-convex part into the outputs function."
+        )
+
+
+def require_same_shape(u: Tensor, targets: Tensor, name: str) -> None:
+    """Raise unless outputs and targets have one shape."""
+    if u.shape != targets.shape:
+        hint = ""
+        if u.numel() == targets.numel():
+            hint = f": targets.reshape({tuple(u.shape)}) would agree (torch would broadcast, which is a silent bug)"
+        raise ShapeError(f"{name} loss: outputs {tuple(u.shape)} and targets {tuple(targets.shape)} differ{hint}.")
+
+
+def require_finite_targets(targets: Tensor) -> None:
+    """Raise unless targets are a tensor without NaN or infinity."""
+    if not isinstance(targets, Tensor):
+        raise InputError(f"targets must be a tensor, got {type(targets).__name__}.")
+    if targets.is_floating_point() and not bool(torch.isfinite(targets).all()):
+        bad = int((~torch.isfinite(targets)).sum())
+        raise NonFiniteError(f"{bad} of {targets.numel()} targets are NaN or infinite: drop or fix those samples.")

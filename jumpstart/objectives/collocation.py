@@ -1,0 +1,190 @@
+"""Residuals given at one point, over many points: by derivative streams where these are exact, else by transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import jacrev, vmap
+
+from ..errors import NondeterministicError
+from ..utils.autodiff import normal, pullback
+from ..utils.progress import track
+from .parts import JACOBIAN_BYTES, Part, require_tensor
+from .pure import Bound, Net, tensors_of
+from .taylor import Local, Outer, factor, fingerprint, of_model
+
+FORMED = 2**24  # entries up to which the explicit Jacobian is checked as well
+CHECKS = 16  # the fast way is held against the general one at preparations 1, 2, 4, …, then every so many
+
+
+class Points(Part):
+    """Rows scale·fn(net, x) for x in ``points`` (m, d).
+
+    The general way is ``vmap`` over ``fn``. Where the network is a chain of known layers that ``fn`` asks for values
+    and derivatives at places, ``prepare`` finds the same rows as batched operations (``streams``), checks them and
+    their Jacobian against the general way, and uses them from then on.
+    """
+
+    def __init__(self, fn: Callable[[Callable[..., Any], Tensor], Tensor], points: Tensor, scale: float) -> None:
+        self.fn, self.points, self.scale = fn, points, scale
+        self.local: Local | None = None
+        self._read: Any = None  # fingerprint of what fn reads, at the time that ``local`` was made
+        self._model: nn.Module | None = None  # whose layers ``local`` goes through
+        self._asked = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # traced graphs do not travel
+        return {**self.__dict__, "local": None, "_read": None, "_model": None, "_asked": 0}
+
+    def _row(self, net: Callable[..., Any], x: Tensor) -> Tensor:
+        return self.scale * require_tensor(self.fn(net, x), "a residual function").reshape(-1)
+
+    def _general(self, net: Callable[..., Any]) -> Tensor:
+        try:
+            return vmap(lambda x: self._row(net, x))(self.points).reshape(-1)
+        except RuntimeError as error:
+            if "random operation" not in str(error):
+                raise
+            raise NondeterministicError(
+                f"the residual {_name(self.fn)} draws random numbers: draw them before, and pass new points "
+                "(objective.resampled, or fit(resample=…)) instead."
+            ) from error
+
+    def outputs(self, net: Callable[..., Any]) -> Tensor:
+        if self.local is not None and self._knows(net):
+            return self.scale * self.local.rows(tensors_of(net)).reshape(-1)
+        return self._general(net)
+
+    def _knows(self, net: Any) -> bool:
+        """Whether the fast way was found for this network; a loop of the user's own may not have prepared it."""
+        if isinstance(net, Bound):
+            return net.model is self._model
+        return net is self._model and self._read is not None and self._read[:2] == _reading(self.fn, net)
+
+    def jacobian(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
+        if self.local is not None:
+            return self._by_streams(net, theta)
+        rows = vmap(jacrev(lambda th, x: self._row(net.bind(th), x)), (None, 0))
+        chunk = max(1, int(JACOBIAN_BYTES // ((theta.numel() + 1024) * theta.element_size())))
+        pieces = track(self.points.split(chunk), label="Jacobian: points")
+        found = torch.cat([rows(theta, x).reshape(-1, theta.numel()) for x in pieces])
+        return found, found.shape[0] / self.points.shape[0]
+
+    def _by_streams(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
+        assert self.local is not None
+        at, columns = 0, {}
+        for name, size in _sizes(net):
+            columns[name] = at
+            at += size
+        found = theta.new_empty(self.local.width * len(self.points), theta.numel())
+        return found, float(self.local.jacobian(net.bind(theta).tensors(), columns, found, self.scale))
+
+    def factors(self, net: Net, theta: Tensor) -> list[Outer] | None:
+        """The Jacobian as outer products (``streams``), or None where it is not to be had like that."""
+        if self.local is None:
+            return None
+        return self.local.factors(net.bind(theta).tensors(), set(net.space.names), self.scale)
+
+    def pulls(self, u: Tensor) -> float:
+        return u.numel() / self.points.shape[0]
+
+    def place(self, row: int, count: int) -> str:
+        return f"point {self.points[row * len(self.points) // count].tolist()}"
+
+    def at(self, points: Tensor) -> Points:
+        """The same residual at other points; as many of them need no new trace."""
+        other = Points(self.fn, points, self.scale * (len(self.points) / len(points)) ** 0.5)
+        other.name = self.name
+        other.local = None if self.local is None else self.local.moved(points)
+        if other.local is not None:
+            other._read, other._model = self._read, self._model  # and is checked at its first linearization
+        return other
+
+    def prepare(self, net: Net, theta: Tensor) -> None:
+        """Find the fast way, or make sure that it still is the residual: ``fn`` may read numbers that have changed."""
+        self._asked += 1
+        read = (*_reading(self.fn, net.model), net.space.names)
+        asked = self._asked
+        if read == self._read and asked & (asked - 1) and asked % CHECKS:
+            return
+        every = asked == 1  # at points that are new, all rows; later a few
+        if read == self._read and (self.local is None or self._same_rows(net, theta, every)):
+            return
+        self.local, self._read, self._model, self._asked = None, read, net.model, 1
+        if any(dtype != self.points.dtype for dtype in net.space.dtypes):
+            return
+        self.local = factor(self.fn, self.points, net.model, net.bind(theta).tensors(), set(net.space.names))
+        try:
+            if self.local is not None and not self._same_derivatives(net, theta):
+                self.local = None
+        except RuntimeError:  # whatever the layers do that the fast way cannot follow
+            self.local = None
+
+    def _off(self, theta: Tensor) -> Iterator[Tensor]:
+        """Weights to compare at, off the present ones: near a solution residuals are what is left of large terms."""
+        noise = normal(theta.shape, self._asked).to(theta)
+        for size in (0.1, 1e-3, 0.0):  # smaller where the residual is not finite there
+            yield theta + size * noise * theta.abs().clamp_min(0.1)
+
+    def _same_rows(self, net: Net, theta: Tensor, every: bool) -> bool:
+        """Whether both ways give the same rows, at a few points or at every one."""
+        assert self.local is not None
+        n = len(self.points)
+        count = n if every else min(8, n)
+        few = torch.linspace(0, n - 1, count, dtype=torch.float64, device="cpu").round().long().unique()
+        some = self if every else Points(self.fn, self.points[few], self.scale)
+        for near in self._off(theta):
+            exact = some._general(net.bind(near))
+            if bool(torch.isfinite(exact).all()):
+                rows = self.local.rows(net.bind(near).tensors()).reshape(n, -1)[few.to(self.points.device)]
+                return _close(self.scale * rows.reshape(-1), exact, torch.finfo(theta.dtype).eps ** 0.6)
+        return False
+
+    def _same_derivatives(self, net: Net, theta: Tensor) -> bool:
+        """The same for rows and for the derivative along a random cotangent, by vjp and by outer products."""
+        tolerance = torch.finfo(theta.dtype).eps ** 0.6
+        for near in self._off(theta):
+            exact, pull = pullback(lambda th: self._general(net.bind(th)), near)
+            if not bool(torch.isfinite(exact).all()):
+                continue
+            rows, fast = pullback(lambda th: self.outputs(net.bind(th)), near)
+            w = normal(exact.shape, 0).to(exact)
+            truth = pull(w).detach()
+            products = w @ self._by_streams(net, near)[0] if w.numel() * near.numel() <= FORMED else None
+            return (
+                _close(rows.detach(), exact.detach(), tolerance)
+                and _close(fast(w).detach(), truth, tolerance)
+                and _close(self._contracted(net, near, w), truth, tolerance)
+                and (products is None or _close(products, truth, tolerance))
+            )
+        return False
+
+    def _contracted(self, net: Net, theta: Tensor, w: Tensor) -> Tensor:
+        """Jᵀw from the outer products, without the Jacobian."""
+        total = {name: torch.zeros(size, dtype=w.dtype, device=w.device) for name, size in _sizes(net)}
+        for outer in self.factors(net, theta) or ():
+            part = w[outer.rows]
+            found = part @ outer.left if outer.right is None else (part[:, None] * outer.left).T @ outer.right
+            total[outer.name] += found.reshape(-1)
+        return torch.cat(list(total.values()))
+
+
+def _sizes(net: Net) -> list[tuple[str, int]]:
+    return list(zip(net.space.names, net.space.sizes, strict=True))
+
+
+def _reading(fn: Any, model: nn.Module) -> tuple[Any, Any]:
+    return fingerprint(fn), of_model(model)
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Relative agreement, written so that NaN is none; two zeros agree."""
+    scale = torch.maximum(torch.linalg.vector_norm(a), torch.linalg.vector_norm(b))
+    return a.shape == b.shape and bool(torch.linalg.vector_norm(a - b) <= tolerance * scale)
+
+
+def _name(fn: Any) -> str:
+    return getattr(fn, "__qualname__", repr(fn))

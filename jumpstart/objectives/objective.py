@@ -1,0 +1,226 @@
+"""What is being trained: a model, its outputs, and a convex loss on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import EmptyBatchError, InputError, NonFiniteError, ShapeError
+from ..losses.base import Loss
+from ..losses.named import make
+from ..utils.autodiff import pullback
+from .parameters import ParameterSpace, Select
+from .parts import Batch, Opaque, Part, join, leaves, require_finite
+from .pure import Net, random_state_kept
+
+
+class Objective:
+    """A model, the outputs that are trained, and a convex loss Φ(u) on them.
+
+    Args:
+        model: any module.
+        outputs: function of the model as a pure callable ``net`` that returns a tensor u (n, …); for instance
+            ``lambda net: net(chosen) - net(rejected)``.
+        loss: a :class:`jumpstart.Loss` with its targets bound to it.
+        params: which parameters move (names, patterns, or a function); None for all that require a gradient.
+        training: evaluate the model in this mode and put its own back; None leaves every submodule as it is.
+
+    Raises:
+        NoParametersError, OutputTypeError, ShapeError, TargetError, NonFiniteError, …: see ``jumpstart.errors``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        outputs: Callable[[Callable[..., Any]], Tensor],
+        loss: Loss,
+        *,
+        params: Select = None,
+        training: bool | None = None,
+    ) -> None:
+        if not isinstance(loss, Loss):
+            raise InputError(
+                f"js.Objective needs a js.Loss with its targets in it, got {loss!r}: for instance "
+                "js.losses.mse(targets), js.losses.CrossEntropy(targets) or js.losses.Convex(fn, targets)."
+            )
+        self._build(model, [Opaque(outputs)], loss, params, training)
+
+    @classmethod
+    def from_parts(
+        cls,
+        model: nn.Module,
+        parts: Sequence[Part],
+        loss: Loss | Callable[[Tensor], Loss],
+        params: Select = None,
+        training: bool | None = None,
+    ) -> Objective:
+        """An objective from explicit parts; ``loss`` may be built from the outputs once they are known."""
+        self = cls.__new__(cls)
+        self._build(model, parts, loss, params, training)
+        return self
+
+    def _build(
+        self,
+        model: nn.Module,
+        parts: Sequence[Part],
+        loss: Loss | Callable[[Tensor], Loss],
+        params: Select,
+        training: bool | None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+        self.model, self.parts = model, tuple(parts)
+        self.params, self.training = params, training
+        self.space = ParameterSpace(model, params)
+        self.net = Net(model, self.space, training)
+        self.checked: tuple[bool, ...] | None = None  # modes in which the model was found deterministic
+        self.forward_seconds = 0.0
+        theta = self.theta()
+        with random_state_kept(theta.device):
+            self.prepare(theta)
+            u = self.outputs(theta)
+        if not isinstance(loss, Loss):
+            loss = loss(u)
+        if u.dim() == 0:
+            raise ShapeError("the outputs are a single number without a sample dimension: return shape (n, …).")
+        if u.numel() == 0:
+            raise EmptyBatchError(f"the outputs have shape {tuple(u.shape)}: there is nothing to train on.")
+        if not bool(torch.isfinite(u).all()):
+            raise NonFiniteError(self._not_finite(theta))
+        loss = loss.to(u)
+        loss.check(u)
+        self.loss, self.shape = loss, u.shape
+
+    def theta(self) -> Tensor:
+        """The model's present weights as a fresh vector (P,)."""
+        return self.space.read(self.model)
+
+    def prepare(self, theta: Tensor) -> None:
+        """Let every part find its fastest way, and notice where that is out of date."""
+        for part in self.parts:
+            part.prepare(self.net, theta)
+
+    @torch.no_grad()
+    def outputs(self, theta: Tensor) -> Tensor:
+        """u (n, …) at weights θ (P,); one forward pass, the model is left alone."""
+        net = self.net.bind(theta)
+        return join([part.outputs(net) for part in self.parts])
+
+    @torch.no_grad()
+    def by_part(self, theta: Tensor) -> list[Tensor]:
+        """The outputs of each part (a term of a residual objective, a chunk of a batch), in order."""
+        self.prepare(theta)
+        net = self.net.bind(theta)
+        return [part.outputs(net) for part in self.parts]
+
+    def _not_finite(self, theta: Tensor) -> str:
+        """Says which part is not finite at θ, and where."""
+        for i, (part, u) in enumerate(zip(self.parts, self.by_part(theta), strict=True)):
+            bad = ~torch.isfinite(u).reshape(len(u), -1).all(1)
+            if not bool(bad.any()):
+                continue
+            row = int(bad.nonzero()[0])
+            return (
+                f"{int(bad.sum())} of {len(u)} outputs of {part.name or f'part {i}'} are NaN or infinite at the "
+                f"present weights, the first at {part.place(row, len(u))}: there is nothing to linearize; check the "
+                "inputs' scale, the weights, and divisions, roots and logarithms in the residual."
+            )
+        return "the outputs are not finite."
+
+    def value(self, theta: Tensor) -> float:
+        """Φ at weights θ (P,)."""
+        self.prepare(theta)
+        return float(self.loss.value(self.outputs(theta)))
+
+    def gradient(self, theta: Tensor) -> tuple[float, Tensor]:
+        """Φ and ∇_θ Φ (P,) at weights θ; one gradient evaluation."""
+        self.prepare(theta)
+        total, grads, at = 0.0, torch.zeros_like(theta), 0
+        if len(self.parts) == 1:
+            grad, total_t = torch.func.grad_and_value(
+                lambda th: self.loss.value(self.parts[0].outputs(self.net.bind(th)))
+            )(theta)
+            return float(total_t.detach()), grad
+        u = self.outputs(theta)
+        g, total = self.loss.grad(u), float(self.loss.value(u))
+        for part in self.parts:
+            rows, pull = pullback(lambda th, part=part: part.outputs(self.net.bind(th)), theta)
+            grads = grads + pull(g[at : at + rows.shape[0]])
+            at += rows.shape[0]
+        return total, grads
+
+    def subset(self, params: Select) -> Objective:
+        """The same objective with other parameters free to move."""
+        return type(self).from_parts(self.model, self.parts, self.loss, params, self.training)
+
+
+def require_finite_outputs(u: Tensor) -> None:
+    """Raise if the network's outputs are not finite.
+
+    Raises:
+        NonFiniteError: counts them.
+    """
+    if not bool(torch.isfinite(u).all()):
+        bad = int((~torch.isfinite(u)).sum())
+        raise NonFiniteError(
+            f"{bad} of {u.numel()} outputs are NaN or infinite at the present weights: there is nothing to "
+            "linearize; check the inputs' scale and the weights."
+        )
+
+
+def supervised(
+    model: nn.Module,
+    inputs: Any,
+    targets: Tensor | None = None,
+    loss: str | Callable[[Tensor, Tensor], Tensor] | Loss = "mse",
+    *,
+    params: Select = None,
+    chunk: int | None = None,
+    training: bool | None = None,
+) -> Objective:
+    """Outputs of a model on a batch of inputs against targets, under a named loss.
+
+    Args:
+        inputs: a tensor (n, …), a tuple of them (``model(*inputs)``) or a dict (``model(**inputs)``).
+        targets: (n, …); for "mse" and "logistic" of the outputs' shape, for "cross_entropy" integer classes of
+            the outputs' shape without its last dimension, which holds the classes.
+        loss: "mse", "cross_entropy", "logistic", a per-sample function (outputs, target) -> scalar, or a js.Loss.
+        chunk: evaluate at most this many samples at a time, to bound memory; None for all at once.
+
+    Raises:
+        InputError and its kinds, quoting the offending input.
+
+    Example:
+        >>> objective = supervised(torch.nn.Linear(3, 1), torch.randn(8, 3), torch.randn(8, 1))
+        >>> objective.shape
+        torch.Size([8, 1])
+    """
+    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+        raise InputError(f"chunk={chunk!r}: give a number of samples of at least 1, or None.")
+    batch = Batch(inputs)
+    require_finite(inputs, "inputs")
+    if isinstance(loss, Loss) and targets is not None:
+        raise InputError("supervised: a js.Loss holds its targets already; pass targets=None beside it.")
+    bound = make(loss, targets)
+    if bound.targets.dim() == 0 or bound.targets.shape[0] != batch.size:
+        raise ShapeError(f"{batch.size} inputs but targets of shape {tuple(bound.targets.shape)}: one row a sample.")
+    parts = [batch] if chunk is None or chunk >= batch.size else batch.split(chunk)
+    if len(parts) > 1 and isinstance(model, nn.Module) and training is not False:
+        coupled = [name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and (training or m.training)]
+        if coupled:
+            raise InputError(
+                f"chunk={chunk}: {coupled[0]!r} is BatchNorm in train mode, whose outputs depend on who shares the "
+                "chunk; evaluate in eval mode (training=False), or leave chunk out."
+            )
+    try:
+        return Objective.from_parts(model, parts, bound, params, training)
+    except RuntimeError as error:  # torch's own; jumpstart's come from building an objective as ValueError or TypeError
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves(inputs))
+        raise ShapeError(
+            f"{type(model).__name__} cannot be evaluated on inputs of shape {shapes} ({error}): check the shape and "
+            "dtype of inputs that the model takes."
+        ) from error

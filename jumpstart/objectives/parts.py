@@ -1,0 +1,213 @@
+"""Parts: the pieces that the stacked outputs u = f(θ) are made of, each knowing how its Jacobian is cheapest.
+
+A part is a function of the network alone. A new kind of data (graphs, sequences, …) is a new part.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import jacrev, vmap
+
+from ..errors import EmptyBatchError, InputError, NonFiniteError, OutputTypeError, ShapeError
+from ..utils.autodiff import normal, pullback
+from ..utils.progress import track
+from .pure import Net
+
+JACOBIAN_BYTES = 2**28  # a chunk of an explicit Jacobian, before it is copied out
+
+
+class Part(abc.ABC):
+    """Some rows of the outputs, as a function of the network; ``name`` is for people."""
+
+    name: str = ""
+
+    @abc.abstractmethod
+    def outputs(self, net: Callable[..., Any]) -> Tensor:
+        """The rows u (n, …) for the network as a pure callable."""
+
+    def jacobian(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
+        """(N, P) explicit Jacobian of the flattened outputs, and the backward passes over this part that it took."""
+        u, pull = pullback(lambda th: self.outputs(net.bind(th)), theta)
+        n = u.numel()
+        # Each cotangent in a chunk holds the network's activations besides its row, hence the factor on n.
+        chunk = max(1, int(JACOBIAN_BYTES // ((theta.numel() + 64 * n) * theta.element_size())))
+        rows = []
+        for at in track(range(0, n, chunk), label="Jacobian: outputs"):
+            one_hot = u.new_zeros(min(chunk, n - at), n)
+            one_hot[:, at : at + chunk].fill_diagonal_(1)
+            rows.append(vmap(pull)(one_hot.view(-1, *u.shape)))
+        return torch.cat(rows), float(n)
+
+    def pulls(self, u: Tensor) -> float:
+        """Backward passes over this part that ``jacobian`` is expected to take, for its rows u of the outputs."""
+        return float(u.numel())
+
+    def place(self, row: int, count: int) -> str:
+        """Where a row of ``count`` comes from, for people."""
+        return f"row {row}"
+
+    def prepare(self, net: Net, theta: Tensor) -> None:  # noqa: B027 (most parts have nothing to do)
+        """Called before the outputs are linearized at θ: a chance to find, or to find again, a faster way to them."""
+
+
+class Batch(Part):
+    """The model called on a batch of inputs: a tensor, a tuple (positional) or a dict (keywords)."""
+
+    def __init__(self, inputs: Any) -> None:
+        self.inputs = inputs
+        self.size = _length(inputs)
+
+    def outputs(self, net: Callable[..., Any]) -> Tensor:
+        return self.apply(net, self.inputs)
+
+    @staticmethod
+    def apply(net: Callable[..., Any], inputs: Any) -> Tensor:
+        if isinstance(inputs, dict):
+            u = net(**inputs)
+        elif isinstance(inputs, (tuple, list)):
+            u = net(*inputs)
+        else:
+            u = net(inputs)
+        return require_tensor(u)
+
+    def jacobian(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
+        """Sample by sample; where samples turn out to interact (a random cotangent tells), by backward passes."""
+        u, pull = pullback(lambda th: self.outputs(net.bind(th)), theta)
+        c = u.numel() // max(1, u.shape[0])
+        try:
+            found = self._by_sample(net, theta, c)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError):  # what vmap cannot batch
+            return super().jacobian(net, theta)
+        w = normal(u.shape, 0).to(u)
+        exact = pull(w)
+        miss = torch.linalg.vector_norm(w.reshape(-1) @ found.reshape(u.numel(), -1).to(w) - exact)
+        if not bool(miss <= torch.finfo(u.dtype).eps ** 0.5 * torch.linalg.vector_norm(exact)):
+            return super().jacobian(net, theta)
+        return found, c + 1.0
+
+    def _by_sample(self, net: Net, theta: Tensor, c: int) -> Tensor:
+        samples = [leaf for leaf in leaves(self.inputs) if leaf.dim() and leaf.shape[0] == self.size]
+
+        def one(th: Tensor, *sample: Tensor) -> Tensor:
+            given = iter(sample)
+            inputs = substitute(self.inputs, self.size, lambda leaf: next(given)[None])
+            return self.apply(net.bind(th), inputs).reshape(-1)
+
+        rows = vmap(jacrev(one), (None, *(0 for _ in samples)))
+        chunk = max(1, int(JACOBIAN_BYTES // (c * (theta.numel() + 1024) * theta.element_size())))
+        pieces = list(zip(*(leaf.split(chunk) for leaf in samples), strict=True))
+        found = [rows(theta, *piece).reshape(-1, theta.numel()) for piece in track(pieces, label="Jacobian: samples")]
+        return torch.cat(found)
+
+    def pulls(self, u: Tensor) -> float:
+        return u.numel() / max(1, self.size) + 1
+
+    def split(self, size: int) -> list[Batch]:
+        """The same batch in chunks of at most ``size`` samples."""
+        return [Batch(take(self.inputs, slice(i, i + size))) for i in range(0, self.size, size)]
+
+
+class Opaque(Part):
+    """Any function of the network that returns a tensor."""
+
+    def __init__(self, fn: Callable[[Callable[..., Any]], Tensor], flat: bool = False) -> None:
+        self.fn, self.flat = fn, flat  # flat: the rows of whatever comes back
+        self._shape: torch.Size | None = None
+
+    def outputs(self, net: Callable[..., Any]) -> Tensor:
+        u = require_tensor(self.fn(net), "the outputs function")
+        u = u.reshape(-1) if self.flat else u
+        if self._shape is not None and u.shape != self._shape:
+            raise ShapeError(
+                f"the outputs function {getattr(self.fn, '__qualname__', self.fn)!s} returned shape {tuple(u.shape)} "
+                f"after {tuple(self._shape)}: its length must not change between calls; build a new objective (or "
+                "pass new points with objective.resampled) where the data change."
+            )
+        self._shape = u.shape
+        return u
+
+
+def join(rows: Sequence[Tensor]) -> Tensor:
+    """The rows of all parts, stacked; a single part's as they are, without a copy."""
+    return rows[0] if len(rows) == 1 else torch.cat(list(rows))
+
+
+def require_tensor(u: Any, who: str = "the model") -> Tensor:
+    """Raise unless the outputs are one floating-point tensor with at least one dimension.
+
+    Raises:
+        OutputTypeError: quotes the type and gives the remedy.
+    """
+    if not isinstance(u, Tensor):
+        keys = f" with fields {list(u)[:6]}" if isinstance(u, dict) else ""
+        raise OutputTypeError(
+            f"{who} returned {type(u).__name__}{keys}, not a tensor: use js.Objective(model, outputs=lambda net: "
+            "net(inputs).logits, loss=…) (or [0], or ['logits']) to say which tensor is trained."
+        )
+    if not u.is_floating_point():
+        raise OutputTypeError(f"{who} returned a tensor of {u.dtype}: outputs must be real floating-point numbers.")
+    return u
+
+
+def take(inputs: Any, rows: slice) -> Any:
+    """The same nest of tensors with only some samples; what has no batch dimension of that length is kept."""
+    return substitute(inputs, _length(inputs), lambda leaf: leaf[rows])
+
+
+def substitute(inputs: Any, n: int, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nest with ``change`` applied, in the order of ``leaves``, to each tensor of n samples."""
+    if isinstance(inputs, dict):
+        return {key: substitute(value, n, change) for key, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return tuple(substitute(value, n, change) for value in inputs)
+    return change(inputs) if isinstance(inputs, Tensor) and inputs.dim() and inputs.shape[0] == n else inputs
+
+
+def leaves(inputs: Any) -> list[Tensor]:
+    """The tensors in a nest of dicts, tuples and lists."""
+    if isinstance(inputs, dict):
+        inputs = list(inputs.values())
+    if isinstance(inputs, (tuple, list)):
+        return [leaf for item in inputs for leaf in leaves(item)]
+    return [inputs] if isinstance(inputs, Tensor) else []
+
+
+def require_finite(inputs: Any, what: str) -> None:
+    """Raise for NaN or infinity in any floating-point tensor of a nest.
+
+    Raises:
+        NonFiniteError: says how many entries, and where the first one is.
+    """
+    for leaf in leaves(inputs):
+        if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
+            bad = ~torch.isfinite(leaf)
+            first = tuple(int(i) for i in bad.nonzero()[0])
+            raise NonFiniteError(
+                f"{what} of shape {tuple(leaf.shape)} hold {int(bad.sum())} NaN or infinite entries, the first at "
+                f"{first}: drop or repair those samples."
+            )
+
+
+def _length(inputs: Any) -> int:
+    found = [leaf for leaf in leaves(inputs) if leaf.dim()]
+    if not found:
+        raise InputError(f"inputs must be a tensor or a tuple or dict of tensors, got {type(inputs).__name__}.")
+    n = found[0].shape[0]
+    if n == 0:
+        raise EmptyBatchError(f"inputs of shape {tuple(found[0].shape)} hold no sample.")
+    return n
+
+
+def weight_scale(weight: float) -> float:
+    """√weight of a residual term, checked."""
+    if not (math.isfinite(weight) and weight > 0):
+        raise InputError(f"a term's weight must be positive and finite, got {weight!r}.")
+    return math.sqrt(weight)

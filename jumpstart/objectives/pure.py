@@ -1,0 +1,124 @@
+"""The model as a pure function of its weights, and what evaluating it must leave as it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .parameters import ParameterSpace
+
+
+class Net:
+    """The model as a pure function: ``Net(...).bind(θ)(x)`` evaluates it at θ and changes nothing.
+
+    Args:
+        training: None leaves every submodule's mode as it is; False or True evaluates in that mode, and puts
+            each submodule's own mode back afterwards.
+    """
+
+    def __init__(self, model: nn.Module, space: ParameterSpace, training: bool | None = None) -> None:
+        self.model, self.space, self.training = model, space, training
+        # By part and modes: the ways into the kernel that were found to be exact (kernel.assemble).
+        self.routes: WeakKeyDictionary[Any, dict] = WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "routes"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, routes=WeakKeyDictionary())  # a copy finds its ways again
+
+    def call(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        """Evaluate with parameters given by name; buffers are copies, so that none is written to."""
+        tensors = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        tensors.update(params)
+        with module_mode(self.model, self.training), plain_attention():
+            return functional_call(self.model, tensors, args, kwargs)
+
+    def bind(self, theta: Tensor) -> Bound:
+        return Bound(self, self.space.unflatten(theta))
+
+
+class Bound:
+    """The model at given weights, called like the model; ``net.name``, ``net["layer.name"]`` is a parameter or buffer.
+
+    A residual reads the unknowns of its equation this way: ``net.viscosity`` where the model holds
+    ``self.viscosity = nn.Parameter(…)``.
+    """
+
+    def __init__(self, net: Net, params: Mapping[str, Tensor]) -> None:
+        self._net, self._params = net, params
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._net.call(self._params, *args, **kwargs)
+
+    @property
+    def model(self) -> nn.Module:
+        """The module that is bound."""
+        return self._net.model
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._params:
+            return self._params[name]
+        return tensors_of(self._net.model)[name]
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name.startswith("_"):  # copying and pickling ask for what is not there yet
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError:
+            known = list(tensors_of(self._net.model))
+            raise AttributeError(
+                f"the network has no parameter or buffer {name!r}; it has {known[:8]}. Write net[{name + '.weight'!r}] "
+                "for one inside a layer."
+            ) from None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every parameter and buffer by name, those that move at the given weights."""
+        return {**tensors_of(self._net.model), **self._params}
+
+
+def tensors_of(net: Any) -> dict[str, Tensor]:
+    """Parameters and buffers by name, of a module or of a bound network; empty for anything else."""
+    if isinstance(net, Bound):
+        return net.tensors()
+    return {**dict(net.named_parameters()), **dict(net.named_buffers())} if isinstance(net, nn.Module) else {}
+
+
+def random_state_kept(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Whatever random numbers are drawn inside, the global generators are as they were afterwards."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Keep to attention kernels that forward mode, second derivatives and vmap know."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def module_mode(model: nn.Module, training: bool | None) -> Iterator[None]:
+    """Every submodule in train or eval mode for a while; None leaves them as they are."""
+    if training is None:
+        yield
+        return
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        model.train(training)
+        yield
+    finally:
+        for module, flag in before:
+            module.training = flag

@@ -1,0 +1,7 @@
+"""Derivative streams: residuals at points and their Jacobian in batched layers instead of nested transforms."""
+
+from .factored import Local, Outer
+from .fingerprint import fingerprint, of_model
+from .trace import factor
+
+__all__ = ["Local", "Outer", "factor", "fingerprint", "of_model"]

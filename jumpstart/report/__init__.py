@@ -1,0 +1,1 @@
+"""What runs leave behind, and pictures of it. Measuring is not drawing."""

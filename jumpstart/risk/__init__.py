@@ -1,0 +1,1 @@
+"""Loss on new data, from the training samples alone."""

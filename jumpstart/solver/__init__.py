@@ -1,0 +1,1 @@
+"""``solve``: the linearized run, asked for any horizon, on any points, under changed data."""

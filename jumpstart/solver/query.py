@@ -1,0 +1,62 @@
+"""Query points: the network linearized on other inputs, and how a basis moves the outputs there."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..errors import ShapeError
+from ..flow.basis import Basis
+from ..linearization.linearize import Linearization, at_query
+from ..linearization.ntk import assemble
+from ..objectives.parts import Batch, Opaque, leaves, require_finite
+
+
+class Queries:
+    """Keeps the last query points' linearization, and the basis's images there once enough horizons are asked for."""
+
+    def __init__(self, lin: Linearization, basis: Basis) -> None:
+        self.lin, self.basis = lin, basis
+        self._last: tuple[Any, list[int], Linearization, Tensor | None] | None = None
+
+    def shifted(self, x: Any, c: Tensor) -> Tensor:
+        """Linearized outputs on query points x after moving by coefficients c (T, k): (T, m, …)."""
+        query, images = self.at(x, many=c.shape[0])
+        if images is not None:
+            shift = torch.tensordot(c, images, dims=1)
+        else:
+            shift = torch.stack([query.jvp(self.basis.displacement(row)) for row in c])
+        return (query.u.to(shift.dtype) + shift).to(query.u.dtype)
+
+    def at(self, x: Any, many: int) -> tuple[Linearization, Tensor | None]:
+        """The query's linearization, and the images of the basis there once enough horizons are asked for."""
+        stamp = [leaf._version for leaf in leaves(x) if not leaf.is_inference()]  # written to since?
+        if self._last is None or self._last[0] is not x or self._last[1] != stamp:
+            require_finite(x, "query points")
+            part = Opaque(cast(Any, x)) if callable(x) else Batch(x)
+            try:
+                query = at_query(self.lin, part)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise ShapeError(f"the model cannot be evaluated on the query points: {error}") from error
+            self._last = (x, stamp, query, None)
+        _, _, query, images = self._last
+        modes = self.basis.cotangents.shape[0] if self.basis.cotangents is not None else 0
+        outputs = max(1, query.u.numel() // query.u.shape[0])
+        # The kernel costs a backward pass an output on both sides; without it a horizon costs a vjp and a jvp.
+        layered = assemble.layered(self.lin) and assemble.layered(query)
+        if images is None and many > 2 * outputs + 2 and modes == self.basis.size and layered:
+            part = query.parts[0]
+            assert isinstance(part, Batch) and self.basis.cotangents is not None
+            k_qs = assemble.query_kernel(self.lin, part, self.basis.metric).double()
+            images = (self.basis.cotangents.flatten(1).double() @ k_qs.T).reshape(-1, *query.u.shape)
+        elif images is None and modes == 0 and 0 < self.basis.size < many:
+            rows = self.basis.rows()
+            images = torch.stack(
+                [query.jvp(self.basis.metric.scale(v.to(self.lin.theta.dtype))) for v in rows]
+            ).double()
+        self._last = (x, stamp, query, images)
+        return query, images

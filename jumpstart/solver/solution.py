@@ -1,0 +1,343 @@
+"""``Solution``: one solved training run; ask it for any horizon, on any points, under changed data."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import HorizonError, InputError, TrustWarning
+from ..flow import truncation_bounds as bounds
+from ..flow.basis import Basis
+from ..flow.gates import set_gate
+from ..flow.horizon import Horizon, Parsed, Steps, Times, parse
+from ..flow.kernel_drift import Drift
+from ..flow.reduced_flow import ReducedFlow
+from ..jumping.candidates import Proposal
+from ..linearization.linearize import Linearization
+from ..losses.weighted import Weighted, weighted
+from ..objectives.objective import Objective
+from ..risk import criteria as risks
+from ..risk import leave_out as holdout
+from ..risk.criteria import LeftOut
+from ..surrogate.select import Plan, explain
+from . import archive
+from .query import Queries
+from .sweep import Sweep
+from .tune import Tuned, tuned
+from .validity import Check, examine
+
+
+class Solution:
+    """The linearized training run from the present weights, solved: ask it for any horizon.
+
+    Built by :func:`solve`; the model is left alone. Times are flow times (learning rate × steps), ``math.inf``, a
+    1-D tensor of them (answers then have a leading axis T), or ``js.steps(count, lr)``.
+    """
+
+    def __init__(
+        self, objective: Objective, lin: Linearization, basis: Basis, flow: ReducedFlow, plan: Plan | None
+    ) -> None:
+        self.objective, self.lin, self.basis, self.flow, self.plan = objective, lin, basis, flow, plan
+        self.checked: Check | None = None
+        self.seconds = 0.0  # of linearization and basis, filled in by ``solve``
+        self.queries = Queries(lin, basis)
+        self._last: tuple[Parsed, Tensor] | None = None
+        self._drift: Drift | None = None
+
+    def _coefficients(self, horizon: Parsed) -> Tensor:
+        """c (T, k); kept for the next question about the same horizon, since integration is the dear part."""
+        if self._last is None or self._last[0] != horizon:
+            self._last = (horizon, self.flow.at(horizon))
+        return self._last[1]
+
+    # -- training outputs --------------------------------------------------------------------------------------
+
+    def outputs(self, t: Horizon, *, order: int = 1) -> Tensor:
+        """Predicted training outputs u(t): (n, …), or (T, n, …) for many horizons (equation 5).
+
+        Args:
+            order: 1 freezes the kernel; 2 follows its drift to first order (equation 16), so that errors fall as t³
+                instead of t², for some 6 gradient evaluations a quadrature node.
+        """
+        horizon = self._asked(t)
+        if self._second(order):
+            found = self._drifted().outputs(_times(horizon))
+        else:
+            found = self.flow.outputs(self._coefficients(horizon))
+        return self._shaped(found.to(self.lin.u.dtype), horizon)
+
+    def loss(self, t: Horizon, *, order: int = 1) -> float | Tensor:
+        """Φ of the predicted outputs, without the weight decay's penalty: a number, or (T,)."""
+        horizon = self._asked(t)
+        if self._second(order):
+            values = self.flow._loss.value(self._drifted().outputs(_times(horizon)))
+        else:
+            values = self.flow.predicted(self._coefficients(horizon))
+        return float(values[0]) if horizon.scalar else values
+
+    @property
+    def spectrum(self) -> Tensor:
+        """Rates λ (k,) of the modes in units of 1/flow time, largest first; a mode relaxes as e^{−λt}."""
+        return self.flow.start.rates.sort(descending=True).values
+
+    def error_bound(self, t: Horizon) -> float:
+        """Bound on ‖u_k(t) − u(t)‖₂ that restricting to the basis causes; rounding for a dense basis.
+
+        It says nothing about the error of linearizing the network.
+        """
+        horizon = parse(t)
+        if isinstance(horizon, Steps):
+            return bounds.steps_bound(self.flow, self.lin, horizon)
+        if not horizon.scalar:
+            raise HorizonError("error_bound takes one horizon at a time.")
+        return bounds.error_bound(self.flow, self.lin, horizon.values[0])
+
+    # -- weights and query points ------------------------------------------------------------------------------
+
+    def parameters(self, t: Horizon, *, order: int = 1, second_order: bool = False) -> dict[str, Tensor]:
+        """The weights at horizon t by name, each with a leading axis T for many horizons (equation 5).
+
+        Args:
+            order: 2 predicts where training really leads one order further (as in ``outputs``).
+            second_order: add the correction that lands the real network on the predicted outputs (equation 11), where
+                it is no longer than half of the first-order displacement; two more gradient evaluations.
+        """
+        horizon = self._asked(t)
+        if self._second(order):
+            if second_order:
+                raise InputError("parameters: order=2 predicts the true run, second_order=True lands; ask for one.")
+            moves = list(self._drifted().displacements(_times(horizon)))
+        else:
+            moves = self._displacements(horizon, second_order)
+        thetas = [self.lin.theta + d for d in moves]
+        tables = [self.objective.space.unflatten(theta) for theta in thetas]
+        return {name: self._shaped(torch.stack([table[name] for table in tables]), horizon) for name in tables[0]}
+
+    def predict(self, x: Any, t: Horizon, *, order: int = 1) -> Tensor:
+        """Predicted outputs of the model on query points x at horizon t: (m, …) or (T, m, …) (equation 5).
+
+        Costs one vjp and one jvp a horizon, or one kernel between query and training points for all horizons,
+        whichever is less.
+
+        Args:
+            x: whatever the model takes: a tensor, a tuple or a dict; or a function of the network as a pure callable,
+                such as ``lambda net: net(x).logits``.
+            order: 2 follows the kernel's drift, as in ``outputs``.
+        """
+        horizon = self._asked(t)
+        if self._second(order):
+            query, _ = self.queries.at(x, many=0)
+            return self._shaped(self._drifted().predict(query, _times(horizon)).to(query.u.dtype), horizon)
+        return self._shaped(self.queries.shifted(x, self._coefficients(horizon)), horizon)
+
+    def _displacements(self, horizon: Parsed, second_order: bool) -> list[Tensor]:
+        rows = self._coefficients(horizon)
+        if not second_order:
+            return [self.basis.displacement(row) for row in rows]
+        if isinstance(horizon, Steps):
+            raise HorizonError("second_order needs a flow time; js.steps has no continuous response.")
+        proposal = Proposal(self.lin, self.flow.loss, self.basis, self.flow, True, exact=True)
+        return [proposal.candidate(row, value).displacement for row, value in zip(rows, horizon.values, strict=True)]
+
+    def _second(self, order: int) -> bool:
+        if order not in (1, 2):
+            raise InputError(f"order={order!r}: 1 freezes the kernel, 2 follows its drift.")
+        return order == 2
+
+    def _drifted(self) -> Drift:
+        if self._drift is None:
+            self._drift = Drift(self.lin, self.flow)
+        return self._drift
+
+    # -- what if -----------------------------------------------------------------------------------------------
+
+    def _with(self, flow: ReducedFlow) -> Solution:
+        """The same kernel under another flow; gates are not taken along."""
+        return Solution(self.objective, self.lin, flow.basis, flow, self.plan)
+
+    def with_targets(self, targets: Tensor) -> Solution | Sweep:
+        """The run towards other targets, on the kernel that is there already.
+
+        Args:
+            targets: like those of the objective, or with a leading axis r for many at once (a :class:`Sweep`).
+        """
+        mine = self.flow.loss.targets
+        kind = isinstance(targets, Tensor) and targets.is_floating_point() == mine.is_floating_point()
+        if kind and targets.dim() == mine.dim() + 1 and targets.shape[1:] == mine.shape:
+            return Sweep.of(self, targets.to(mine.device))
+        loss = self.flow.loss.with_targets(targets).to(self.lin.u)
+        loss.check(self.lin.u)
+        # A Krylov remainder bounds runs from the gradient that it was built from, and no others.
+        return self._with(ReducedFlow(replace(self.basis, remainder=None), loss, self.lin.u, self.flow.tolerance))
+
+    def reweighted(self, weights: Tensor) -> Solution:
+        """The run in which sample i counts w_i times, weights (n,) ≥ 0; for Krylov bases within the same subspace."""
+        loss = weighted(self.flow.loss, weights, self.lin.u)
+        return self._with(ReducedFlow(self.basis, loss, self.lin.u, self.flow.tolerance))
+
+    def without(self, samples: Tensor | list[int] | int) -> Solution:
+        """The run without some samples, by index; the others count as before (no renormalization)."""
+        n = self.lin.u.shape[0]
+        weights = torch.ones(n, dtype=torch.float64, device=self.lin.u.device)
+        weights[holdout.indices(samples, n)] = 0
+        return self.reweighted(weights)
+
+    def damped(self, rate: float) -> Solution:
+        """The run with a pull ``rate``·(θ − θ₀)/D back to the present weights: ridge regression at t = ∞."""
+        if isinstance(rate, bool) or not (isinstance(rate, (int, float)) and 0 <= rate < math.inf):
+            raise InputError(f"damped({rate!r}): the rate is a number in units of 1/flow time, 0 or more.")
+        return self._with(ReducedFlow(self.basis.damped(float(rate)), self.flow.loss, self.lin.u, self.flow.tolerance))
+
+    def gated(self, rule: str | None, **options: float) -> Solution:
+        """The run with its modes gated by what the samples agree on: "hard", "soft" or "snr" (equation 14)."""
+        found = self._with(ReducedFlow(self.basis, self.flow.loss, self.lin.u, self.flow.tolerance))
+        set_gate(found.flow, rule, **options)
+        return found
+
+    # -- trust and risk ----------------------------------------------------------------------------------------
+
+    def check(
+        self, t: Horizon, x: Any = None, y: Tensor | None = None, *, tolerance: float = 0.1, order: int = 1
+    ) -> Check:
+        """Move a copy of the weights to ``parameters(t)`` and compare the real network with the linearized one.
+
+        Also finds the longest flow time at which the training outputs agree within ``tolerance`` (relative to how far
+        they have moved), for one forward pass a trial; it is kept as ``trust_horizon``, and answers beyond it warn.
+
+        Args:
+            x, y: query points and their targets, to be compared too.
+            order: 2 also asks how far the kernel drifts along the run, which moving the weights along the linearized
+                run does not show, and trusts no further than where that is ``tolerance`` of the movement; some tens of
+                gradient evaluations.
+        """
+        horizon = parse(t)
+        if not horizon.scalar:
+            raise HorizonError("check takes one horizon at a time.")
+        if not isinstance(tolerance, (int, float)) or not tolerance > 0:
+            raise InputError(f"check(tolerance={tolerance!r}): give a relative error above 0.")
+        if x is None and y is not None:
+            raise InputError("check(t, y=…): targets without query points; the training targets are known already.")
+        drift = self._drifted() if self._second(order) else None
+        self.checked = examine(self.flow, self.queries, horizon, (x, y), tolerance, drift)
+        return self.checked
+
+    def leave_out(self, t: Horizon, *, groups=None, samples=None, tolerance: float = 1e-5) -> LeftOut:
+        """The run without each sample, or each group of them, and what it predicts there (``risk.leave_out``)."""
+        horizon = self._asked(t)
+        return risks.leave_out(self.flow, horizon, groups=groups, samples=samples, tolerance=tolerance)
+
+    def risk(self, t: Horizon, criterion: str = "loo", **options) -> float | Tensor:
+        """Estimated loss on new data at horizon t, without validation data: a number, or (T,).
+
+        It is about the linearized run; believe it as far as ``check`` finds the real network to agree.
+
+        Args:
+            criterion: "loo", the exact leave-one-out of the whole run (options ``groups``, ``samples``,
+                ``tolerance`` as in ``leave_out``); "gcv" (squared loss); "population", the paper's unbiased decrease.
+        """
+        horizon = self._asked(t)
+        values = risks.estimate(self.flow, horizon, criterion, **options)
+        return float(values[0]) if horizon.scalar else values
+
+    def best_horizon(
+        self,
+        criterion: str = "loo",
+        *,
+        horizons: Tensor | None = None,
+        limit: float | str = "trust",
+        trust: float = 0.1,
+        **options,
+    ) -> float:
+        """The flow time at which to stop: lowest estimated risk, no further than the linearization is trusted.
+
+        Args:
+            criterion, options: as in ``risk``.
+            horizons: (T,) flow times to choose from; None for a geometric grid, refined around its minimum.
+            limit: "trust" checks up to where the real network agrees within ``trust`` (some forward passes);
+                a number, or ``math.inf``, is used as it is.
+        """
+        times = None if horizons is None else risks.times(horizons)
+        end = self._limit(limit, trust, None if times is None else float(times.max()))
+        return risks.best(self.flow, criterion, times, end, **options)
+
+    def tuned(
+        self,
+        over: Sequence[str] = ("damping",),
+        *,
+        limit: float | str = "trust",
+        trust: float = 0.1,
+        **options,
+    ) -> Tuned:
+        """Choose damping, gate or sample weights together with the horizon by leave-one-out risk; no network pass.
+
+        Args:
+            over: families to choose from, of "damping" (``damped``), "gate" (``gated``) and "weights" (``without`` the
+                samples that the others contradict most). The last two look at every sample before it is left out, which
+                flatters them: on the data sets of docs/results/endpoint/risk they hurt more often than they helped.
+            limit, trust, options: as in ``best_horizon``.
+
+        Returns:
+            a :class:`jumpstart.tune.Tuned`: ask its ``solution`` at its ``horizon``.
+        """
+        return tuned(self, over, self._limit(limit, trust, None), **options)
+
+    def _limit(self, limit: float | str, trust: float, end: float | None) -> float:
+        """How far a search over horizons may go: a number, or what ``check`` finds."""
+        if limit != "trust":
+            if not isinstance(limit, (int, float)) or not limit > 0:
+                raise InputError(f"limit={limit!r}: give 'trust', a flow time above 0, or math.inf.")
+            return float(limit)
+        end = end if end is not None else float(risks.grid(self.flow)[-1])
+        known = self.checked
+        if known is None or known.tolerance != trust or (known.agrees and known.time < end):
+            self.check(end, tolerance=trust)
+        return self.trust_horizon or 1e-3 * self.flow.timescale()
+
+    @property
+    def trust_horizon(self) -> float | None:
+        """What the last ``check`` found; None before."""
+        return None if self.checked is None else self.checked.trust_horizon
+
+    def _asked(self, t: Horizon) -> Parsed:
+        """A checked horizon, with a warning where it lies past what ``check`` has found to hold."""
+        horizon = parse(t)
+        asked = horizon.time
+        if self.trust_horizon is not None and asked > self.trust_horizon:
+            warnings.warn(
+                f"horizon {asked:.3g} is past {self.trust_horizon:.3g}, up to which the real network was found to "
+                "follow the linearized one (Solution.check): believe the answer less the further it goes.",
+                TrustWarning,
+                stacklevel=3,
+            )
+        return horizon
+
+    # -- for people --------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write the solved run to a file (no pickle) that ``js.load(path, objective)`` reads without a kernel."""
+        if isinstance(self.flow.loss, Weighted):
+            raise InputError("save: sample weights are not stored; save the plain solution and weigh it after loading.")
+        return archive.save(path, lin=self.lin, basis=self.basis, flow=self.flow)
+
+    def explain(self) -> str:
+        """What was chosen and why, predicted and measured cost, and the spectrum in a line."""
+        return explain(self.plan, self.basis, self.spectrum, self.lin, self.seconds)
+
+    def __repr__(self) -> str:
+        return f"Solution(outputs={tuple(self.lin.u.shape)}, basis={self.basis.kind!r}, modes={self.basis.size})"
+
+    def _shaped(self, answers: Tensor, horizon: Parsed) -> Tensor:
+        return answers[0] if horizon.scalar else answers
+
+
+def _times(horizon: Parsed) -> Times:
+    if isinstance(horizon, Steps):
+        raise HorizonError("order=2 follows the gradient flow: give a flow time (lr × steps) instead of js.steps.")
+    return horizon

@@ -1,0 +1,84 @@
+"""``solve``: where training would end, on train and new points, at any horizon, without moving a weight."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ..errors import InputError
+from ..flow.gates import set_gate
+from ..flow.reduced_flow import TOLERANCE, ReducedFlow
+from ..linearization.linearize import linearize
+from ..linearization.metric import MetricLike, metric_of
+from ..objectives.objective import Objective
+from ..objectives.parameters import Select
+from ..surrogate.select import BasisLike, build
+from ..utils.cost import Ledger
+from ..utils.progress import shown
+from . import archive
+from .solution import Solution
+
+
+def solve(
+    objective: Objective,
+    basis: BasisLike = "auto",
+    metric: MetricLike = None,
+    params: Select = None,
+    memory_limit: float | None = None,
+    *,
+    depth: int | None = None,
+    weight_decay: float | None = None,
+    gate: str | None = None,
+    tolerance: float | None = None,
+    progress: bool | None = None,
+) -> Solution:
+    """Solve the training run from the present weights, linearized there; nothing is changed.
+
+    Args:
+        basis: "auto", "dense" (every mode, exact), "krylov" (``depth`` modes, with an error bound), or a function
+            (linearization, loss, metric) -> Basis made of ``jumpstart.bases``, for instance
+            ``lambda lin, loss, metric: js.bases.span(lin, metric, updates)`` for a trajectory prefix.
+        metric: None for plain gradient flow; a torch optimizer (its state gives D, and its weight decay is taken
+            along), a (P,) tensor, or tensors by parameter name.
+        params: restrict what moves, by names, patterns or a function.
+        memory_limit: bytes for the solve; None for half of what is free.
+        weight_decay: decoupled decay rate w, θ̇ = … − wθ.
+        gate: None, "hard", "soft" or "snr": damp modes whose per-sample contributions do not agree.
+        tolerance: local error of the integration for losses that are not quadratic (1e-8).
+        progress: bars on loops that take over a second; None where stderr is a terminal.
+
+    Raises:
+        InputError and its kinds (``jumpstart.errors``), quoting what was given.
+
+    Example:
+        >>> import torch
+        >>> from jumpstart import supervised
+        >>> model = torch.nn.Linear(3, 1)
+        >>> solution = solve(supervised(model, torch.randn(8, 3), torch.randn(8, 1)))
+        >>> solution.outputs(float("inf")).shape
+        torch.Size([8, 1])
+    """
+    if not isinstance(objective, Objective):
+        raise InputError(f"solve needs a js.Objective (see js.supervised), got {type(objective).__name__}.")
+    objective = objective if params is None else objective.subset(params)
+    begun = time.perf_counter()
+    lin = linearize(objective, ledger=Ledger())
+    chosen = metric_of(metric, objective, weight_decay)
+    with shown(progress):
+        built, plan = build(lin, objective.loss, chosen, basis, depth, memory_limit)
+    flow = ReducedFlow(built, objective.loss, lin.u, TOLERANCE if tolerance is None else tolerance)
+    set_gate(flow, gate)
+    solution = Solution(objective, lin, built, flow, plan)
+    solution.seconds = time.perf_counter() - begun
+    return solution
+
+
+def load(path: str | Path, objective: Objective, params: Select = None) -> Solution:
+    """A solution from ``Solution.save``, for the same model, data and ``params``; costs one forward pass.
+
+    Raises:
+        ArchiveError: the file is no solution, or was saved from another model or other data.
+    """
+    objective = objective if params is None else objective.subset(params)
+    lin, basis, flow = archive.load(path, objective)
+    return Solution(objective, lin, basis, flow, None)

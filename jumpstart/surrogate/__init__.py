@@ -1,0 +1,1 @@
+"""Cheaper ways to answer for the linearized run, and the choice among all of them by counted cost."""

@@ -1,0 +1,1 @@
+"""Room for operators along a real trajectory (docs/theory.md); nothing lives here yet."""

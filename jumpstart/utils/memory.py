@@ -1,0 +1,18 @@
+"""How much memory a solve may take."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def available_memory(device: torch.device) -> float:
+    """Half of the memory that is free on the device, in bytes."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's, to be used again
+        return 0.5 * (torch.cuda.mem_get_info(device)[0] + cached)
+    try:
+        return 0.5 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 2.0**31

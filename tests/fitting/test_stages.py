@@ -1,0 +1,170 @@
+"""The stages of a fit: what is compared after new points, decay and chosen parameters, causes, landing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import jumpstart as js
+from jumpstart import errors
+from jumpstart.fitting import stages
+from jumpstart.fitting.fit import iterate
+from jumpstart.linearization.linearize import linearize
+from jumpstart.linearization.metric import Metric
+from jumpstart.surrogate import select as choose
+
+from ..problems import flat, mlp, randn
+from .test_fit import X, Y, net, pinn, regression
+
+
+def penalized(model, decay):
+    misses = 0.5 * float((model(X) - Y).square().sum().detach())
+    return misses + 0.5 * decay * float(flat(model).square().sum())
+
+
+def test_weight_decay_counts_in_the_start_the_best_and_the_result():
+    model = net()
+    objective = regression(model=model)
+    start = penalized(model, 0.3)
+    result = js.fit(objective, jumps=20, weight_decay=0.3)
+    assert result.start == pytest.approx(start, rel=1e-12)
+    assert result.loss == pytest.approx(penalized(model, 0.3), rel=1e-10)
+    assert result.loss < start
+
+
+def test_a_start_of_low_loss_and_large_weights_is_not_the_best_under_decay():
+    model = net()
+    js.fit(regression(model=model), jumps=60)
+    with torch.no_grad():
+        model[4].weight.mul_(10)
+        model[2].weight.mul_(0.1)  # another loss, larger weights
+    before = penalized(model, 1.0)
+    result = js.fit(regression(model=model), jumps=10, weight_decay=1.0)
+    assert penalized(model, 1.0) == pytest.approx(result.loss)
+    assert result.loss < before
+
+
+def test_chosen_parameters_are_chosen_once():
+    model = net()
+    frozen = model[0].weight.detach().clone()
+    built = []
+    objective = regression(model=model)
+    original = type(objective).subset
+    type(objective).subset = lambda self, params: built.append(params) or original(self, params)
+    try:
+        result = js.fit(objective, jumps=5, params=["2", "4"], weight_decay=0.1)
+    finally:
+        type(objective).subset = original
+    assert built == [["2", "4"]]
+    assert torch.equal(model[0].weight, frozen)
+    assert result.accepted > 0
+
+
+def test_new_points_reset_what_is_compared():
+    """The loss on other points is no progress and no stagnation, and no height that a bold step must stay below."""
+
+    def points(jump):
+        return {"inside": randn(jump, 12, 1) * (1 if jump % 2 else 30)}
+
+    run, bold = iterate(pinn(net()), jumps=45, resample=points, every=3), 0
+    for state in run:
+        bold += state.course is not None
+        if state.jumps % 3 == 1 and state.jumps > 1:  # the first jump on new points
+            assert state.course is None or state.course.best >= state.best_loss
+            assert state.mark >= min(state.best_loss, state.loss)
+    assert bold > 3
+
+
+@pytest.mark.parametrize("kind", ["nan", "contradiction"])
+def test_causes_are_told_apart(kind):
+    model = net()
+    start = flat(model).clone()
+
+    def nan_off(f, x):
+        moved = (f["0.weight"].reshape(-1) - start[: f["0.weight"].numel()]).abs().sum()
+        return f(x) * torch.where(moved > 0, math.nan, 1.0)
+
+    terms = {
+        "nan": [js.Term(nan_off, X)],
+        "contradiction": [js.Term(lambda f, x: f(x) - 1, X, name="up"), js.Term(lambda f, x: f(x) + 1, X, name="down")],
+    }[kind]
+    result = js.fit(js.residual(model, *terms), jumps=200, patience=5, restarts=0)
+    assert result.outcome is js.FitOutcome.STAGNANT
+    assert ("not finite" in result.cause) == (kind == "nan")
+    assert ("contradict" in result.cause) == (kind == "contradiction")
+    assert bool(torch.isfinite(flat(model)).all())
+
+
+def test_a_bold_run_lands_from_its_best_weights(monkeypatch):
+    monkeypatch.setattr(stages, "CAUTION", 3)
+    boldness, courses = [], []
+    for state in iterate(regression(), jumps=20):
+        boldness.append((state.may_climb, state.best_loss, state.loss))
+        courses.append(state.course is not None)
+    landed = next(k for k, (bold, _, _) in enumerate(boldness) if not bold)
+    assert landed == 12  # after 60% of the jumps
+    assert all(bold for bold, _, _ in boldness[:landed])
+    losses = [loss for _, _, loss in boldness[landed:]]
+    assert losses[0] <= boldness[landed - 1][1]
+    assert losses == sorted(losses, reverse=True)
+    assert courses == [False] * 3 + [True] * 9 + [False] * 8
+    assert not any(state.may_climb for state in iterate(regression(), jumps=4, bold=False))
+
+
+def test_a_march_that_is_stuck_turns_bold_before_it_lands(monkeypatch):
+    monkeypatch.setattr(stages, "CAUTION", 1000)
+    monkeypatch.setattr(stages, "DESCENT", 0.0)
+    up, down = js.Term(lambda f, x: f(x) - 1, X), js.Term(lambda f, x: f(x) + 1, X)
+    run = iterate(js.residual(net(), up, down), jumps=60, patience=5)
+    bold, climbs, restarts = zip(*[(s.course is not None, s.may_climb, s.restarts) for s in run], strict=True)
+    assert 0 < bold.index(True) < climbs.index(False)
+    assert restarts[climbs.index(False)] == 0
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_march_may_climb_once_it_has_come_down_or_after_a_while(slow, monkeypatch):
+    monkeypatch.setattr(stages, "DESCENT", 0.0 if slow else 0.1)
+    seen = [(s.course is not None, s.best_loss / s.start) for s in iterate(regression(), jumps=50)]
+    first = next(k for k, (bold, _) in enumerate(seen) if bold)
+    if slow:
+        assert first == stages.CAUTION
+    else:
+        assert 0 < first < stages.CAUTION
+        assert seen[first - 1][1] <= 0.1 < seen[first - 2][1]
+
+
+def test_a_saddle_is_no_constant():
+    """Zero weights in the last layer: the residual u² does not move to first order, but it depends on the network."""
+    model = net()
+    nn.init.zeros_(model[4].weight)
+    nn.init.zeros_(model[4].bias)
+    objective = js.residual(model, js.Term(lambda f, x: f(x) ** 2 - 1, X))
+    assert js.jump(objective).outcome is js.Outcome.STATIONARY
+    with pytest.raises(errors.NoParametersError):
+        js.residual(model, js.Term(lambda f, x: x, X))
+
+
+def test_a_march_on_a_batch_counts_its_jacobian_in_the_memory_plan():
+    model = mlp(0, 4, 200, 1)
+    lin = linearize(js.supervised(model, randn(0, 12, 4), randn(1, 12, 1)))
+    loss = js.losses.mse(randn(1, 12, 1))
+    size = 8.0 * lin.u.numel() * lin.theta.numel()
+    assert choose.plan(lin, loss, Metric(), "dense", cholesky=True).bytes["dense"] >= size
+    assert choose.plan(lin, loss, Metric(), "dense").bytes["dense"] < size
+
+
+def test_a_user_loop_sees_what_the_residual_reads_now():
+    """part.outputs(model) in a loop that never linearizes."""
+    box = {"nu": 1.0}
+    model = net()
+    objective = js.residual(model, js.Term(lambda f, x: f(x) * box["nu"], X))
+    part = objective.parts[0]
+    assert part.local is not None
+    for nu in (1.0, 2.0, 3.0):
+        box["nu"] = nu
+        torch.testing.assert_close(part.outputs(model), (nu * model(X)).reshape(-1))
+    twin = nn.Sequential(*[nn.Sigmoid() if isinstance(m, nn.Tanh) else m for m in model])
+    torch.testing.assert_close(part.outputs(twin), (3 * twin(X)).reshape(-1))
