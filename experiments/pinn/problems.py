@@ -17,7 +17,7 @@ from torch.func import grad, jacrev
 
 from jumpstart import Term
 from jumpstart.demo import poisson
-from jumpstart.objectives import residual
+from jumpstart import residual
 from jumpstart.objectives.objective import Objective
 
 from . import references
