@@ -22,6 +22,7 @@ import jumpstart as js
 from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.metric import Metric
 from jumpstart.linearization.ntk import train_kernel
+from jumpstart.linearization.problem import LinearizedProblem
 from jumpstart.report import records
 
 from .common import arguments
@@ -160,7 +161,7 @@ def orders(seed: int) -> list[Row]:
         misses = []
         for size in sizes:
             target = model(x).detach() + float(size) * direction
-            there = js.solve(js.supervised(model, x, target), basis="dense").parameters(math.inf, second_order=second)
+            there = js.solve(js.supervised(model, x, target), basis="dense").parameters(math.inf, land=second)
             misses.append(float((functional_call(model, there, (x,)) - target).norm()))
         limit = (2.8, 3.2) if second else (1.9, 2.1)
         name = "with" if second else "without"
@@ -213,7 +214,7 @@ def products(seed: int, width: int, samples: int) -> list[Row]:
     calls = []
     for side in ("parameters", "outputs"):
         before = lin.ledger.pushes
-        js.bases.krylov(lin, objective.loss, Metric(), depth, side=side)
+        js.bases.krylov(LinearizedProblem(lin, objective.loss, Metric()), depth, side=side)
         calls.append(lin.ledger.pushes - before)
     v, w = torch.randn_like(lin.theta), torch.randn_like(lin.u)
     together, apart = [], []
@@ -245,7 +246,7 @@ def rejection(seed: int) -> list[Row]:
         return [*state, torch.get_rng_state(), torch.tensor([m.training for m in model.modules()])]
 
     before = copy.deepcopy(snapshot())
-    result = js.jump(objective, metric=adam, horizon=1e9, second_order=False, reuse=0)
+    result = js.jump(objective, metric=adam, horizon=1e9, geodesic=False, chord_steps=0)
     changed = sum(not torch.equal(a, b) for a, b in zip(before, snapshot(), strict=True))
     return [
         {

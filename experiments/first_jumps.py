@@ -35,17 +35,17 @@ def pinn(seed: int, jumps: int, seconds: float, arguments: Arguments) -> Report:
     def only(travel: int = 0, **options: Any) -> Contender:
         """Dense jumps, the first ``travel`` of them by scaled full steps."""
         return jumps_only(
-            lambda k: {"basis": "dense", "family": "scale" if k < travel else "horizon", **options}, count=jumps
+            lambda k: {"basis": "dense", "search": "scale" if k < travel else "horizon", **options}, count=jumps
         )
 
     contenders: dict[str, Contender] = {
         f"Adam {lr:g}": stepped(lambda p, lr=lr: torch.optim.Adam(p, lr=lr)) for lr in RATES
     }
     contenders["L-BFGS"] = lbfgs()
-    contenders["jumps, first order"] = only(second_order=False, reuse=0)
-    contenders["jumps, second order"] = only(second_order=True, reuse=0)
-    contenders["jumps, second order + reuse"] = only(second_order=True, reuse=2)
-    contenders["jumps, travel then land"] = only(jumps // 2, second_order=True, reuse=2)
+    contenders["jumps, first order"] = only(geodesic=False, chord_steps=0)
+    contenders["jumps, second order"] = only(geodesic=True, chord_steps=0)
+    contenders["jumps, second order + reuse"] = only(geodesic=True, chord_steps=2)
+    contenders["jumps, travel then land"] = only(jumps // 2, geodesic=True, chord_steps=2)
     size = 8 if arguments.quick else 30
     width = 8 if arguments.quick else 32
     return compare(
@@ -94,12 +94,12 @@ def cnn(seed: int, images: int, evaluations: float, arguments: Arguments) -> Rep
         return stepped(make)
 
     def jumps(depth: int, **options: Any) -> Contender:
-        settings = {"basis": "krylov", "depth": depth, "reuse": 0, "second_order": False, "metric": metric, **options}
+        settings = {"basis": "krylov", "depth": depth, "chord_steps": 0, "geodesic": False, "metric": metric, **options}
         return jumps_only(lambda k: settings)
 
     contenders = {f"Adam {lr:g}": adam(lr) for lr in RATES}
     contenders |= {f"jumps, depth {depth}": jumps(depth) for depth in (8, 12)}
-    contenders["jumps, depth 8, second order"] = jumps(8, second_order=True)
+    contenders["jumps, depth 8, second order"] = jumps(8, geodesic=True)
     contenders["jumps, depth 8, plain metric"] = jumps(8, metric=None)
 
     def evaluate(net: nn.Module) -> dict[str, float]:

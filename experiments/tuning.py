@@ -25,7 +25,7 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 def travelling(count: int) -> Contender:
     """Jumps that travel ``count`` times before they land."""
-    return jumps_only(lambda k: {"basis": "dense", "family": "scale" if k < count else "horizon"})
+    return jumps_only(lambda k: {"basis": "dense", "search": "scale" if k < count else "horizon"})
 
 
 def adamw(lr: float, **options: Any) -> Any:
@@ -51,7 +51,12 @@ def main() -> None:
         for depth in (8, 12):
             for second in (False, True):
                 contenders[f"jumps, depth {depth}{', second order' if second else ''}"] = jumped(
-                    adamw(digits.SOUND), at=lambda k: k >= 20, basis="krylov", depth=depth, second_order=second, reuse=0
+                    adamw(digits.SOUND),
+                    at=lambda k: k >= 20,
+                    basis="krylov",
+                    depth=depth,
+                    geodesic=second,
+                    chord_steps=0,
                 )
         report = compare(
             digits.network(seed), lambda m, x=x, y=y: supervised(m, x, y, "cross_entropy"), contenders, seconds=seconds,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .flow.horizon import Steps, steps
     from .integrations import gpytorch as gp
     from .jumping.jump import JumpResult, jump
+    from .jumping.jumper import Jumper
     from .jumping.trust import Outcome, Trust
     from .losses.base import Loss
     from .objectives.objective import Objective, supervised
@@ -50,6 +51,7 @@ _DEFINED = {
     "Steps": "flow.horizon",
     "steps": "flow.horizon",
     "JumpResult": "jumping.jump",
+    "Jumper": "jumping.jumper",
     "jump": "jumping.jump",
     "Outcome": "jumping.trust",
     "Trust": "jumping.trust",
@@ -78,6 +80,7 @@ __all__ = [
     "FitResult",
     "JumpOptimizer",
     "JumpResult",
+    "Jumper",
     "Loss",
     "Objective",
     "Outcome",

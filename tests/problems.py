@@ -12,6 +12,10 @@ from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
+from jumpstart.linearization.metric import Metric
+from jumpstart.linearization.problem import LinearizedProblem
+from jumpstart.losses import mse
+
 
 @dataclass
 class Problem:
@@ -170,6 +174,11 @@ class Frozen:
         s = self.s[:k]
         fraction = np.ones(k) if math.isinf(t) else -np.expm1(-self.beta * s**2 * t)
         return -self.right[:k].T @ (fraction / s * (self.left[:, :k].T @ self.r))
+
+
+def problem_of(lin, metric: Metric | None = None, loss=None) -> LinearizedProblem:
+    """A linearization with a metric; a loss of zero targets where none matters."""
+    return LinearizedProblem(lin, mse(torch.zeros_like(lin.u)) if loss is None else loss, metric or Metric())
 
 
 def relative(a, b) -> float:

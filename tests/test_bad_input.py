@@ -126,7 +126,7 @@ CASES = {
     "NaN horizon of a jump": (jump(horizon=NAN), errors.HorizonError, ["nan"]),
     "zero horizon of a jump": (jump(horizon=0), errors.HorizonError, ["0"]),
     "horizon of a jump in words": (jump(horizon="far"), errors.HorizonError, ["'far'"]),
-    "steps and second order": (ask(lambda s: s.parameters(js.steps(3, 0.1), second_order=True)), errors.HorizonError, ["steps"]),
+    "steps and second order": (ask(lambda s: s.parameters(js.steps(3, 0.1), land=True)), errors.HorizonError, ["steps"]),
     "bound for many": (ask(lambda s: s.error_bound(torch.ones(2))), errors.HorizonError, ["one horizon"]),
     "dict of outputs": (sup(model=Returns(lambda u: {"logits": u})), errors.OutputTypeError, ["dict", "logits", "js.Objective"]),
     "tuple of outputs": (sup(model=Returns(lambda u: (u, u))), errors.OutputTypeError, ["tuple", "js.Objective"]),
@@ -149,9 +149,9 @@ CASES = {
     "metric of an untouched optimizer": (solve(metric=torch.optim.Adam(mlp(0).parameters())), errors.InputError, ["optimizer", "params="]),
     "metric in words": (solve(metric="adam"), errors.InputError, ["str", "optimizer"]),
     "negative decay": (solve(weight_decay=-0.1), errors.InputError, ["-0.1"]),
-    "unknown family": (jump(family="sideways"), errors.InputError, ["'sideways'"]),
-    "reuse in words": (jump(reuse="often"), errors.InputError, ["'often'"]),
-    "recycled rubbish": (jump(basis="krylov", recycle=torch.ones(2, 7)), errors.InputError, ["(2, 7)", "255"]),
+    "unknown family": (jump(search="sideways"), errors.InputError, ["'sideways'"]),
+    "chord steps in words": (jump(chord_steps="often"), errors.InputError, ["'often'"]),
+    "recycled rubbish": (jump(basis="krylov", directions=torch.ones(2, 7)), errors.InputError, ["(2, 7)", "255"]),
     "no objective": (lambda: js.solve(NET), errors.InputError, ["Sequential", "js.supervised"]),
     "no objective to jump": (lambda: js.jump(NET), errors.InputError, ["Sequential"]),
     "no module": (sup(model=torch.sin), errors.InputError, ["torch.nn.Module"]),
@@ -183,7 +183,7 @@ ON_ONE_MODEL = {
     "horizon": lambda o: js.jump(o, horizon=NAN),
     "memory": lambda o: js.jump(o, memory_limit=8),
     "gate": lambda o: js.jump(o, gate="ajar"),
-    "recycle": lambda o: js.jump(o, basis="krylov", recycle=torch.ones(2, 7)),
+    "recycle": lambda o: js.jump(o, basis="krylov", directions=torch.ones(2, 7)),
     "params": lambda o: js.jump(o, params="nothing"),
     "metric": lambda o: js.jump(o, metric=torch.zeros(255)),
     "query": lambda o: js.solve(o).predict(randn(0, 6, 5), 1.0),
@@ -226,7 +226,7 @@ def test_an_empty_horizon_and_a_function_that_makes_no_basis():
     with pytest.raises(errors.HorizonError, match="empty"):
         js.solve(objective).outputs(torch.empty(0))
     with pytest.raises(errors.InputError, match="returned str"):
-        js.solve(objective, basis=lambda lin, loss, metric: "dense")
+        js.solve(objective, basis=lambda problem: "dense")
 
 
 def test_losses_of_the_wrong_kind():
@@ -244,7 +244,7 @@ def test_losses_of_the_wrong_kind():
 def test_a_horizon_and_a_search_over_scales():
     objective = js.supervised(nn.Linear(3, 1), torch.randn(6, 3), torch.randn(6, 1))
     with pytest.raises(errors.InputError, match="one of them"):
-        js.jump(objective, horizon=1.0, family="scale")
+        js.jump(objective, horizon=1.0, search="scale")
 
 
 def test_the_remedy_for_models_that_return_a_dict_goes_all_the_way():

@@ -97,11 +97,11 @@ def test_residuals_and_their_derivatives(dtype, tolerance, general):
 @pytest.mark.parametrize(
     "options",
     [
-        {"family": "march"},
-        {"family": "march", "course": Course(), "reuse": 2},
-        {"family": "march", "weight_decay": 1e-3},
-        {"family": "horizon"},
-        {"family": "scale"},
+        {"search": "levenberg-marquardt"},
+        {"search": "levenberg-marquardt", "course": Course(), "chord_steps": 2},
+        {"search": "levenberg-marquardt", "weight_decay": 1e-3},
+        {"search": "horizon"},
+        {"search": "scale"},
         {"basis": "krylov"},
         {"basis": "matrix-free"},
         {"basis": "matrix-free", "depth": 10},
@@ -130,7 +130,7 @@ def test_a_jump_in_float32():
 def test_a_rejected_jump_changes_neither_weights_nor_random_state():
     objective = poisson(DEVICE)
     start, state = weights(objective), torch.cuda.get_rng_state()
-    result = js.jump(objective, family="horizon", horizon=1e9, basis="krylov", second_order=False)
+    result = js.jump(objective, search="horizon", horizon=1e9, basis="krylov", geodesic=False)
     assert not result.accepted
     assert torch.equal(weights(objective), start) and torch.equal(torch.cuda.get_rng_state(), state)
 
@@ -178,7 +178,9 @@ def test_resampled_points():
     def fresh(device):
         return lambda jump: {"laplacian": inside(100 + jump).to(device), "boundary": edge(200 + jump, 36).to(device)}
 
-    here, there = (js.fit(poisson(device), jumps=6, resample=fresh(device), every=2, bold=False) for device in BOTH)
+    here, there = (
+        js.fit(poisson(device), jumps=6, resample=fresh(device), every=2, nonmonotone=False) for device in BOTH
+    )
     assert there.loss == pytest.approx(here.loss, rel=1e-3) and there.accepted == here.accepted
 
 
@@ -189,7 +191,7 @@ def test_restarts():
         )
 
     objectives = [quadratic(device) for device in BOTH]
-    here, there = (js.fit(o, jumps=30, patience=2, restarts=2, bold=False) for o in objectives)
+    here, there = (js.fit(o, jumps=30, patience=2, restarts=2, nonmonotone=False) for o in objectives)
     assert there.restarts == here.restarts == 2
     assert there.outcome is here.outcome and there.cause
     close(weights(objectives[1]), weights(objectives[0]), 1e-6)

@@ -43,8 +43,8 @@ ANSWERS = {
 }
 CASES = {
     "march": moved(pinn, js.jump),
-    "horizon": moved(pinn, lambda o: js.jump(o, family="horizon")),
-    "scale": moved(pinn, lambda o: js.jump(o, family="scale")),
+    "horizon": moved(pinn, lambda o: js.jump(o, search="horizon")),
+    "scale": moved(pinn, lambda o: js.jump(o, search="scale")),
     "krylov jump": moved(pinn, lambda o: js.jump(o, basis="krylov")),
     "gathered": moved(pinn, lambda o: js.jump(o, basis="matrix-free")),
     "conjugate gradients": moved(pinn, lambda o: js.jump(o, basis="matrix-free", depth=5)),

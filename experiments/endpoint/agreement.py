@@ -87,7 +87,7 @@ def compare(problem: Problem, rival: Rival, folder: Path) -> dict[str, dict]:
     note(finite, ours, theirs, TIMES, limit=limit)
     note("t ∞", ours, theirs, (math.inf,), limit=limit, condition=condition)
     if limit is None:  # which of the two is further off? The SVD of J knows modes that drown in K's rounding.
-        exact = at(js.solve(objective, basis=lambda lin, loss, m: js.bases.dense(lin, m, route="svd")), problem)
+        exact = at(js.solve(objective, basis=lambda problem: js.bases.dense(problem, route="svd")), problem)
         note(f"{finite}, jumpstart against the SVD of J", ours, exact, TIMES)
         note(f"{finite}, neural-tangents against the SVD of J", theirs, exact, TIMES)
     return found

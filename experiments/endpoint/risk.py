@@ -68,7 +68,7 @@ def solve(objective: js.Objective) -> js.Solution:
     """Every mode for squared loss; the leading ones for others, where there are many."""
     if objective.loss.quadratic or math.prod(objective.shape) <= 2 * RANK:
         return js.solve(objective, basis="dense")
-    return js.solve(objective, basis=lambda lin, loss, metric: js.bases.dense(lin, metric, rank=RANK))
+    return js.solve(objective, basis=lambda problem: js.bases.dense(problem, rank=RANK))
 
 
 def one(job: tuple[str, int, float, int, int, bool]) -> Row:

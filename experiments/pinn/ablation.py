@@ -16,15 +16,15 @@ from .problems import PROBLEMS
 PROBLEMS_SECONDS = {"poisson": 3.0, "heat": 4.0, "burgers": 10.0}
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "without second order": {"second_order": False},
-    "with reuse (2 chord corrections)": {"reuse": 2},
-    "without boldness": {"bold": False},
-    "horizon search instead of a march": {"family": "horizon", "basis": "dense"},
-    "the same without reuse": {"family": "horizon", "basis": "dense", "reuse": 0},
-    "scale search instead of a march": {"family": "scale", "basis": "dense"},
-    "fixed horizon": {"horizon": 1e4, "bold": False},
+    "without second order": {"geodesic": False},
+    "with reuse (2 chord corrections)": {"chord_steps": 2},
+    "without boldness": {"nonmonotone": False},
+    "horizon search instead of a march": {"search": "horizon", "basis": "dense"},
+    "the same without reuse": {"search": "horizon", "basis": "dense", "chord_steps": 0},
+    "scale search instead of a march": {"search": "scale", "basis": "dense"},
+    "fixed horizon": {"horizon": 1e4, "nonmonotone": False},
     "Adam's metric": {"metric": "adam"},
-    "Krylov basis of depth 30": {"basis": "krylov", "depth": 30, "second_order": True, "bold": False},
+    "Krylov basis of depth 30": {"basis": "krylov", "depth": 30, "geodesic": True, "nonmonotone": False},
 }
 
 

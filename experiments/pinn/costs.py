@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
-from jumpstart import Trust, jump
+from jumpstart import Jumper
 from jumpstart.demo import poisson
+from jumpstart.jumping.candidates import AlongFlow
 from jumpstart.linalg.cholesky import factor, lower_gram
 from jumpstart.linearization.linearize import linearize
-from jumpstart.linearization.metric import Metric
+from jumpstart.linearization.problem import LinearizedProblem
 from jumpstart.objectives.collocation import Points
 from jumpstart.report.records import Row
-from jumpstart.surrogate.damped_cholesky import Resolvent
+from jumpstart.surrogate.damped_cholesky import DampedCholesky
 
 from .problems import given, known, laplace, problem
 
@@ -36,9 +37,9 @@ def run(quick: bool) -> list[Row]:
 def _measure(label: str, widths: tuple[int, ...], inside: int, side: int, repeats: int) -> list[Row]:
     model = poisson.network(0, widths)
     objective = poisson.objective(model, inside, side)
-    trust = Trust()
+    jumper = Jumper(objective)
     for _ in range(WARM):  # a jump in the middle of a run, not the first one, which has to find its horizon
-        trust = jump(objective, trust=trust).trust
+        jumper.jump()
     theta = objective.theta()
     n, p = objective.shape[0], theta.numel()
     lin = linearize(objective)
@@ -49,7 +50,7 @@ def _measure(label: str, widths: tuple[int, ...], inside: int, side: int, repeat
     held = factor(matrix, shift, shift)
     small = min(n, p)
     b = torch.randn(small, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    resolvent = Resolvent(lin, objective.loss, Metric())
+    damped = DampedCholesky(LinearizedProblem(lin, objective.loss))
     general = [Points(part.fn, part.points, part.scale) for part in objective.parts if isinstance(part, Points)]
     points, edge = poisson.grid(inside), poisson.boundary(side)
     conditions = [laplace(points, -2 * torch.pi**2 * poisson.exact(points)), given(edge, 0.0, 4.0)]
@@ -71,8 +72,8 @@ def _measure(label: str, widths: tuple[int, ...], inside: int, side: int, repeat
         "Cholesky factor": lambda: factor(matrix, shift, shift),
         "eigenvectors instead": lambda: torch.linalg.eigh(matrix),
         "one solve": lambda: held.solve(b),
-        "candidate (step, bend, correction, real loss)": lambda: _candidate(resolvent, objective, lin),
-        "whole jump": lambda: _jump(objective, theta, trust),
+        "candidate (step, bend, correction, real loss)": lambda: _candidate(damped),
+        "whole jump": lambda: _jump(jumper, theta),
     }
     times: dict[str, list[float]] = {name: [] for name in pieces}
     for piece in pieces.values():
@@ -95,16 +96,15 @@ def _measure(label: str, widths: tuple[int, ...], inside: int, side: int, repeat
     ]  # fmt: skip
 
 
-def _candidate(resolvent: Resolvent, objective: Any, lin: Any) -> Any:
-    from jumpstart.jumping.candidates import Proposal
-
-    t = 1e6 / resolvent.trace
-    return Proposal(lin, objective.loss, resolvent, resolvent, True).candidate(resolvent.at_time(t), t)
+def _candidate(damped: DampedCholesky) -> Any:
+    return AlongFlow(damped, geodesic=True).at(1e6 / damped.trace)
 
 
-def _jump(objective: Any, theta: torch.Tensor, trust: Trust) -> Any:
-    result = jump(objective, basis="dense", trust=trust)
-    objective.space.write(objective.model, theta)
+def _jump(jumper: Jumper, theta: torch.Tensor) -> Any:
+    memory = jumper.memory
+    result = jumper.jump()
+    jumper.memory = memory
+    jumper.objective.space.write(jumper.objective.model, theta)
     return result
 
 

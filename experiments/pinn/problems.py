@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, cartesian_prod, nn
 from torch.func import grad, jacrev
 
-from jumpstart import Term
+from jumpstart import Term, residual
 from jumpstart.demo import poisson
-from jumpstart import residual
 from jumpstart.objectives.objective import Objective
 
 from . import references

@@ -23,7 +23,6 @@ from tqdm.auto import tqdm
 
 import jumpstart as js
 from jumpstart.errors import JumpstartError
-from jumpstart.jumping.trust import Trust
 from jumpstart.linearization.linearize import linearize
 from jumpstart.report import plots
 
@@ -158,12 +157,13 @@ def evidence(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[float]:
     It is that of the linearization at the present weights: mean (r/(1 − h))², h = diag βJ(βJᵀJ + α)⁻¹Jᵀ; γ is Σh.
     """
     objective = rows(model, x, y, 1.0)
-    alpha, beta, trust, accepted = PRIOR, 1.0, Trust(), True
+    alpha, beta, accepted, known = PRIOR, 1.0, True, None
     while accepted:
-        accepted = False
-        for _ in range(INNER):
-            result = js.jump(objective, weight_decay=alpha / beta, trust=trust)
-            trust, accepted = result.trust, accepted or result.accepted
+        jumper = js.Jumper(objective, weight_decay=alpha / beta)
+        if known is not None:
+            jumper.load_state_dict(known)
+        accepted = any([jumper.jump().accepted for _ in range(INNER)])
+        known = jumper.state_dict()
         lin = linearize(objective)
         j, r = lin.jacobian(), lin.u.flatten()
         root = torch.linalg.cholesky(beta * (j.T @ j) + alpha * torch.eye(j.shape[1], dtype=j.dtype))

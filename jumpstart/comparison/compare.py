@@ -14,6 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..errors import InputError, NonFiniteError
+from ..fitting.fit import rehearsal as rehearsing
 from ..objectives.objective import Objective
 from ..objectives.pure import module_mode
 from ..report.records import Row
@@ -68,8 +69,9 @@ def compare(
     for label, contender in contenders.items():
         # One step on another copy first: what torch imports or tunes on first use is nobody's to pay for.
         rehearsal = copy.deepcopy(model)
-        spare = _Run(label, rehearsal, objective(rehearsal), contender, seed)
-        spare.advance(_Limits(math.inf, 1, math.inf))
+        with rehearsing():
+            spare = _Run(label, rehearsal, objective(rehearsal), contender, seed)
+            spare.advance(_Limits(math.inf, 1, math.inf))
         twin = copy.deepcopy(model)
         runs.append(_Run(label, twin, objective(twin), contender, seed))
     for run in runs:

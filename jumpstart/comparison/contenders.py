@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..fitting.fit import iterate
-from ..jumping.jump import jump
-from ..jumping.trust import Trust
+from ..fitting.fit import Fit
+from ..jumping.jumper import Jumper
 from ..objectives.objective import Objective
 from ..objectives.parts import join
 from ..training.jump_optimizer import JumpOptimizer, Schedule
@@ -78,16 +77,23 @@ def jumped(factory: Factory, at: Schedule = 10, **options: Any) -> Contender:
 
 
 def jumps_only(options: Callable[[int], dict[str, Any]], count: float = math.inf) -> Contender:
-    """Jumps and nothing else; ``options`` gives :func:`jumpstart.jump`'s settings for the k-th jump.
+    """Jumps and nothing else, which remember; ``options`` gives :class:`jumpstart.Jumper`'s for the k-th jump.
 
     Ends after ``count`` jumps, or three rejections in a row.
     """
 
     def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
-        trust, cost, accepted, refused, k = Trust(), 0.0, 0, 0, 0
+        jumper: Jumper | None = None
+        cost, accepted, refused, k = 0.0, 0, 0, 0
+        asked: dict[str, Any] = {}
         while refused < 3 and k < count:
-            result = jump(objective, trust=trust, **options(k))
-            trust, k = result.trust, k + 1
+            if jumper is None or options(k) != asked:  # other settings, the same memory
+                asked, before = options(k), jumper
+                jumper = Jumper(objective, **asked)
+                if before is not None:
+                    jumper.memory = before.memory
+            result = jumper.jump()
+            k += 1
             cost += result.gradient_evaluations
             accepted += result.accepted
             refused = 0 if result.accepted else refused + 1
@@ -100,7 +106,7 @@ def fitted(**options: Any) -> Contender:
     """:func:`jumpstart.fit` with these options; what is recorded are the best weights so far, which it would return."""
 
     def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
-        for state in iterate(objective, progress=False, **options):
+        for state in Fit(objective, progress=False, **options).steps():
             present = objective.theta()
             objective.space.write(model, state.best)
             yield {"gradient_evaluations": state.cost, "jumps": state.jumps, "accepted": state.accepted}

@@ -72,7 +72,7 @@ def compare(seed: int = 0, seconds: float = SECONDS, progress: bool = True) -> R
         BASELINE: stepped(adamw(FAST)),
         f"AdamW {SOUND:g}": stepped(adamw(SOUND)),
         f"AdamW {SOUND:g} + jumps": jumped(
-            adamw(SOUND), at=lambda step: step >= 20, basis="krylov", depth=8, second_order=True, reuse=0
+            adamw(SOUND), at=lambda step: step >= 20, basis="krylov", depth=8, geodesic=True, chord_steps=0
         ),
     }
     return diagnostics.compare(

@@ -5,25 +5,44 @@ result = js.fit(objective, budget=60.0, tolerance=1e-12, error=lambda model: rel
 
 from __future__ import annotations
 
+import contextlib
 import enum
-import inspect
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..errors import InputError, NonFiniteError
-from ..jumping.jump import JumpResult, jump
+from ..errors import ArchiveError, InputError, NonFiniteError
+from ..jumping.jump import JumpResult, require_objective
+from ..jumping.jumper import Jumper
+from ..jumping.settings import LEVENBERG_MARQUARDT
 from ..jumping.trust import Outcome
+from ..linearization.metric import MetricLike
 from ..objectives.objective import Objective
+from ..report import plots
 from ..utils.progress import counter
-from .checkpoint import load, save
-from .stages import LANDING, Run, State
+from . import checkpoint
+from .stages import Event, FitRun, FitSettings, State
+
+SAVING = 1.0  # seconds between checkpoints
+
+_rehearsing: ContextVar[bool] = ContextVar("jumpstart_rehearsing", default=False)
+
+
+@contextlib.contextmanager
+def rehearsal() -> Iterator[None]:
+    """Fits inside neither read nor write their files: a trial that is nobody's run."""
+    token = _rehearsing.set(True)
+    try:
+        yield
+    finally:
+        _rehearsing.reset(token)
 
 
 class FitOutcome(enum.Enum):
@@ -53,8 +72,9 @@ class FitResult:
         jumps, accepted, restarts: how many.
         seconds: time spent, all sessions of a resumed run together, ``error`` and ``callback`` aside.
         gradient_evaluations: as in ``jumpstart.cost``.
-        history: a row for each jump: jump, seconds, gradient_evaluations, loss, best, horizon, outcome, and error
-            where it was measured.
+        history: a row for each jump: jump, seconds, gradient_evaluations, loss, best, horizon, outcome, stage, and
+            error where it was measured.
+        notes: what was slower than it could be, and why.
     """
 
     outcome: FitOutcome
@@ -68,6 +88,7 @@ class FitResult:
     gradient_evaluations: float
     cause: str = ""
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         error = "" if self.error is None else f", error {self.error:.3g}"
@@ -78,8 +99,6 @@ class FitResult:
 
     def plot(self, path: str | Path) -> Path:
         """Loss (and error) against seconds, as a picture at ``path``."""
-        from ..report import plots
-
         return plots.save(plots.history(self.history), path)
 
 
@@ -88,17 +107,18 @@ def fit(
     *,
     budget: float | None = None,
     jumps: int | None = None,
-    tolerance: float = 0.0,
+    tolerance: float | None = None,
     error: Callable[[nn.Module], float] | None = None,
     resample: Callable[[int], Any] | None = None,
     every: int = 1,
     patience: int = 40,
-    bold: bool = True,
+    nonmonotone: bool = True,
     restarts: int = 2,
     path: str | Path | None = None,
     progress: bool | None = None,
     callback: Callable[[JumpResult], Any] | None = None,
     seed: int = 0,
+    metric: MetricLike = None,
     **options: Any,
 ) -> FitResult:
     """Jump until the loss is below a tolerance or the budget is spent; the model ends with the best weights found.
@@ -106,26 +126,27 @@ def fit(
     Args:
         objective: a residual objective, or any other.
         budget: seconds. jumps: most jumps. At least one of the two (or a tolerance) must be given.
-        tolerance: stop at this loss Φ.
+        tolerance: stop at this loss Φ; None for none.
         error: measures the model for the progress bar and the history (relative error against a reference, say); it is
             called in eval mode without gradients, not timed, and for at most a tenth of the time.
         resample: jump number -> new collocation points (``objective.resampled``), called before every ``every``-th
             jump but the first; the same for the same number if the run is to be resumed.
         patience: jumps without a fall of the loss by a hundredth after which the run has stagnated. It is then
             restarted from the best weights, slightly perturbed, at most ``restarts`` times.
-        bold: once the loss has fallen a hundredfold, or after 20 jumps, or where it no longer falls, march boldly (the
-            loss may rise on the way, the best weights are kept), and land from the best weights once 60% of the budget
-            is spent or ``patience`` is over; docs/theory.md, section 9. For squared losses that are marched (``jump``'s
-            family).
-        path: file for a checkpoint, written about once a second and at the end; a run that finds one there goes on.
+        nonmonotone: once the loss has fallen a hundredfold, or after 20 jumps, or where it no longer falls, let it rise
+            on the way (the best weights are kept), and land from the best weights once 60% of the budget is spent or
+            ``patience`` is over; docs/theory.md, section 9. For squared losses and Levenberg–Marquardt's search.
+        path: file for a checkpoint, written about once a second and at the end; a run that finds one there goes on, if
+            it is of the same problem.
         progress: a bar with loss and error: None on terminals alone.
         callback: called with every :class:`JumpResult` (the model holds the weights that the next jump starts from); a
             true answer stops the fit.
         seed: of the perturbations; the global random state is left alone.
-        options: passed to :func:`jumpstart.jump`.
+        metric, options: of jumps, as for :class:`jumpstart.Jumper`.
 
     Raises:
-        InputError and its kinds for an objective that cannot be jumped along.
+        InputError and its kinds for an objective that cannot be jumped along; ArchiveError for a file at ``path`` that
+        holds no fit of this problem. Nothing has moved then.
 
     Example:
         >>> import torch
@@ -135,136 +156,157 @@ def fit(
         >>> fit(supervised(model, x, (3 * x).sin()), jumps=30, tolerance=1e-6).loss < 1e-3
         True
     """
-    run = iterate(
-        objective, budget=budget, jumps=jumps, tolerance=tolerance, error=error, resample=resample, every=every,
-        patience=patience, bold=bold, restarts=restarts, path=path, progress=progress, callback=callback, seed=seed,
-        **options,
+    run = Fit(
+        objective, error=error, resample=resample, path=path, progress=progress, callback=callback, metric=metric,
+        budget=budget, jumps=jumps, tolerance=tolerance, every=every, patience=patience, nonmonotone=nonmonotone,
+        restarts=restarts, seed=seed, **options,
     )  # fmt: skip
+    steps = run.steps()
     while True:
         try:
-            next(run)
+            next(steps)
         except StopIteration as end:
-            if end.value.cause and tolerance > 0:
-                warnings.warn(f"{end.value.outcome.value} {end.value.cause}", StagnationWarning, stacklevel=2)
-            return end.value
+            found: FitResult = end.value
+            if found.cause and tolerance is not None:
+                warnings.warn(f"{found.outcome.value} {found.cause}", StagnationWarning, stacklevel=2)
+            return found
 
 
-def iterate(
-    objective: Objective,
-    *,
-    budget: float | None = None,
-    jumps: int | None = None,
-    tolerance: float = 0.0,
-    error: Callable[[nn.Module], float] | None = None,
-    resample: Callable[[int], Any] | None = None,
-    every: int = 1,
-    patience: int = 40,
-    bold: bool = True,
-    restarts: int = 2,
-    path: str | Path | None = None,
-    progress: bool | None = None,
-    callback: Callable[[JumpResult], Any] | None = None,
-    seed: int = 0,
-    **options: Any,
-) -> Generator[State, None, FitResult]:
-    """:func:`fit` jump by jump: yields its state after each, with the best weights so far, and returns the result."""
-    _check(objective, budget, jumps, tolerance, resample, every, options)
-    for name, value, least in (("patience", patience, 1), ("restarts", restarts, 0)):
-        if not isinstance(value, int) or value < least:
-            raise InputError(f"fit: {name}={value!r}: give a whole number of at least {least}.")
-    if (params := options.pop("params", None)) is not None:
-        objective = objective.subset(params)
-    if _marches(objective, options):
-        options = {**options, "family": "march"}
-    bold = bold and options.get("family") == "march"
-    theta = objective.theta()
-    run = Run(objective, State.at(theta), error, options, seed, restarts, progress)
-    if path is not None and Path(path).exists():
-        run.state = State(**load(path, objective, set(State.__dataclass_fields__)))
-        objective.space.write(objective.model, run.state.theta)
-        if resample is not None and run.state.jumps >= every and run.state.jumps % every:
-            run.resample(resample(run.state.jumps // every * every))  # the points it was on
-        if not bold:
-            run.land()
-    else:
-        run.begin(bold)
-    state = run.state
-    outcome, cause = None, ""
-    limit = math.inf if jumps is None else jumps
-    total = limit if budget is None else None
-    saved = time.monotonic()
-    try:
-        with counter("fit", None if total is None or math.isinf(total) else int(total), progress) as bar:
-            while outcome is None:
-                if state.best_loss <= tolerance:
-                    outcome = FitOutcome.TOLERANCE
-                    break
-                if state.jumps >= limit or (budget is not None and state.seconds >= budget):
-                    outcome = FitOutcome.BUDGET
-                    break
-                if state.may_climb and run.spent(budget, limit) >= LANDING:
-                    run.land()
-                if resample is not None and state.jumps and state.jumps % every == 0:
-                    run.resample(resample(state.jumps))
-                try:
-                    result = run.jump()
-                except NonFiniteError:  # a climb has led to where derivatives are not finite
-                    if run.land() or run.restart():
-                        continue
-                    outcome = FitOutcome.NOT_FINITE
-                    break
-                bar(f"loss {state.best_loss:.2e}{run.shown()}")
-                if result.outcome is Outcome.STATIONARY and not run.restart():
-                    outcome = FitOutcome.STATIONARY
-                elif run.stagnant(patience) and not (run.embolden() or run.land() or run.restart()):
-                    outcome, cause = FitOutcome.STAGNANT, run.cause(result)
-                # Last, so that an interrupt in it finds everything else done.
-                if callback is not None and callback(result) and outcome is None:
-                    outcome = FitOutcome.STOPPED
-                if path is not None and time.monotonic() - saved > 1.0:
-                    save(path, objective, vars(state))
-                    saved = time.monotonic()
-                yield state
-    except BaseException:
-        # An interrupt or a failing callback: the checkpoint holds where the run was, the model gets the best so far.
-        objective.space.write(objective.model, state.best)
-        if path is not None:
-            save(path, objective, vars(state))
-        raise
-    objective.space.write(objective.model, state.best)
-    if path is not None:
-        save(path, objective, vars(state))
-    return FitResult(
-        outcome, state.best_loss, state.start, run.measure(), state.jumps, state.accepted, state.restarts,
-        state.seconds, state.cost, cause, state.history,
-    )  # fmt: skip
+class Fit:
+    """A fit that is taken jump by jump: what :func:`fit` runs to its end.
+
+    Args:
+        keywords: :func:`fit`'s others, and the options of jumps.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        error: Callable[[nn.Module], float] | None = None,
+        resample: Callable[[int], Any] | None = None,
+        path: str | Path | None = None,
+        progress: bool | None = None,
+        callback: Callable[[JumpResult], Any] | None = None,
+        metric: MetricLike = None,
+        **keywords: Any,
+    ) -> None:
+        require_objective(objective, "fit")
+        own = {f.name for f in fields(FitSettings)}
+        self.settings = FitSettings(**{name: value for name, value in keywords.items() if name in own})
+        options = {name: value for name, value in keywords.items() if name not in own}
+        if unknown := set(options) - Jumper.OPTIONS:
+            known = sorted(own | (Jumper.OPTIONS - {"nonmonotone"}))
+            raise InputError(f"fit: {sorted(unknown)} is no option of fit or of jumps; there are {known}.")
+        if resample is not None and not hasattr(objective, "resampled"):
+            raise InputError("fit: resample= needs an objective made by js.residual, which knows its points.")
+        if (params := options.pop("params", None)) is not None:
+            objective = objective.subset(params)
+        if _implicit(objective, options):
+            options["search"] = LEVENBERG_MARQUARDT
+        self.objective, self.resample, self.callback, self.progress = objective, resample, callback, progress
+        self.path = None if _rehearsing.get() else path
+        self.matters = _matters(options, metric)
+        self.run = FitRun(objective, self.settings, error, metric, options, progress)
+
+    def steps(self) -> Generator[State, None, FitResult]:
+        """Yields the state after each jump, with the best weights so far, and returns the result."""
+        run = self.run
+        self._start()
+        saved = time.monotonic()
+        total = self.settings.limit if self.settings.budget is None else math.inf
+        try:
+            with counter("fit", None if math.isinf(total) else int(total), self.progress) as bar:
+                while (outcome := self._over()) is None:
+                    outcome = self._step(bar)
+                    if time.monotonic() - saved > SAVING:
+                        self._save()
+                        saved = time.monotonic()
+                    yield run.state
+                    if outcome is not None:
+                        break
+        except BaseException:
+            # An interrupt or a failing callback: the file holds where the run was, the model gets the best so far.
+            run.write(run.state.best)
+            self._save()
+            raise
+        cause = run.cause() if outcome is FitOutcome.STAGNANT else ""
+        run.write(run.state.best)
+        self._save()
+        return self._result(outcome, cause)
+
+    def _start(self) -> None:
+        """From the checkpoint if there is one, else from the present weights."""
+        run, every = self.run, self.settings.every
+        if self.path is None or not Path(self.path).exists():
+            run.begin()
+            return
+        state = State.from_flat(checkpoint.load(self.path, self.objective, self.matters, State.names()))
+        run.resume(state)
+        if self.resample is not None and state.jumps >= every and state.jumps % every:
+            run.resample(self.resample(state.jumps // every * every))  # the points it was on
+
+    def _over(self) -> FitOutcome | None:
+        state, settings = self.run.state, self.settings
+        if settings.tolerance is not None and state.best_loss <= settings.tolerance:
+            return FitOutcome.TOLERANCE
+        if state.jumps >= settings.limit or (settings.budget is not None and state.seconds >= settings.budget):
+            return FitOutcome.BUDGET
+        return None
+
+    def _step(self, bar: Callable[[str], None]) -> FitOutcome | None:
+        """One jump, and what follows from it; how the fit ended, if it did."""
+        run, state = self.run, self.run.state
+        if run.late():
+            run.meet(Event.LATE)
+        if self.resample is not None and state.jumps and state.jumps % self.settings.every == 0:
+            run.resample(self.resample(state.jumps))
+        if run.down():
+            run.meet(Event.DOWN)
+        try:
+            result = run.jump()
+        except NonFiniteError:  # a climb has led to where derivatives are not finite
+            return None if run.meet(Event.BROKEN) else FitOutcome.NOT_FINITE
+        bar(run.shown())
+        outcome = None
+        if result.outcome is Outcome.STATIONARY and not run.meet(Event.STILL):
+            outcome = FitOutcome.STATIONARY
+        elif run.stuck() and not run.meet(Event.STUCK):
+            outcome = FitOutcome.STAGNANT
+        # Last, so that an interrupt in it finds everything else done.
+        if self.callback is not None and self.callback(result) and outcome is None:
+            outcome = FitOutcome.STOPPED
+        return outcome
+
+    def _save(self) -> None:
+        """A run goes on where its file cannot be written."""
+        if self.path is None:
+            return
+        try:
+            checkpoint.save(self.path, self.objective, self.run.state.flat(), self.matters)
+        except ArchiveError as error:
+            warnings.warn(f"fit goes on without a checkpoint: {error}", RuntimeWarning, stacklevel=2)
+
+    def _result(self, outcome: FitOutcome, cause: str) -> FitResult:
+        run, state = self.run, self.run.state
+        return FitResult(
+            outcome, state.best_loss, state.start, run.measure(), state.jumps, state.accepted, state.restarts,
+            state.seconds, state.cost, cause, state.history, tuple(run.objective.notes()),
+        )  # fmt: skip
 
 
-def _marches(objective: Objective, options: dict[str, Any]) -> bool:
-    """Whether the loss is a sum of squares, and nothing that was asked for stands against a march."""
-    asked = options.get("gate") is None and options.get("horizon") is None and options.get("family") is None
+def _implicit(objective: Objective, options: dict[str, Any]) -> bool:
+    """Whether the loss is a multiple of a squared distance, and nothing asked for stands against implicit steps."""
+    free = all(options.get(name) is None for name in ("gate", "horizon", "search", "directions"))
     basis = options.get("basis", "auto")
-    return asked and objective.loss.curvature is not None and isinstance(basis, str) and basis != "krylov"
+    return free and objective.loss.curvature is not None and isinstance(basis, str) and basis != "krylov"
 
 
-def _check(
-    objective: Any, budget: Any, jumps: Any, tolerance: Any, resample: Any, every: Any, options: dict[str, Any]
-) -> None:
-    if not isinstance(objective, Objective):
-        raise InputError(f"fit needs a js.Objective (see js.residual), got {type(objective).__name__}.")
-    if budget is None and jumps is None and not tolerance:
-        raise InputError("fit: say when to stop, with budget= (seconds), jumps= or tolerance= (loss).")
-    for name, value in (("budget", budget), ("jumps", jumps)):
-        if value is not None and not (isinstance(value, (int, float)) and value > 0):
-            raise InputError(f"fit: {name}={value!r} must be positive.")
-    if jumps is not None and jumps % 1:
-        raise InputError(f"fit: jumps={jumps!r}: give a whole number.")
-    if not (isinstance(tolerance, (int, float)) and tolerance >= 0):
-        raise InputError(f"fit: tolerance={tolerance!r} is a loss, 0 or more.")
-    if not isinstance(every, int) or every < 1:
-        raise InputError(f"fit: every={every!r}: resample every so many jumps, at least 1.")
-    if resample is not None and not hasattr(objective, "resampled"):
-        raise InputError("fit: resample= needs an objective made by js.residual, which knows its points.")
-    known = set(inspect.signature(jump).parameters) - {"objective", "trust", "course", "recycle"}
-    if unknown := set(options) - known:
-        raise InputError(f"fit: {sorted(unknown)} is no option of fit or js.jump; there are {sorted(known)}.")
+def _matters(options: dict[str, Any], metric: MetricLike) -> dict[str, Any]:
+    """The options that a file belongs to: they decide what is descended, the others how."""
+    gate = options.get("gate")
+    return {
+        "weight_decay": options.get("weight_decay"),
+        "metric": None if metric is None else "given",
+        "gate": gate if gate is None or isinstance(gate, str) else repr(gate),
+    }

@@ -6,6 +6,7 @@ Source: docs/theory.md, sections 2 and 4.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -13,16 +14,14 @@ from torch import Tensor
 
 from ..errors import InputError, KernelError, NonFiniteError
 from ..linalg.lanczos import independent_rows, lanczos, lanczos_dual, orthogonalize
-from ..linearization.linearize import Linearization
-from ..linearization.metric import Metric
 from ..linearization.ntk import assemble
-from ..losses.base import Loss
+from ..linearization.operators import Kernel
+from ..linearization.problem import LinearizedProblem
 from .basis import Basis, Remainder, rounding, with_decay
 
 
 def dense(
-    lin: Linearization,
-    metric: Metric,
+    problem: LinearizedProblem,
     *,
     route: str = "auto",
     rank: int | None = None,
@@ -43,7 +42,8 @@ def dense(
     Raises:
         KernelError: a kernel given is of another size, or not symmetric; or one has eigenvalues below −rounding.
     """
-    n, p = lin.u.numel(), lin.theta.numel()
+    lin, metric, a = problem.lin, problem.metric, problem.jacobian
+    n, p = a.shape
     if kernel is not None:
         _require_kernel(kernel, n)
         route = "kernel"
@@ -84,16 +84,16 @@ def dense(
         squares = squares[keep]
     basis = Basis(
         kind="dense",
-        metric=metric,
+        jacobian=a,
+        modal=True,
         images=images.reshape(shape).to(torch.promote_types(lin.u.dtype, torch.float32)),
         vectors=vectors,
         cotangents=None if cotangents is None else cotangents.reshape(shape),
-        lin=lin,
         squares=squares,
         complete=rank is None,
         route=route,
     )
-    return with_decay(basis, lin) if metric.decays else basis
+    return with_decay(basis)
 
 
 def _eigh(k: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,137 +147,131 @@ def _thin_svd(j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q @ u, s, vh
 
 
-def krylov(lin: Linearization, loss: Loss, metric: Metric, depth: int, *, side: str = "auto") -> Basis:
+def krylov(problem: LinearizedProblem, depth: int, *, side: str = "auto") -> Basis:
     """The Krylov space of AᵀBA (plus decay) from the gradient: ``depth`` products of one jvp and one vjp each.
 
     Args:
         side: "parameters" keeps k·(P + N) numbers and needs no network pass for a candidate step; "outputs" keeps
             2·k·N, and pulls back once a candidate; "auto" takes the outputs' side where P > 50·N.
     """
-    n, p = lin.u.numel(), lin.theta.numel()
+    a, decays = problem.jacobian, problem.metric.decays
+    n, p = a.shape
     if side == "auto":
-        side = "outputs" if p > 50 * n and not metric.decays else "parameters"
+        side = "outputs" if p > 50 * n and not decays else "parameters"
     if side == "outputs":
-        if metric.decays:
+        if decays:
             raise InputError("weight decay acts outside the span of pulled-back outputs: use side='parameters'.")
-        return _krylov_outputs(lin, loss, metric, depth)
+        return _krylov_outputs(problem, depth)
     if side != "parameters":
         raise InputError(f"krylov: side={side!r} is none of 'auto', 'parameters', 'outputs'.")
-    images: list[Tensor] = []
-    start = metric.scale(lin.vjp(loss.grad(lin.u)))
-    if metric.decays:
-        start = start + metric.decay * metric.unscale(lin.theta)
+    start = problem.gradient()
     _require_finite(start)
     if not bool((start != 0).any()):
-        return _nothing(lin, metric)
-
-    def product(v: Tensor) -> Tensor:
-        image = lin.jvp(metric.scale(v))
-        images.append(image)
-        w = metric.scale(lin.vjp(loss.hvp(lin.u, image)))
-        return w + metric.decay * v if metric.decays else w
-
+        return _nothing(problem)
+    product, images = _recording(problem)
     run = lanczos(product, start, depth)
-    k = run.depth
 
     @functools.cache
     def remainder() -> tuple[float, float]:
         norm = float(run.remainder_norm)
-        return norm, float(torch.linalg.vector_norm(lin.jvp(metric.scale(run.remainder)))) if norm else 0.0
+        return norm, float(torch.linalg.vector_norm(a.image(run.remainder))) if norm else 0.0
 
-    basis = Basis(
-        kind="krylov",
-        metric=metric,
-        images=torch.stack(images[:k]),
-        vectors=run.vectors,
-        cotangents=None,
-        lin=lin,
-        remainder=Remainder(remainder),
-        route="parameters",
+    return with_decay(
+        Basis(
+            kind="krylov",
+            jacobian=a,
+            images=torch.stack(images[: run.depth]),
+            vectors=run.vectors,
+            cotangents=None,
+            remainder=Remainder(remainder),
+            is_krylov=True,
+            route="parameters",
+        )
     )
-    return with_decay(basis, lin) if metric.decays else basis
 
 
-def _nothing(lin: Linearization, metric: Metric) -> Basis:
+def _recording(problem: LinearizedProblem) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
+    """Products with G, and the list that the images A v are kept in."""
+    g, images = problem.curvature, []
+
+    def product(v: Tensor) -> Tensor:
+        images.append(problem.jacobian.image(v))
+        return g.pulled(v, images[-1])
+
+    return product, images
+
+
+def _nothing(problem: LinearizedProblem) -> Basis:
     """No direction at all: the gradient is exactly zero, and the flow stays where it is."""
-    images, vectors = lin.u.new_zeros(0, *lin.u.shape), lin.theta.new_zeros(0, lin.theta.numel())
-    return Basis("krylov", metric, images, vectors, None, lin, complete=True)
+    u, p = problem.lin.u, problem.jacobian.shape[1]
+    images, vectors = u.new_zeros(0, *u.shape), problem.lin.theta.new_zeros(0, p)
+    return Basis("krylov", problem.jacobian, images, vectors, None, complete=True, is_krylov=True)
 
 
-def _krylov_outputs(lin: Linearization, loss: Loss, metric: Metric, depth: int) -> Basis:
+def _krylov_outputs(problem: LinearizedProblem, depth: int) -> Basis:
+    lin, loss, kernel = problem.lin, problem.loss, Kernel(problem.jacobian)
     shape = lin.u.shape
-
-    def kernel(s: Tensor) -> Tensor:
-        pulled = metric.scale(metric.scale(lin.vjp(s.reshape(shape))))
-        return lin.jvp(pulled).reshape(-1)
 
     def curvature(y: Tensor) -> Tensor:
         return loss.hvp(lin.u, y.reshape(shape)).reshape(-1)
 
-    run = lanczos_dual(kernel, curvature, loss.grad(lin.u).reshape(-1), depth)
+    run = lanczos_dual(kernel.apply, curvature, loss.grad(lin.u).reshape(-1), depth)
 
     @functools.cache
     def remainder() -> tuple[float, float]:
         if not bool((run.rest != 0).any()):
             return 0.0, 0.0
-        image = kernel(run.rest)
+        image = kernel @ run.rest
         norm = float(torch.dot(run.rest, image).clamp_min(0).sqrt())
         return norm, float(torch.linalg.vector_norm(image)) / norm if norm else 0.0
 
     return Basis(
         kind="krylov",
-        metric=metric,
+        jacobian=problem.jacobian,
         images=run.images.reshape(-1, *shape),
         vectors=None,
         cotangents=run.cotangents.reshape(-1, *shape),
-        lin=lin,
         remainder=Remainder(remainder),
+        is_krylov=True,
         route="outputs",
     )
 
 
-def span(lin: Linearization, metric: Metric, directions: Tensor, kind: str = "prefix") -> Basis:
+def span(problem: LinearizedProblem, directions: Tensor, kind: str = "prefix") -> Basis:
     """The span of given parameter displacements (r, P): one jvp each, no vjp.
 
     The trajectory prefix is this with the optimizer's last updates; dependent directions are dropped.
     """
-    if directions.dim() != 2 or directions.shape[1] != lin.theta.numel():
-        raise InputError(f"directions must be (r, {lin.theta.numel()}), got {tuple(directions.shape)}.")
-    rows = metric.unscale(directions)
+    return with_decay(_span(problem, directions, kind))
+
+
+def _span(problem: LinearizedProblem, directions: Tensor, kind: str) -> Basis:
+    p = problem.jacobian.shape[1]
+    if directions.dim() != 2 or directions.shape[1] != p:
+        raise InputError(f"directions must be (r, {p}), got {tuple(directions.shape)}.")
+    rows = problem.metric.unscale(directions)
     lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     rows = (rows / lengths.clamp_min(torch.finfo(rows.dtype).tiny))[(lengths[:, 0] > 0)]
     q = independent_rows(rows, rows.new_ones(()))
     if q.shape[0] == 0:
         raise InputError("no direction given is different from zero: take a few optimizer steps first.")
-    images = torch.stack([lin.jvp(metric.scale(v)) for v in q])
-    basis = Basis(kind=kind, metric=metric, images=images, vectors=q, cotangents=None, lin=lin)
-    return with_decay(basis, lin) if metric.decays else basis
+    images = torch.stack([problem.jacobian.image(v) for v in q])
+    return Basis(kind=kind, jacobian=problem.jacobian, images=images, vectors=q, cotangents=None)
 
 
-def recycled(lin: Linearization, loss: Loss, metric: Metric, kept: Tensor, depth: int) -> Basis:
-    """Directions kept from an earlier jump (r, P), and ``depth`` fresh Krylov vectors orthogonal to them.
+def recycled(problem: LinearizedProblem, kept: Tensor, depth: int) -> Basis:
+    """Directions kept from earlier jumps (r, P), and ``depth`` fresh Krylov vectors orthogonal to them.
 
     Costs r jvps and ``depth`` products. ``kept`` are displacements; they are rescaled to the present metric.
     """
-    old = span(lin, replace(metric, decay=0.0), kept)
+    old = replace(_span(problem, kept, "recycled"), is_krylov=True)
     assert old.vectors is not None
-    start = metric.scale(lin.vjp(loss.grad(lin.u)))
-    images: list[Tensor] = []
-
-    def product(v: Tensor) -> Tensor:
-        images.append(lin.jvp(metric.scale(v)))
-        return metric.scale(lin.vjp(loss.hvp(lin.u, images[-1])))
-
+    plain = replace(problem, metric=replace(problem.metric, decay=0.0))
+    start = plain.gradient()
     fresh = orthogonalize(start, old.vectors)
     if not bool(torch.linalg.vector_norm(fresh) > torch.finfo(start.dtype).eps * torch.linalg.vector_norm(start)):
-        return replace(with_decay(replace(old, metric=metric), lin) if metric.decays else old, kind="recycled")
+        return with_decay(old)
+    product, images = _recording(plain)
     run = lanczos(product, start, depth, deflate=old.vectors)
-    basis = Basis(
-        kind="recycled",
-        metric=metric,
-        images=torch.cat([old.images, torch.stack(images[: run.depth])]),
-        vectors=torch.cat([old.vectors, run.vectors]),
-        cotangents=None,
-        lin=lin,
-    )
-    return with_decay(basis, lin) if metric.decays else basis
+    images = torch.cat([old.images, torch.stack(images[: run.depth])])
+    return with_decay(replace(old, images=images, vectors=torch.cat([old.vectors, run.vectors])))

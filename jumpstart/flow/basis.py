@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..linearization.linearize import Linearization
 from ..linearization.metric import Metric
+from ..linearization.operators import Jacobian
 
 
 @dataclass(frozen=True)
@@ -29,53 +30,77 @@ class Basis:
     """Orthonormal directions and their images; ``images`` (k, *outputs), cotangents' rows first, then vectors'.
 
     Attributes:
+        kind, route: which subspace and how it was made, for people.
+        jacobian: A, of whose linearization and metric the basis was made.
         squares: (k,) squared norms of the images where these are mutually orthogonal, else None.
         remainder: for Krylov bases, what is left out; None where nothing is (dense).
-        decay: (k, k) and drift (k,): weight decay seen by the reduced flow, Qᵀ W Q and Qᵀ W z₀.
+        decay: (k, k) and decay_force (k,): weight decay seen by the reduced flow, Qᵀ W Q and Qᵀ W z₀.
+        damping: rate of a pull back to z₀ that ``decay`` holds besides.
+        complete: nothing is left out. modal: the kernel's own modes, all or the leading ones. is_krylov: grown from the
+            gradient of one run, which other runs leave.
     """
 
     kind: str
-    metric: Metric
+    jacobian: Jacobian
     images: Tensor
     vectors: Tensor | None
     cotangents: Tensor | None
-    lin: Linearization
     squares: Tensor | None = None
     remainder: Remainder | None = None
     complete: bool = False
+    modal: bool = False
+    is_krylov: bool = False
     decay: Tensor | None = None
-    drift: Tensor | None = None
+    decay_force: Tensor | None = None
+    damping: float = 0.0
     route: str = ""
+
+    @property
+    def lin(self) -> Linearization:
+        return self.jacobian.lin
+
+    @property
+    def metric(self) -> Metric:
+        return self.jacobian.metric
 
     @property
     def size(self) -> int:
         return self.images.shape[0]
 
-    def displacement(self, c: Tensor) -> Tensor:
-        """δθ (P,) for coefficients c (k,); one combination of vectors, or one vjp where cotangents are kept."""
+    @property
+    def supports_leave_out(self) -> bool:
+        """Whether runs without some samples stay inside: leading dense modes leave out only what is slow."""
+        return self.complete or self.modal or self.size >= min(self.jacobian.shape)
+
+    def scaled(self, c: Tensor) -> Tensor:
+        """z − z₀ (P,) for coefficients c (k,); one combination of vectors, or one vjp where cotangents are kept."""
         at = 0 if self.cotangents is None else self.cotangents.shape[0]
         total: Tensor | None = None
         if self.cotangents is not None:
             s = torch.tensordot(c[:at].to(self.cotangents.dtype), self.cotangents, dims=1)
-            total = self.metric.scale(self.metric.scale(self.lin.vjp(s.to(self.lin.u.dtype))))
+            total = self.jacobian.apply_adjoint(s)
         if self.vectors is not None and (total is None or self.vectors.shape[0]):
-            step = self.metric.scale((c[at:].to(self.vectors.dtype) @ self.vectors).to(self.lin.theta.dtype))
+            step = (c[at:].to(self.vectors.dtype) @ self.vectors).to(self.jacobian.dtype)
             total = step if total is None else total + step
         assert total is not None
         return total
+
+    def displacement(self, c: Tensor) -> Tensor:
+        """δθ (P,) for coefficients c (k,)."""
+        return self.metric.scale(self.scaled(c))
 
     def damped(self, rate: float) -> Basis:
         """The same directions with a pull ``rate`` back to z₀ added to the reduced flow."""
         extra = rate * torch.eye(self.size, dtype=torch.float64, device=self.images.device)
         decay = extra if self.decay is None else self.decay + extra
-        drift = extra.new_zeros(self.size) if self.drift is None else self.drift
-        return replace(self, decay=decay, drift=drift)
+        force = extra.new_zeros(self.size) if self.decay_force is None else self.decay_force
+        return replace(self, decay=decay, decay_force=force, damping=self.damping + rate)
 
     def rows(self) -> Tensor:
         """The directions q_i as explicit rows (k, P); one vjp for each cotangent."""
         found = []
         if self.cotangents is not None:
-            found += [self.metric.scale(self.lin.vjp(s.to(self.lin.u.dtype))) for s in self.cotangents]
+            found += [self.jacobian.apply_adjoint(s) for s in self.cotangents]
         if self.vectors is not None:
             found += list(self.vectors)
         return torch.stack(found)
@@ -87,12 +112,15 @@ def rounding(dtype: torch.dtype, size: int) -> float:
     return eps if dtype in (torch.float16, torch.bfloat16) else eps * size
 
 
-def with_decay(basis: Basis, lin: Linearization) -> Basis:
+def with_decay(basis: Basis) -> Basis:
     """Let the reduced flow see weight decay: Qᵀ W Q, Qᵀ W z₀, and z₀'s part outside the span as one more direction.
 
     For one rate for all parameters this is exact; rates that differ leave the span, and are followed inside it only.
+    Without weight decay in the metric the basis is returned as it is.
     """
-    metric = basis.metric
+    lin, metric = basis.lin, basis.metric
+    if not metric.decays:
+        return basis
     z0 = metric.unscale(lin.theta).double()
     parts = []
     if basis.cotangents is not None:
@@ -101,25 +129,31 @@ def with_decay(basis: Basis, lin: Linearization) -> Basis:
     if basis.vectors is not None:
         parts.append(basis.vectors.double() @ z0)
     inner = torch.cat(parts)
-    if basis.kind == "dense":
-        rest = z0 - metric.unscale(basis.displacement(inner)).double()
-        length = torch.linalg.vector_norm(rest)
-        if bool(length > 1e-12 * torch.linalg.vector_norm(z0)):
-            extra = (rest / length)[None]
-            vectors = extra if basis.vectors is None else torch.cat([basis.vectors.double(), extra])
-            # Outside all modes the outputs do not move; outside the leading ones they do.
-            image, squares = torch.zeros_like(basis.images[:1]), None
-            if not basis.complete:
-                image = lin.jvp(metric.scale(extra[0].to(lin.theta.dtype)))[None]
-            elif basis.squares is not None:
-                squares = torch.cat([basis.squares, basis.squares.new_zeros(1)])
-            images, inner = torch.cat([basis.images, image]), torch.cat([inner, length[None]])
-            basis = replace(basis, vectors=vectors, images=images, squares=squares)
+    if basis.modal:
+        basis, inner = _with_start(basis, z0, inner)
     if isinstance(metric.decay, Tensor):
         rows = basis.rows().double()
         w = metric.decay.double()
         whole = basis.complete and basis.size == z0.numel()
-        return replace(basis, decay=(rows * w) @ rows.T, drift=rows @ (w * z0), squares=None, complete=whole)
+        return replace(basis, decay=(rows * w) @ rows.T, decay_force=rows @ (w * z0), squares=None, complete=whole)
     rate = float(metric.decay)
     eye = torch.eye(basis.size, dtype=torch.float64, device=z0.device)
-    return replace(basis, decay=rate * eye, drift=rate * inner)
+    return replace(basis, decay=rate * eye, decay_force=rate * inner)
+
+
+def _with_start(basis: Basis, z0: Tensor, inner: Tensor) -> tuple[Basis, Tensor]:
+    """The part of z₀ (P,) outside the span as one more direction, and Qᵀz₀ with it."""
+    rest = z0 - basis.scaled(inner).double()
+    length = torch.linalg.vector_norm(rest)
+    if not bool(length > 1e-12 * torch.linalg.vector_norm(z0)):
+        return basis, inner
+    extra = (rest / length)[None]
+    vectors = extra if basis.vectors is None else torch.cat([basis.vectors.double(), extra])
+    # Outside all modes the outputs do not move; outside the leading ones they do.
+    image, squares = torch.zeros_like(basis.images[:1]), None
+    if not basis.complete:
+        image = basis.jacobian.image(extra[0])[None]
+    elif basis.squares is not None:
+        squares = torch.cat([basis.squares, basis.squares.new_zeros(1)])
+    basis = replace(basis, vectors=vectors, images=torch.cat([basis.images, image]), squares=squares)
+    return basis, torch.cat([inner, length[None]])

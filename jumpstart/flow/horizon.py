@@ -61,6 +61,11 @@ class Times:
     values: tuple[float, ...]
     scalar: bool
 
+    @staticmethod
+    def at(t: float) -> Times:
+        """One flow time."""
+        return Times((t,), True)
+
     @property
     def time(self) -> float:
         """The last of them."""

@@ -65,7 +65,7 @@ class Nodes:
 
 
 @dataclass(frozen=True)
-class Course:
+class Expansion:
     """The run at T horizons: c₁, c₂ (T, k), p₂ = shares (T, r) @ (1 − QQᵀ)pulls, and b (T, N)."""
 
     horizon: Times
@@ -83,7 +83,6 @@ class Drift:
     basis p₂ lacks the damping of the directions left out: trust it as far as the basis itself.
 
     Args:
-        lin: the linearization that the flow's basis was made of.
         flow: the reduced flow, without gates.
         nodes: how many times the network may be asked at most, and once more for each further horizon.
 
@@ -91,7 +90,7 @@ class Drift:
         InputError: the flow is gated, its weight decay differs between parameters, or ``nodes`` is no count.
     """
 
-    def __init__(self, lin: Linearization, flow: ReducedFlow, *, nodes: int = NODES) -> None:
+    def __init__(self, flow: ReducedFlow, *, nodes: int = NODES) -> None:
         if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 2:
             raise InputError(f"nodes={nodes!r}: give a whole number of at least 2.")
         if not bool((flow.gates == 1).all()):
@@ -99,29 +98,29 @@ class Drift:
                 "second order of a gated run is not defined: solve with gate=None, or ask for first order."
             )
         decay = flow.basis.decay
-        self._rate = float(decay[0, 0]) if decay is not None and flow.k else 0.0
-        uneven = decay is not None and not torch.equal(decay, self._rate * torch.eye(flow.k, device="cpu").to(decay))
+        self._rate = float(decay[0, 0]) if decay is not None and flow.size else 0.0
+        uneven = decay is not None and not torch.equal(decay, self._rate * torch.eye(flow.size, device="cpu").to(decay))
         if uneven or isinstance(flow.basis.metric.decay, Tensor):
             raise InputError(
                 "second order needs one rate of weight decay for all parameters, and this metric's differ: pass "
                 "weight_decay=… to solve, or ask for first order."
             )
-        self.lin, self.flow, self.nodes = lin, flow, nodes
-        self._last: Course | None = None
+        self.lin, self.flow, self.nodes = flow.problem.lin, flow, nodes
+        self._last: Expansion | None = None
 
     # -- answers -----------------------------------------------------------------------------------------------
 
     def displacements(self, horizon: Horizon | Times) -> Tensor:
         """δ₁ + δ₂ (T, P) at each horizon."""
-        course = self._course(horizon)
-        return torch.stack([self._displacement(course, i) for i in range(len(course.c1))])
+        run = self._expanded(horizon)
+        return torch.stack([self._displacement(run, i) for i in range(len(run.c1))])
 
     def outputs(self, horizon: Horizon | Times) -> Tensor:
         """Training outputs (T, *outputs) to second order, in float64; no network evaluation besides the nodes'."""
-        course = self._course(horizon)
-        c, beyond = course.c1 + course.c2, course.bends
-        if course.nodes is not None and course.nodes.images is not None:
-            c, beyond = c - course.shares @ course.nodes.inside, beyond + course.shares @ course.nodes.images
+        run = self._expanded(horizon)
+        c, beyond = run.c1 + run.c2, run.bends
+        if run.nodes is not None and run.nodes.images is not None:
+            c, beyond = c - run.shares @ run.nodes.inside, beyond + run.shares @ run.nodes.images
         return self.flow.outputs(c) + beyond.reshape(-1, *self.flow.shape)
 
     def predict(self, query: Linearization, horizon: Horizon | Times) -> Tensor:
@@ -130,27 +129,27 @@ class Drift:
         Args:
             query: the same network at the same weights on other inputs (``linearize.at_query``).
         """
-        course, rows = self._course(horizon), []
-        for i, c in enumerate(course.c1):
+        run, rows = self._expanded(horizon), []
+        for i, c in enumerate(run.c1):
             bend = 0.5 * query.second(self.flow.basis.displacement(c))
-            rows.append(query.u + query.jvp(self._displacement(course, i)) + bend)
+            rows.append(query.u + query.jvp(self._displacement(run, i)) + bend)
         return torch.stack(rows)
 
-    def _displacement(self, course: Course, i: int) -> Tensor:
-        c, share, basis = course.c1[i] + course.c2[i], course.shares[i], self.flow.basis
-        if course.nodes is None:
+    def _displacement(self, run: Expansion, i: int) -> Tensor:
+        c, share, basis = run.c1[i] + run.c2[i], run.shares[i], self.flow.basis
+        if run.nodes is None:
             return basis.displacement(c)
-        pulls = course.nodes.pulls
-        return basis.displacement(c - share @ course.nodes.inside) + basis.metric.scale(share.to(pulls) @ pulls)
+        pulls = run.nodes.pulls
+        return basis.displacement(c - share @ run.nodes.inside) + basis.metric.scale(share.to(pulls) @ pulls)
 
     # -- the run to second order -------------------------------------------------------------------------------
 
-    def _course(self, given: Horizon | Times) -> Course:
+    def _expanded(self, given: Horizon | Times) -> Expansion:
         """Kept for the next question about the same horizons."""
         flow, horizon = self.flow, self._checked(given)
         if self._last is not None and self._last.horizon == horizon:
             return self._last
-        c1 = flow.at(horizon)
+        c1 = flow.coefficients(horizon)
         c2, bends = torch.zeros_like(c1), flow.u.new_zeros(len(c1), flow.u.numel())
         shares, nodes = c1.new_zeros(len(c1), 0), None
         ends = sorted({t for t, c in zip(horizon.values, c1, strict=True) if bool((c != 0).any())})
@@ -162,12 +161,12 @@ class Drift:
             for t in times:  # the integrator's error estimate does not see how s and b vary in time: the grid does
                 state = integrator.advance(state, t)
                 for i in [i for i, value in enumerate(horizon.values) if value == t]:
-                    c2[i] = state.rows[0, : flow.k]
-                    if flow.k < self.lin.theta.numel():  # else nothing lies outside the span
-                        shares[i] = state.rows[1, flow.k :]
+                    c2[i] = state.rows[0, : flow.size]
+                    if flow.size < self.lin.theta.numel():  # else nothing lies outside the span
+                        shares[i] = state.rows[1, flow.size :]
                     along = nodes.bend.left @ c1[i]
                     bends[i] = nodes.bend.weights(along, along) @ nodes.bends
-        self._last = Course(horizon, c1, c2, shares, bends, nodes)
+        self._last = Expansion(horizon, c1, c2, shares, bends, nodes)
         return self._last
 
     def _grid(self, ends: list[float]) -> list[float]:
@@ -185,8 +184,8 @@ class Drift:
         weighted by what a misfit there means at the next horizon.
         """
         flow, tiny = self.flow, torch.finfo(torch.float64).tiny
-        c = flow.at(Times(tuple(times), False))
-        g = flow._loss.grad(flow.outputs(c)).flatten(1)
+        c = flow.coefficients(Times(tuple(times), False))
+        g = flow.loss.grad(flow.outputs(c)).flatten(1)
         at, end = (torch.tensor(t, dtype=c.dtype, device=c.device) / times[-1] for t in (times, [*ends]))
         length, force = torch.linalg.vector_norm(c, dim=1), torch.linalg.vector_norm(g, dim=1)
         c, g = c / length.clamp_min(tiny)[:, None], g / force.clamp_min(tiny)[:, None]
@@ -241,8 +240,8 @@ class Drift:
 
     def _integrator(self, nodes: Nodes) -> tuple[Integrator, State]:
         """For rows (c₂, shares, c₁) in k + r coordinates, the first k for c's and the last r for shares."""
-        flow, k, r = self.flow, self.flow.k, len(nodes.inside)
-        forces = self._quadratic(nodes) if flow._loss.quadratic else self._general(nodes)
+        flow, k, r = self.flow, self.flow.size, len(nodes.inside)
+        forces = self._quadratic(nodes) if flow.loss.quadratic else self._general(nodes)
 
         def force(rows: Tensor) -> Tensor:
             found = torch.zeros_like(rows)
@@ -251,25 +250,27 @@ class Drift:
             return found
 
         def modes(c: Tensor) -> Modes:
-            here = flow.start if flow._loss.quadratic else flow.modes_at(flow.outputs(c[:k]))
+            here = flow.start if flow.loss.quadratic else flow.modes_at(flow.outputs(c[:k]))
             eye = torch.eye(r, device="cpu").to(here.rates)
             vectors = None if here.vectors is None else torch.block_diag(here.vectors, eye)
             return Modes(torch.cat([here.rates, here.rates.new_full((r,), self._rate)]), vectors)
 
         moved = flow.integrator(force, TOLERANCE, 0.0).curvature
-        fixed = flow._loss.quadratic
-        integrator = Integrator(force, modes, lambda c: flow.slope if fixed else moved(c[:k]), TOLERANCE, 0.0)
-        return integrator, State(0.0, flow.slope.new_zeros(3, k + r), flow.origin().step)
+        fixed = flow.loss.quadratic
+        integrator = Integrator(
+            force, modes, lambda c: flow.initial_gradient if fixed else moved(c[:k]), TOLERANCE, 0.0
+        )
+        return integrator, State(0.0, flow.initial_gradient.new_zeros(3, k + r), flow.origin().step)
 
     def _quadratic(self, nodes: Nodes) -> Force:
         """B is constant: everything is projected once, and forces cost k numbers a node."""
         flow, bend, pull = self.flow, nodes.bend, nodes.pull
-        g0 = pull.right @ flow._loss.grad(flow.u).reshape(-1)
-        rise = pull.right @ flow.curve(flow.u, flow.images.reshape(-1, *flow.shape)).flatten(1).T
-        bent = flow.curve(flow.u, nodes.bends.reshape(-1, *flow.shape)).flatten(1) @ flow.images.T
+        g0 = pull.right @ flow.loss.grad(flow.u).reshape(-1)
+        rise = pull.right @ flow.hvp(flow.u, flow.images.reshape(-1, *flow.shape)).flatten(1).T
+        bent = flow.hvp(flow.u, nodes.bends.reshape(-1, *flow.shape)).flatten(1) @ flow.images.T
 
         # A direction whose rate is below rounding has noise for a slope, which a long run would add up.
-        slope = flow.start.out(flow.start.into(flow.slope) * (flow.start.rates > 0))
+        slope = flow.start.out(flow.start.into(flow.initial_gradient) * (flow.start.rates > 0))
 
         def relax(c: Tensor) -> Tensor:
             return flow.start.out(flow.start.rates * flow.start.into(c))
@@ -283,13 +284,13 @@ class Drift:
 
     def _general(self, nodes: Nodes) -> Force:
         flow, bend, pull = self.flow, nodes.bend, nodes.pull
-        drift = 0.0 if flow.basis.drift is None else flow.basis.drift
+        drift = 0.0 if flow.basis.decay_force is None else flow.basis.decay_force
 
         def forces(c2: Tensor, c1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             shift1, shift2 = torch.stack([c1, c2]) @ flow.images
             u, along = flow.u + shift1.reshape(flow.shape), bend.left @ c1
-            g = flow._loss.grad(u).reshape(-1)
-            curved = flow.curve(u, (shift2 + bend.weights(along, along) @ nodes.bends).reshape(flow.shape)).reshape(-1)
+            g = flow.loss.grad(u).reshape(-1)
+            curved = flow.hvp(u, (shift2 + bend.weights(along, along) @ nodes.bends).reshape(flow.shape)).reshape(-1)
             pulled1, pulled2 = torch.stack([g, curved]) @ flow.images.T
             for_s = pull.weights(pull.left @ c1, pull.right @ g)
             second = for_s @ nodes.inside - pulled2 - self._rate * c2
@@ -320,15 +321,18 @@ class Drift:
             HorizonError: it does not end.
         """
         flow, rates = self.flow, self.flow.start.rates
-        if not flow._loss.quadratic:
+        if not flow.loss.quadratic:
             raise HorizonError("second order at t = inf is known for squared losses alone: ask for a finite time.")
         moving = [rate for rate in [*rates.tolist(), self._rate] if rate > 0]
         end = END / min(moving) if moving else 1.0
-        if self._rate == 0 and moving and not (flow.k == self.lin.theta.numel() == len(moving)):
+        if self._rate == 0 and moving and not (flow.size == self.lin.theta.numel() == len(moving)):
             # A gradient that is left when the run has ended bends the network on, for ever.
-            c = flow.at(Times((math.inf,), True))[0]
-            left, first = (torch.linalg.vector_norm(flow._loss.grad(flow.outputs(x))) for x in (c, 0 * c))
-            if bool(left * end * torch.linalg.vector_norm(flow.slope) > LEFT * first * torch.linalg.vector_norm(c)):
+            c = flow.coefficients(Times.at(math.inf))[0]
+            left, first = (torch.linalg.vector_norm(flow.loss.grad(flow.outputs(x))) for x in (c, 0 * c))
+            if bool(
+                left * end * torch.linalg.vector_norm(flow.initial_gradient)
+                > LEFT * first * torch.linalg.vector_norm(c)
+            ):
                 raise HorizonError(
                     f"second order at t = inf: {float(left / first):.1e} of the outputs' gradient outlives the linear "
                     "run and bends the network for ever. Ask for a finite time, or add weight decay."

@@ -7,46 +7,99 @@ network evaluation is spent here. Source: docs/theory.md, sections 2 and 3.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..errors import NonFiniteError
+from ..gating import Gate, moments
 from ..linalg.etdrk4 import Integrator, Modes, State
+from ..linearization.problem import LinearizedProblem
 from ..losses.base import Loss, require_convex
+from ..losses.weighted import weighted
 from .basis import Basis, rounding
 from .horizon import Parsed, Steps, Times, filters
+from .run import LinearizedRun
 
 TOLERANCE = 1e-8  # local error of the integration, relative to the displacement
 SETTLED = 1e-11  # the end of the run for losses that are not quadratic: the gradient has fallen by this factor
 
 
-class ReducedFlow:
-    """The frozen (linearized) training run inside a basis.
+class ReducedFlow(LinearizedRun):
+    """The frozen (linearized) training run inside a basis, by its modes.
 
     Args:
         basis: directions and their images E.
         loss: Φ with its targets.
-        u: u₀, the outputs at c = 0.
         tolerance: local error of the integration for losses that are not quadratic.
+        gate: damps modes (at the start) whose per-sample contributions do not agree.
         start: the modes at u₀, where they are known already.
+
+    Raises:
+        NonFiniteError: the gradient is not finite.
     """
 
     def __init__(
-        self, basis: Basis, loss: Loss, u: Tensor, tolerance: float = TOLERANCE, start: Modes | None = None
+        self,
+        basis: Basis,
+        loss: Loss,
+        tolerance: float = TOLERANCE,
+        gate: Gate | None = None,
+        start: Modes | None = None,
     ) -> None:
-        self.basis, self.loss, self.tolerance = basis, loss, tolerance
+        self.basis, self.tolerance, self.gate = basis, tolerance, gate
+        self.problem = LinearizedProblem(basis.lin, loss, basis.metric)
+        self.kind, self.route, self.size = basis.kind, basis.route, basis.size
+        self.supports_leave_out, self.is_krylov = basis.supports_leave_out, basis.is_krylov
         self.images = basis.images.flatten(1).double()  # (k, N)
-        self.shape = u.shape
-        self.u = u.detach().double()
-        self._loss = loss.to(self.u)
-        self.k = basis.size
-        self.slope = self.gradient(torch.zeros(self.k, dtype=torch.float64, device=u.device))  # b = −ċ(0)
+        self.shape = basis.lin.u.shape
+        self.u = basis.lin.u.detach().double()
+        self.loss = loss.to(self.u)
+        self.initial_gradient = self.gradient(self.u.new_zeros(self.size))  # b = −ċ(0)
+        if not bool(torch.isfinite(self.initial_gradient).all()):
+            raise NonFiniteError(
+                "the gradient holds NaN or infinity at the present weights, though the outputs do not."
+            )
         self._scale = 0.0
         self.start = self.modes_at(self.u) if start is None else start
-        self._scale = float(self.start.rates.max()) if self.k else 0.0
-        self.gates = torch.ones_like(self.start.rates)
+        self._scale = self.max_rate
+        # (k,) factors of the modes at the start: 1 where nothing is gated (docs/theory.md, section 6).
+        self.gates = torch.ones_like(self.start.rates) if gate is None else gate(*moments(self.scores()))
         self._integrator: Integrator | None = None
         self._reached = [self.origin()]
+
+    # -- what if: the same run under another condition; whatever else it is under stays ------------------------
+
+    def _twin(self, basis: Basis | None = None, loss: Loss | None = None) -> ReducedFlow:
+        loss = self.problem.loss if loss is None else loss
+        return ReducedFlow(self.basis if basis is None else basis, loss, self.tolerance, self.gate)
+
+    def with_targets(self, targets: Tensor) -> ReducedFlow:
+        """Towards other targets (of the same shape)."""
+        u = self.problem.lin.u
+        loss = self.problem.loss.with_targets(targets).to(u)
+        loss.check(u)
+        # A Krylov remainder bounds runs from the gradient that it was built from, and no others.
+        return self._twin(replace(self.basis, remainder=None), loss)
+
+    def reweighted(self, weights: Tensor) -> ReducedFlow:
+        """With sample i counting w_i times, weights (n,) ≥ 0; weights upon weights multiply."""
+        return self._twin(loss=weighted(self.problem.loss, weights, self.problem.lin.u))
+
+    def without(self, samples: Tensor) -> ReducedFlow:
+        """Without some samples, by index (m,); the others count as before (no renormalization)."""
+        weights = self.u.new_ones(self.u.shape[0])
+        weights[samples.to(weights.device)] = 0
+        return self.reweighted(weights)
+
+    def damped(self, rate: float) -> ReducedFlow:
+        """With a pull ``rate``·(θ − θ₀)/D back to the start; rates add up."""
+        return self._twin(self.basis.damped(rate))
+
+    def gated(self, gate: Gate | None) -> ReducedFlow:
+        """With its modes gated by another rule, or by none."""
+        return ReducedFlow(self.basis, self.problem.loss, self.tolerance, gate, self.start)
 
     # -- pieces ------------------------------------------------------------------------------------------------
 
@@ -54,9 +107,9 @@ class ReducedFlow:
         """Linearized outputs u₀ + E c (…, *outputs) in float64, for coefficients c (…, k)."""
         return self.u + (c @ self.images).reshape(*c.shape[:-1], *self.shape)
 
-    def predicted(self, c: Tensor) -> Tensor:
+    def predicted_loss(self, c: Tensor) -> Tensor:
         """Φ of the linearized outputs, one number for each row of c."""
-        return self._loss.value(self.outputs(c))
+        return self.loss.value(self.outputs(c))
 
     def gradient(self, c: Tensor, present: Tensor | None = None) -> Tensor:
         """Eᵀ∇Φ(u₀ + E c) + H c + h, shaped like c (…, k).
@@ -64,13 +117,13 @@ class ReducedFlow:
         Args:
             present: (…, n) factors of the samples' own gradients, 0 where a sample is left out of that row's run.
         """
-        g = self._loss.grad(self.outputs(c))
+        g = self.loss.grad(self.outputs(c))
         if present is not None:
             g = g.reshape(*present.shape, -1) * present[..., None]
         g = g.reshape(*c.shape[:-1], -1) @ self.images.T
         if self.basis.decay is not None:
-            assert self.basis.drift is not None
-            g = g + c @ self.basis.decay + self.basis.drift
+            assert self.basis.decay_force is not None
+            g = g + c @ self.basis.decay + self.basis.decay_force
         return g
 
     def modes_at(self, u: Tensor) -> Modes:
@@ -79,41 +132,41 @@ class ReducedFlow:
         Raises:
             NonConvexError: the loss curves down along some direction.
         """
-        if self.k == 0:
+        if self.size == 0:
             return Modes(self.images.new_zeros(0), None)
         flat = self.basis.decay is None or bool(_is_scalar(self.basis.decay))
-        if self._loss.curvature is not None and self.basis.squares is not None and flat:
+        if self.loss.curvature is not None and self.basis.squares is not None and flat:
             shift = 0.0 if self.basis.decay is None else float(self.basis.decay[0, 0])
-            return Modes(self._loss.curvature * self.basis.squares.double() + shift, None)
-        images = self.images.reshape(self.k, *self.shape)
-        if self._loss.known_convex:  # a Gram matrix: semidefinite however small the curvature has become
-            half = self._loss.sqrt_t(u, images).reshape(self.k, -1)
+            return Modes(self.loss.curvature * self.basis.squares.double() + shift, None)
+        images = self.images.reshape(self.size, *self.shape)
+        if self.loss.known_convex:  # a Gram matrix: semidefinite however small the curvature has become
+            half = self.loss.sqrt_t(u, images).reshape(self.size, -1)
             matrix = half @ half.T
         else:
-            matrix = self.images @ self._loss.hvp(u, images).reshape(self.k, -1).T
+            matrix = self.images @ self.loss.hvp(u, images).reshape(self.size, -1).T
         if self.basis.decay is not None:
             matrix = matrix + self.basis.decay
         rates, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
-        if not self._loss.known_convex:
+        if not self.loss.known_convex:
             require_convex(rates, "the loss, restricted to the basis,", self._scale)
         # Below rounding a rate is zero: at t = ∞ it would otherwise move the weights by noise / noise.
-        floor = rounding(self.basis.lin.u.dtype, self.k) * max(float(rates.max()), 0.0)
+        floor = rounding(self.basis.lin.u.dtype, self.size) * max(float(rates.max()), 0.0)
         return Modes(torch.where(rates > floor, rates, torch.zeros_like(rates)), vectors, floor)
 
     # -- answers -----------------------------------------------------------------------------------------------
 
-    def at(self, horizon: Parsed) -> Tensor:
+    def coefficients(self, horizon: Parsed) -> Tensor:
         """Coefficients c (T, k) at each horizon, gated if a gate is set."""
-        if self._loss.quadratic:
-            b = self.start.into(self.slope)
+        if self.loss.quadratic:
+            b = self.start.into(self.initial_gradient)
             c = self.start.out(-filters(self.start, horizon) * b)
         elif isinstance(horizon, Steps):
             c = self._descend(horizon)[None]
         else:
             c = self._integrate(horizon)
-        return self.gated(c)
+        return self.through_gates(c)
 
-    def gated(self, c: Tensor) -> Tensor:
+    def through_gates(self, c: Tensor) -> Tensor:
         """Coefficients (…, k) after the gates on the modes at the start, if any is set."""
         if bool((self.gates == 1).all()):
             return c
@@ -126,37 +179,36 @@ class ReducedFlow:
         factorization (docs/theory.md, equations 11 and 13). ``c`` says where the curvature is taken, the start by
         default; ``decayed`` are the coefficients of the point where g was met, whose weight decay is answered too.
         """
-        modes = self.start if c is None or self._loss.quadratic else self.modes_at(self.outputs(c))
+        modes = self.start if c is None or self.loss.quadratic else self.modes_at(self.outputs(c))
         pushed = self.images @ g.double().reshape(-1)
         if decayed is not None and self.basis.decay is not None:
-            assert self.basis.drift is not None
-            pushed = pushed + self.basis.decay @ decayed + self.basis.drift
-        return self.gated(modes.out(-filters(modes, horizon) * modes.into(pushed)))
+            assert self.basis.decay_force is not None
+            pushed = pushed + self.basis.decay @ decayed + self.basis.decay_force
+        return self.through_gates(modes.out(-filters(modes, horizon) * modes.into(pushed)))
 
     def scores(self) -> Tensor:
         """(k, n): what each sample contributes to the gradient along each mode at the start, s_ki = e_ki · g_i."""
-        g = self._loss.grad(self.u)
-        by_sample = (
-            (self.images.reshape(self.k, *self.shape) * g).flatten(2).sum(2) if self.u.dim() > 1 else (self.images * g)
-        )
+        g = self.loss.grad(self.u)
+        images = self.images.reshape(self.size, *self.shape)
+        by_sample = (images * g).flatten(2).sum(2) if self.u.dim() > 1 else images * g
         return by_sample if self.start.vectors is None else self.start.vectors.T @ by_sample
 
-    def curve(self, u: Tensor, v: Tensor) -> Tensor:
+    def hvp(self, u: Tensor, v: Tensor) -> Tensor:
         """B(u) v in the outputs' space, for v shaped like u."""
-        return self._loss.hvp(u.double(), v.double())
+        return self.loss.hvp(u.double(), v.double())
 
     # -- integration -------------------------------------------------------------------------------------------
 
     def _descend(self, horizon: Steps) -> Tensor:
         """Gradient descent on the frozen model, step for step."""
-        c = before = torch.zeros_like(self.slope)
+        c = before = torch.zeros_like(self.initial_gradient)
         for _ in range(horizon.count):
             c, before = c - horizon.lr * self.gradient(c) + horizon.momentum * (c - before), c
         return c
 
     def _integrate(self, horizon: Times) -> Tensor:
         order = sorted(range(len(horizon.values)), key=lambda i: horizon.values[i])
-        out = torch.zeros(len(order), self.k, dtype=self.slope.dtype, device=self.slope.device)
+        out = torch.zeros(len(order), self.size, dtype=self.initial_gradient.dtype, device=self.initial_gradient.device)
         if not order:
             return out
         if self._integrator is None:
@@ -184,44 +236,44 @@ class ReducedFlow:
         return Integrator(
             force,
             lambda c: self.modes_at(self.outputs(c)),
-            lambda c: self._loss.hvp(self.outputs(c), signs),
+            lambda c: self.loss.hvp(self.outputs(c), signs),
             tolerance,
-            settled * float(torch.linalg.vector_norm(self.slope)),
+            settled * float(torch.linalg.vector_norm(self.initial_gradient)),
             self._rounding(),
         )
 
     def _rounding(self) -> float:
         """Length of what rounding makes of a force that cancels between samples."""
-        g = self._loss.grad(self.u).reshape(-1).abs()
+        g = self.loss.grad(self.u).reshape(-1).abs()
         return 8 * torch.finfo(torch.float64).eps * float(torch.linalg.vector_norm(self.images.abs() @ g))
 
     def origin(self, rows: int = 1) -> State:
         """Where every integration starts."""
-        return State(0.0, self.slope.new_zeros(rows, self.k), 0.1 * self.timescale())
+        return State(0.0, self.initial_gradient.new_zeros(rows, self.size), 0.1 * self.timescale())
 
     def timescale(self) -> float:
         """Relaxation time of the fastest mode, 1 where nothing relaxes."""
-        return 1 / self.fastest if self.fastest > 0 else 1.0
+        return 1 / self.max_rate if self.max_rate > 0 else 1.0
 
     @property
-    def fastest(self) -> float:
+    def max_rate(self) -> float:
         """The largest rate at the start, 0 where there is none."""
-        return float(self.start.rates.max()) if self.k else 0.0
+        return float(self.start.rates.max()) if self.size else 0.0
 
     @property
-    def longest(self) -> float:
-        """A horizon at which every mode above rounding has relaxed."""
-        return torch.finfo(torch.float64).eps ** -0.9 * self.timescale()
+    def max_horizon(self) -> float:
+        """A horizon at which every mode above rounding has relaxed: an infinite one would follow those below it."""
+        return torch.finfo(self.problem.lin.u.dtype).eps ** -0.9 * self.timescale()
 
-    def at_time(self, t: float) -> Tensor:
-        """Coefficients (k,) at one flow time."""
-        return self.at(Times((t,), True))[0]
+    def displacement(self, c: Tensor) -> Tensor:
+        """δθ (P,) for coefficients c (k,)."""
+        return self.basis.displacement(c)
 
-    def opening(self) -> float:
+    def initial_horizon(self) -> float:
         """Where the run has made half of the progress it makes over a long grid: a start for a search over horizons."""
         times = [self.timescale() * 4.0**j for j in range(12)]
-        losses = self.predicted(self.at(Times(tuple(times), False)))
-        now = float(self.predicted(torch.zeros_like(self.slope)))
+        losses = self.predicted_loss(self.coefficients(Times(tuple(times), False)))
+        now = float(self.predicted_loss(torch.zeros_like(self.initial_gradient)))
         half = now - 0.5 * (now - float(losses.min()))
         return next((t for t, loss in zip(times, losses.tolist(), strict=True) if loss <= half), times[0])
 

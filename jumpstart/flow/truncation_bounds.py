@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..linearization.linearize import Linearization, rounding_error
+from ..linearization.linearize import rounding_error
 from .horizon import Steps, Times
 from .reduced_flow import ReducedFlow
 
@@ -18,14 +18,14 @@ NODES = 400
 MOST_STEPS = 1_000_000
 
 
-def error_bound(flow: ReducedFlow, lin: Linearization, t: float) -> float:
+def error_bound(flow: ReducedFlow, t: float) -> float:
     """An upper bound on the error of the outputs at flow time t, in the outputs' units.
 
     Krylov bases and squared loss: the smaller of a residual bound (equation 9) and an energy bound (equation 10),
     for one more network product in all. Other truncated bases and losses: the residual of the flow integrated over
     time by quadrature (equation 10b), for 8 vjps and one product for the operator norm. Dense bases: rounding.
     """
-    basis = flow.basis
+    basis, lin = flow.basis, flow.problem.lin
     if basis.complete:
         return rounding_error(lin)
     if t == 0:
@@ -36,16 +36,18 @@ def error_bound(flow: ReducedFlow, lin: Linearization, t: float) -> float:
     curvature = flow.loss.curvature
     if _closed(flow) and curvature is not None:
         bounds.append(_residual(flow, t, curvature))
-        bounds.append(_energy(flow, t, curvature))
+        if basis.damping == 0:  # a damped run ends away from the targets
+            bounds.append(_energy(flow, t, curvature))
     else:
-        bounds.append(_sampled(flow, lin, t))
+        bounds.append(_sampled(flow, t))
     return min(bounds) + rounding_error(lin)
 
 
 def _closed(flow: ReducedFlow) -> bool:
-    """Whether equations 9 and 10 hold: a Krylov basis, squared loss with B = βI, no decay."""
+    """Whether equation 9 holds: a Krylov basis, squared loss with B = βI, no decay but a pull back to the start, which
+    shifts every rate and leaves the Krylov space as it is."""
     quadratic = flow.loss.quadratic and flow.loss.curvature is not None
-    return flow.basis.remainder is not None and quadratic and flow.basis.decay is None
+    return flow.basis.remainder is not None and quadratic and not flow.basis.metric.decays
 
 
 def _grid(t: float) -> Tensor:
@@ -65,7 +67,7 @@ def _residual(flow: ReducedFlow, t: float, curvature: float) -> float:
     if math.isinf(t):
         return math.inf
     s = _grid(t)
-    last = flow.at(Times(tuple(s.tolist()), False))[:, -1].abs().cpu()
+    last = flow.coefficients(Times(tuple(s.tolist()), False))[:, -1].abs().cpu()
     upper = norm * torch.maximum(last[1:], last[:-1])
     # ∫ min(a, b/√τ) dτ in closed form on each interval, so that only |c_k| is sampled.
     b = 1 / math.sqrt(2 * math.e * curvature)
@@ -82,57 +84,57 @@ def _residual(flow: ReducedFlow, t: float, curvature: float) -> float:
 
 def _energy(flow: ReducedFlow, t: float, curvature: float) -> float:
     """Both runs end near the targets: Φ(u(t)) ≤ Φ(u_k(t)) + ‖c(t)‖²/2t, by convexity; at t = ∞ by Pythagoras."""
-    c = flow.at(Times((t,), True))[0]
-    reached = float(flow.predicted(c))
+    c = flow.coefficients(Times.at(t))[0]
+    reached = float(flow.predicted_loss(c))
     if math.isinf(t):
         return math.sqrt(2 * reached / curvature)
     other = reached + float(c.square().sum()) / (2 * t)
     return math.sqrt(2 * reached / curvature) + math.sqrt(2 * other / curvature)
 
 
-def _sampled(flow: ReducedFlow, lin: Linearization, t: float) -> float:
+def _sampled(flow: ReducedFlow, t: float) -> float:
     """‖A‖ ∫ ‖(I − QQᵀ)(Aᵀ∇Φ(u_k(s)) + W z)‖ ds: the linearized flow contracts, so defects only add up."""
     if math.isinf(t):
         return math.inf
-    basis, metric = flow.basis, flow.basis.metric
+    problem, basis, metric = flow.problem, flow.basis, flow.basis.metric
     s = [0.0, *(t * torch.logspace(-3, 0, 7, dtype=torch.float64, device="cpu")).tolist()]
-    c = flow.at(Times(tuple(s), False))
-    z0 = metric.unscale(lin.theta)
-    defects, largest = [], torch.zeros_like(lin.theta)
+    c = flow.coefficients(Times(tuple(s), False))
+    defects, largest = [], torch.zeros_like(problem.z)
     for row in c:
-        g = flow.loss.grad(flow.outputs(row).to(lin.u.dtype))
-        full = metric.scale(lin.vjp(g))
-        if metric.decays:
-            full = full + metric.decay * (z0 + metric.unscale(basis.displacement(row)))
-        inside = metric.unscale(basis.displacement(flow.gradient(row)))
+        g = problem.loss.grad(flow.outputs(row).to(problem.lin.u.dtype))
+        full = problem.jacobian.apply_adjoint(g)
+        if metric.decays or basis.damping:
+            moved = basis.scaled(row)
+            full = full + metric.decay * (problem.z + moved) + basis.damping * moved
+        inside = basis.scaled(flow.gradient(row))
         defect = full - inside
         if float(torch.linalg.vector_norm(defect)) >= (max(defects) if defects else 0.0):
             largest = defect
         defects.append(float(torch.linalg.vector_norm(defect)))
     total = sum((s[i + 1] - s[i]) * max(defects[i], defects[i + 1]) for i in range(len(defects) - 1))
-    return _operator_norm(lin, flow, largest) * total
+    return _operator_norm(flow, largest) * total
 
 
-def _operator_norm(lin: Linearization, flow: ReducedFlow, start: Tensor) -> float:
+def _operator_norm(flow: ReducedFlow, start: Tensor) -> float:
     """‖A‖ from above: the largest image in the basis, or four power steps from the defect with 5% on top."""
-    metric = flow.basis.metric
+    a = flow.problem.jacobian
     best = float(torch.linalg.matrix_norm(flow.images, ord=2))
     v = start
     for _ in range(4):
         length = torch.linalg.vector_norm(v)
         if not bool(length > 0):
             break
-        image = lin.jvp(metric.scale(v / length))
+        image = a @ (v / length)
         best = max(best, float(torch.linalg.vector_norm(image)))
-        v = metric.scale(lin.vjp(image))
+        v = a.T @ image
     return 1.05 * best
 
 
-def steps_bound(flow: ReducedFlow, lin: Linearization, horizon: Steps) -> float:
+def steps_bound(flow: ReducedFlow, horizon: Steps) -> float:
     """The bound for SGD steps: equation 9 summed over the steps, for rates up to 1/λ_max; ∞ where none is known."""
     basis, curvature = flow.basis, flow.loss.curvature
     if basis.complete or horizon.count == 0:
-        return error_bound(flow, lin, horizon.time)
+        return error_bound(flow, horizon.time)
     stable = horizon.momentum == 0 and horizon.lr * float(flow.start.rates.max()) <= 1
     if not (stable and _closed(flow)) or horizon.count > MOST_STEPS or not bool((flow.gates == 1).all()):
         return math.inf
@@ -140,9 +142,9 @@ def steps_bound(flow: ReducedFlow, lin: Linearization, horizon: Steps) -> float:
     assert curvature is not None
     norm, image = basis.remainder.measure()
     if norm == 0:
-        return error_bound(flow, lin, horizon.time)
-    rates, b = flow.start.rates.cpu(), flow.start.into(flow.slope).cpu()
-    eye = torch.eye(flow.k, dtype=b.dtype, device="cpu")
+        return error_bound(flow, horizon.time)
+    rates, b = flow.start.rates.cpu(), flow.start.into(flow.initial_gradient).cpu()
+    eye = torch.eye(flow.size, dtype=b.dtype, device="cpu")
     row = (eye if flow.start.vectors is None else flow.start.vectors.cpu())[-1]
     total = 0.0
     for at in range(0, horizon.count, 4096):
@@ -153,4 +155,4 @@ def steps_bound(flow: ReducedFlow, lin: Linearization, horizon: Steps) -> float:
         behind = horizon.lr * (horizon.count - 1 - j[:, 0])
         reach = (1 / (2 * math.e * curvature * behind.clamp_min(1e-300)).sqrt()).clamp_max(image)
         total += float((horizon.lr * norm * last.abs() * reach).sum())
-    return total + rounding_error(lin)
+    return total + rounding_error(flow.problem.lin)

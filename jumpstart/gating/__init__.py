@@ -1,6 +1,6 @@
 """Population-risk gates: pure rules, and the statistics that they are asked about. Knows no flow and no solver."""
 
-from .rules import RULES, apply, hard, snr, soft
+from .rules import RULES, Gate, hard, snr, soft
 from .statistics import moments, population_decrease
 
-__all__ = ["RULES", "apply", "hard", "moments", "population_decrease", "snr", "soft"]
+__all__ = ["RULES", "Gate", "hard", "moments", "population_decrease", "snr", "soft"]

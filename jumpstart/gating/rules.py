@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,15 +35,35 @@ def snr(mean_square: Tensor, noise: Tensor, lam: float = 1.0) -> Tensor:
 RULES = {"hard": hard, "soft": soft, "snr": snr}
 
 
-def apply(rule: str, mean_square: Tensor, noise: Tensor, **options: float) -> Tensor:
-    """A gate in [0, 1] by the rule's name."""
-    if rule not in RULES:
-        raise InputError(f"gate={rule!r} is none of {sorted(RULES)}.")
-    known = [name for name in inspect.signature(RULES[rule]).parameters if name not in ("mean_square", "noise")]
-    for name, value in options.items():
-        if name not in known or not 0 <= value < math.inf:
-            raise InputError(f"gate {rule!r}: {name}={value!r}; it takes {known}, numbers of 0 or more.")
-    return RULES[rule](mean_square, noise, **options)
+@dataclass(frozen=True)
+class Gate:
+    """A rule by its name, with its options: what is kept of a gate, so that it can be asked again of other data.
+
+    Raises:
+        InputError: an unknown rule or option, or a value that is negative or not finite.
+    """
+
+    rule: str
+    options: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise InputError(f"gate={self.rule!r} is none of {sorted(RULES)}.")
+        known = [
+            name for name in inspect.signature(RULES[self.rule]).parameters if name not in ("mean_square", "noise")
+        ]
+        for name, value in self.options.items():
+            if name not in known or not 0 <= value < math.inf:
+                raise InputError(f"gate {self.rule!r}: {name}={value!r}; it takes {known}, numbers of 0 or more.")
+
+    @staticmethod
+    def named(rule: str | Gate | None) -> Gate | None:
+        """A gate from its rule's name; None is none."""
+        return Gate(rule) if isinstance(rule, str) else rule
+
+    def __call__(self, mean_square: Tensor, noise: Tensor) -> Tensor:
+        """How far to open, in [0, 1], for m̂² and the variance of the mean."""
+        return RULES[self.rule](mean_square, noise, **self.options)
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:

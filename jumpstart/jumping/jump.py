@@ -3,50 +3,49 @@
 from __future__ import annotations
 
 import math
-import numbers
 import time
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..errors import FlowError, HorizonError, InputError
-from ..flow.gates import set_gate
-from ..flow.reduced_flow import ReducedFlow
-from ..linalg.nystrom import Nystrom
-from ..linearization.linearize import linearize
-from ..linearization.metric import MetricLike, metric_of
+from ..errors import FlowError, InputError
+from ..flow.run import LinearizedRun
+from ..gating import Gate
+from ..linearization.metric import MetricLike
+from ..linearization.problem import LinearizedProblem, linearized
 from ..objectives.objective import Objective
 from ..objectives.parameters import Select
-from ..surrogate.damped_cg import Iterative
-from ..surrogate.select import BasisLike, Plan, build, implicit, resolvent_fits
-from ..utils.cost import Ledger
-from .candidates import Attempt, Proposal, attempt
-from .levenberg_marquardt import Course, march
-from .trust import Outcome, Trust
+from ..surrogate import select
+from ..surrogate.damped_cg import DampedCG
+from ..surrogate.implicit_euler import ImplicitEuler
+from ..surrogate.select import BasisLike, Plan
+from .candidates import AlongFlow, Scaled
+from .levenberg_marquardt import LevenbergMarquardt
+from .search import FixedHorizon, Found, GridSearch, Search, stationary, unsolved
+from .settings import HORIZON, LEVENBERG_MARQUARDT, SCALE, Settings
+from .state import Memory
+from .trust import Outcome, Trust, ratio
 
-MATRIX_FREE = "matrix-free"
-FAMILIES = ("march", "horizon", "scale")
 TOLERANCE = 1e-3  # of the reduced flow inside a jump: the real loss decides, so more digits buy nothing
 
 
 @dataclass(frozen=True)
 class JumpResult:
-    """What a jump did.
+    """What a jump did; printed, it is a sentence.
 
     Attributes:
         outcome: an :class:`Outcome`; its value is a sentence.
         horizon: flow time of the accepted (or best) candidate, that of the whole run for a scaled full step; NaN if
             there was none.
-        before, predicted, actual: loss at the start, promised by the linearization, and measured; with weight
+        before, predicted, actual: loss at the start, predicted by the linearization, and measured; with weight
             decay, its penalty included.
-        promised: the largest decrease of the loss that a candidate promised, kept or not.
-        corrected: the second-order correction was used. corrections: reuses of the factorization that were kept.
+        predicted_decrease: the largest decrease of the loss that a candidate was predicted to bring, kept or not.
+        corrected: geodesic acceleration was used. chord_steps: reuses of the factorization that were kept.
         candidates: how many were measured.
-        seconds, gradient_evaluations: what it cost (``jumpstart.cost``).
-        trust: pass it to the next jump.
-        directions: (r, P) the displacement taken, for recycling; empty if rejected.
-        course: of a bold march, for the next jump. sketch: of the kernel, to precondition the next matrix-free jump.
+        seconds, gradient_evaluations: what it cost (``jumpstart.utils.cost``).
+        basis, modes: what answered for the linearized run, and its size.
+        directions: (1, P) the displacement taken; None if rejected.
     """
 
     outcome: Outcome
@@ -55,18 +54,15 @@ class JumpResult:
     predicted: float
     actual: float
     corrected: bool
-    corrections: int
+    chord_steps: int
     candidates: int
     seconds: float
     gradient_evaluations: float
     basis: str
     modes: int
-    trust: Trust
+    predicted_decrease: float = 0.0
     plan: Plan | None = field(repr=False, default=None)
     directions: Tensor | None = field(repr=False, default=None)
-    course: Course | None = field(repr=False, default=None)
-    sketch: Nystrom | None = field(repr=False, default=None)
-    promised: float = 0.0
 
     @property
     def accepted(self) -> bool:
@@ -75,7 +71,19 @@ class JumpResult:
     @property
     def ratio(self) -> float:
         """ρ = actual / predicted decrease."""
-        return self.trust.ratio(self.before, self.predicted, self.actual)
+        return ratio(self.before, self.predicted, self.actual)
+
+    def __str__(self) -> str:
+        spent = f"{self.gradient_evaluations:.3g} gradient evaluations, {self.seconds:.3g} s"
+        if self.outcome is Outcome.STATIONARY:
+            return f"Not moved, loss {self.before:.4g}: the gradient vanishes ({spent})."
+        if not self.accepted:
+            return f"Not moved, loss {self.before:.4g} ({self.candidates} candidates, {spent}). {self.outcome.value}"
+        how = f"{self.basis} run of {self.modes} numbers" if self.basis == "matrix-free" else f"{self.basis} basis"
+        return (
+            f"Jumped {self.horizon:.3g} of flow time: loss {self.before:.4g} → {self.actual:.4g} (predicted "
+            f"{self.predicted:.4g}; {how}, {self.candidates} candidates, {spent})."
+        )
 
 
 def jump(
@@ -86,35 +94,36 @@ def jump(
     metric: MetricLike = None,
     weight_decay: float | None = None,
     horizon: float | None = None,
-    family: str | None = None,
-    course: Course | None = None,
-    second_order: bool | None = None,
-    reuse: int | None = None,
-    gate: str | None = None,
+    search: str | None = None,
+    geodesic: bool | None = None,
+    chord_steps: int | None = None,
+    gate: str | Gate | None = None,
     trust: Trust | None = None,
     params: Select = None,
     memory_limit: float | None = None,
-    recycle: Tensor | Nystrom | None = None,
+    directions: Tensor | None = None,
 ) -> JumpResult:
     """Solve the stretch ahead, look for the horizon that serves the real loss best, and move the weights there.
 
+    One move without memory: it searches from scratch. In a loop use :class:`jumpstart.Jumper`, which goes on from the
+    last jump.
+
     Args:
-        basis, depth, metric, weight_decay, gate, params, memory_limit: as for :func:`jumpstart.solve`. Besides,
-            basis="matrix-free" marches without a Jacobian: by a kernel gathered layer by layer where that is possible
-            (which "auto" and "dense" do by themselves for large networks), or by conjugate gradients of at most
-            ``depth`` products.
-        horizon: try this flow time alone; None searches, from the last accepted one in ``trust``.
-        family: "march" takes one horizon a jump, a little longer than the last (squared losses, dense); "horizon"
-            searches the best one along the linearized run; "scale" goes part of the way to its end. None marches
-            where the Jacobian of a squared loss is formed, and searches horizons elsewhere (docs/theory.md, sections 5
-            and 9).
-        course: ``result.course`` of the jump before makes a march bold: it may climb. Start with ``Course()``.
-        second_order: correct for the curvature of the network along the step; None does so unless the basis is
-            Krylov's, whose products cost as much as the correction.
-        reuse: how many chord corrections to try after the step; None: 2, and none in a march, where they do not pay.
-        trust: ``result.trust`` of the jump before.
-        recycle: ``result.sketch`` of the jump before, for matrix-free jumps; or (r, P) directions to keep in a Krylov
-            basis, such as its ``result.directions``.
+        basis, depth, metric, weight_decay, gate, params, memory_limit: as for :func:`jumpstart.solve`; where the
+            Jacobian of a squared loss is formed, "auto" takes implicit steps by Cholesky factors in place of modes.
+            Besides, basis="matrix-free" does so without a Jacobian: by a kernel gathered layer by layer where that is
+            possible (which "auto" does by itself for large networks), or by conjugate gradients of at most ``depth``
+            products.
+        horizon: try this flow time alone; None searches.
+        search: "horizon" looks for the best flow time along the linearized run; "scale" for the best share of the step
+            to its end; "levenberg-marquardt" takes one flow time, shorter until one succeeds (docs/theory.md, sections
+            5 and 9). None is "horizon" here.
+        geodesic: correct for the curvature of the network along the step (Transtrum & Sethna's geodesic acceleration);
+            None does so unless the basis is a Krylov one, whose products cost as much as the correction.
+        chord_steps: how many corrections by the same factorization to try after the step; None: 2, and none for
+            "levenberg-marquardt", where they do not pay.
+        trust: a :class:`jumpstart.Trust`, the policy.
+        directions: (r, P) displacements to keep in a Krylov basis, such as ``result.directions`` of jumps before.
 
     Returns:
         A :class:`JumpResult`. Unless it is accepted, parameters, buffers, optimizer state and random state are
@@ -123,71 +132,103 @@ def jump(
     Raises:
         InputError and its kinds (``jumpstart.errors``), before anything has changed.
     """
-    if not isinstance(objective, Objective):
-        raise InputError(f"jump needs a js.Objective (see js.supervised), got {type(objective).__name__}.")
-    if family not in (None, *FAMILIES):
-        raise InputError(f"family={family!r} is none of {FAMILIES}.")
-    if basis == MATRIX_FREE:
-        if family not in (None, "march") or gate is not None:
-            raise InputError(f"basis={MATRIX_FREE!r} marches: leave family and gate out.")
-        if objective.loss.curvature is None:
-            raise InputError(f"basis={MATRIX_FREE!r} is for squared losses (js.residual, 'mse'): use 'krylov'.")
-    if course is not None and family not in (None, "march"):
-        raise InputError(f"course= is for family='march', not {family!r}.")
-    if reuse is not None and (not isinstance(reuse, int) or reuse < 0):
-        raise InputError(f"reuse={reuse!r}: give a number of corrections, 0 or more.")
-    if horizon is not None and family == "scale":
-        raise InputError(
-            "horizon= fixes a flow time; family='scale' searches shares of the whole run: give one of them."
-        )
-    if horizon is not None and not (isinstance(horizon, numbers.Real) and horizon > 0):
-        raise HorizonError(f"horizon={horizon!r}: flow time must be positive (or None to search).")
-    begun = time.perf_counter()
+    settings = Settings(
+        basis, depth, weight_decay, horizon, search, geodesic, chord_steps, gate, trust or Trust(), params,
+        memory_limit, directions,
+    )  # fmt: skip
+    require_objective(objective, "jump")
     objective = objective if params is None else objective.subset(params)
-    state = trust if trust is not None else Trust()
-    if horizon is not None:
-        state = replace(state, horizon=float(horizon), limit=1)
-    ledger = Ledger()
-    lin = linearize(objective, ledger=ledger)
-    loss = objective.loss
-    before = float(loss.value(lin.u))
-    chosen = metric_of(metric, objective, weight_decay)
-    found = Attempt(Outcome.STATIONARY, None, before, 0, 0, state)
-    built, plan, sketch = None, None, None
-    if chosen.decays or bool((loss.grad(lin.u) != 0).any()):
-        try:
-            marching = family == "march" or (family is None and resolvent_fits(lin, loss))
-            marching = marching and not isinstance(recycle, Tensor)  # which is for a Krylov basis
-            found_implicit = implicit(lin, loss, chosen, basis, memory_limit) if marching and gate is None else None
-            if basis == MATRIX_FREE:
-                built = flow = Iterative(lin, loss, chosen, depth, recycle if isinstance(recycle, Nystrom) else None)
-            elif found_implicit is not None:
-                built, plan = found_implicit
-                flow = built
-            else:
-                kept = recycle if isinstance(recycle, Tensor) else None
-                built, plan = build(lin, loss, chosen, basis, depth, memory_limit, kept)
-                flow = ReducedFlow(built, loss, lin.u, TOLERANCE)
-                set_gate(flow, gate)
-            corrected = built.kind != "krylov" if second_order is None else second_order
-            proposal = Proposal(lin, loss, built, flow, corrected)
-            if family == "march" or (family is None and not isinstance(flow, ReducedFlow)):
-                found = march(proposal, state, course, reuse or 0)
-            else:
-                found = attempt(proposal, state, family=family or "horizon", reuse=2 if reuse is None else reuse)
-            sketch = built.sketch() if isinstance(built, Iterative) else None
-        except (FlowError, torch.linalg.LinAlgError):
-            found = replace(found, outcome=Outcome.UNSOLVED)
+    return move(objective, settings, Memory(), metric)[0]
+
+
+def require_objective(objective: object, who: str) -> None:
+    """Raise for what is no objective."""
+    if not isinstance(objective, Objective):
+        raise InputError(f"{who} needs a js.Objective (see js.supervised), got {type(objective).__name__}.")
+
+
+def move(
+    objective: Objective, settings: Settings, memory: Memory, metric: MetricLike, remembers: bool = False
+) -> tuple[JumpResult, Memory]:
+    """Linearize, choose a way to answer, search, commit: one jump, and what it tells the next.
+
+    Args:
+        remembers: there will be a next one, so that one horizon a jump is enough where the Jacobian is formed anyway.
+    """
+    begun = time.perf_counter()
+    problem = linearized(objective, metric, settings.weight_decay)
+    settings.require(problem)
+    found, run, plan = _searched(problem, settings, memory, remembers)
     best = found.best
     if found.outcome.accepted:
         assert best is not None
-        try:
-            objective.space.write(objective.model, lin.theta + best.displacement)
-        except BaseException:  # an interrupt between two tensors
-            objective.space.write(objective.model, lin.theta)
-            raise
-    given = trust if trust is not None else Trust()
-    tried = None if horizon is None or math.isinf(horizon) else float(horizon)
+        commit(objective, problem, best.displacement)
+    memory = replace(found.memory, sketch=run.sketch() if isinstance(run, DampedCG) else None)
+    return _told(found, run, plan, problem, time.perf_counter() - begun), memory
+
+
+def _searched(
+    problem: LinearizedProblem, settings: Settings, memory: Memory, remembers: bool
+) -> tuple[Found, LinearizedRun | None, Plan | None]:
+    """The verdict, who answered for the linearized run, and why that one."""
+    found, run, plan = stationary(problem.before, memory), None, None
+    if problem.at_rest:
+        return found, run, plan
+    try:
+        run, plan = select.run(
+            problem,
+            settings.basis,
+            damped=settings.search == LEVENBERG_MARQUARDT
+            or (settings.search is None and select.forms_jacobian(problem)),
+            depth=settings.depth,
+            memory_limit=settings.memory_limit,
+            gate=Gate.named(settings.gate),
+            tolerance=TOLERANCE,
+            directions=settings.directions,
+            sketch=memory.sketch,
+        )
+        geodesic = not run.is_krylov if settings.geodesic is None else settings.geodesic
+        descent = (Scaled if settings.search == SCALE else AlongFlow)(run, geodesic)
+        if not descent.stationary:
+            found = search_of(settings, run, remembers)(descent, settings.trust, memory)
+    except (FlowError, torch.linalg.LinAlgError):
+        found = unsolved(found)
+    return found, run, plan
+
+
+def search_of(settings: Settings, run: LinearizedRun, remembers: bool) -> Search:
+    """The search that was asked for, or the one that suits whoever answers.
+
+    Raises:
+        InputError: a nonmonotone search where there is none to be.
+    """
+    steps, implicit = settings.chord_steps, isinstance(run, ImplicitEuler)
+    if settings.horizon is not None:
+        return FixedHorizon(settings.horizon, (0 if implicit else 2) if steps is None else steps)
+    default = LEVENBERG_MARQUARDT if remembers and implicit else HORIZON
+    if (settings.search or default) == LEVENBERG_MARQUARDT:
+        return LevenbergMarquardt(settings.nonmonotone, steps or 0)
+    if settings.nonmonotone:
+        raise InputError(
+            f"nonmonotone=True is for search={LEVENBERG_MARQUARDT!r}, which is not taken by itself here (a {run.kind} "
+            "basis): ask for it, or leave nonmonotone out."
+        )
+    return GridSearch(2 if steps is None else steps)
+
+
+def commit(objective: Objective, problem: LinearizedProblem, displacement: Tensor) -> None:
+    """Move the model's weights to θ₀ + δ; they are put back if that is interrupted between two tensors."""
+    try:
+        objective.space.write(objective.model, problem.lin.theta + displacement)
+    except BaseException:
+        objective.space.write(objective.model, problem.lin.theta)
+        raise
+
+
+def _told(
+    found: Found, run: LinearizedRun | None, plan: Plan | None, problem: LinearizedProblem, seconds: float
+) -> JumpResult:
+    best = found.best
     still = found.before if found.outcome is Outcome.STATIONARY else math.nan
     return JumpResult(
         outcome=found.outcome,
@@ -196,16 +237,13 @@ def jump(
         predicted=best.predicted if best else still,
         actual=best.loss if best else still,
         corrected=best.corrected if best else False,
-        corrections=found.corrections,
-        candidates=found.candidates,
-        seconds=time.perf_counter() - begun,
-        gradient_evaluations=ledger.gradient_evaluations,
-        basis=built.kind if built else "none",
-        modes=built.size if built else 0,
-        trust=found.trust if horizon is None else replace(given, horizon=tried or given.horizon),
+        chord_steps=found.chord_steps,
+        candidates=found.tried,
+        seconds=seconds,
+        gradient_evaluations=problem.lin.ledger.gradient_evaluations,
+        basis=run.kind if run else "none",
+        modes=run.size if run else 0,
+        predicted_decrease=found.predicted_decrease,
         plan=plan,
         directions=best.displacement[None] if best is not None and found.outcome.accepted else None,
-        sketch=sketch,
-        promised=found.promised,
-        course=course.after(best) if course is not None and best is not None and found.outcome.accepted else course,
     )

@@ -1,71 +1,72 @@
-"""Marching: one horizon a jump, taken from the last one; longer after a first success, shorter until one succeeds.
+"""Levenberg and Marquardt's method: one horizon a jump, taken from the last one, a little longer after a success.
 
-This is Levenberg and Marquardt's method with geodesic acceleration (Transtrum & Sethna, arXiv:1201.5885), whose damping
-is 1/horizon. A march may be bold: it then also accepts a loss that rises, as long as the step goes on in the direction
-of the last one, which lets the horizon grow in curved valleys where a falling loss would keep it short. Whoever lets it
-must keep the best weights (``fit`` does). Source: docs/theory.md, section 9.
+With geodesic acceleration (Transtrum & Sethna, arXiv:1201.5885); damping is 1/horizon. The search may be nonmonotone:
+it then also accepts a loss that rises, as long as the step goes on in the direction of the last one, which lets the
+horizon grow in curved valleys where a falling loss would keep it short. Whoever lets it must keep the best weights
+(``fit`` does). Source: docs/theory.md, section 9.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .candidates import Attempt, Candidate, Proposal
+from .candidates import Candidate, Descent
+from .search import Found, Search
+from .state import Memory
 from .trust import Outcome, Trust
 
 PACE = 3.0  # factor between horizons: after a success at the first try, and between tries (chosen on seeds 100 to 105)
 
 
 @dataclass(frozen=True)
-class Course:
-    """What a bold march remembers: the lowest loss so far, and the last step before its second-order part."""
+class LevenbergMarquardt(Search):
+    """Tries one horizon after the other, ever shorter, until one is accepted.
 
-    best: float = math.inf
-    heading: Tensor | None = None
+    Args:
+        nonmonotone: let the loss rise along the last step.
+        chord_steps: how many to try after a step that lowers the loss.
+    """
 
-    def allows(self, loss: float, step: Tensor) -> bool:
-        """Whether a loss that has risen is accepted: (1 − cos ∠(step, last step))² · loss ≤ best; NaN is a no."""
-        if self.heading is None:
-            return False
-        norms = torch.linalg.vector_norm(step) * torch.linalg.vector_norm(self.heading)
-        cosine = float(torch.dot(step, self.heading) / norms) if bool(norms > 0) else math.nan
-        return (1 - cosine) ** 2 * loss <= self.best
+    nonmonotone: bool = False
+    chord_steps: int = 0
 
-    def after(self, best: Candidate) -> Course:
-        return Course(min(self.best, best.loss), best.first)
+    def __call__(self, descent: Descent, trust: Trust, memory: Memory) -> Found:
+        before, longest = descent.problem.before, descent.run.max_horizon
+        if self.nonmonotone:
+            memory = replace(memory, best=min(memory.best, before))
+        t = descent.start(trust, memory)
+        lowest: Candidate | None = None
+        hoped = 0.0
+        for k in range(trust.limit):
+            found = descent.at(t)
+            hoped = max(hoped, before - found.predicted)
+            falls = trust.accepts(before, found.predicted, found.loss)
+            if falls or (self.nonmonotone and goes_on(memory, found.loss, found.first)):
+                done = 0
+                if falls and self.chord_steps:
+                    found, done = descent.chord(found, self.chord_steps)
+                memory = memory.at(min(t * PACE, longest) if k == 0 else t)
+                if self.nonmonotone:
+                    memory = replace(memory, best=min(memory.best, found.loss), heading=found.first)
+                outcome = Outcome.ACCEPTED if falls else Outcome.CLIMBED
+                return Found(outcome, found, before, k + 1, done, memory, hoped)
+            if lowest is None or found.loss < lowest.loss or math.isnan(lowest.loss):
+                lowest = found
+            t /= PACE
+        finite = lowest is not None and lowest.loss < math.inf
+        outcome = Outcome.NO_DECREASE if finite else Outcome.NOT_FINITE
+        memory = memory.at(max(t, 1e-280))
+        return Found(outcome, lowest if finite else None, before, trust.limit, 0, memory, hoped)
 
 
-def march(proposal: Proposal, trust: Trust, course: Course | None = None, reuse: int = 0) -> Attempt:
-    """One jump of a march; ``course`` makes it bold. The weights are not written."""
-    before, flow = proposal.before(), proposal.flow
-    if not bool(flow.length(flow.slope) > 0):
-        return Attempt(Outcome.STATIONARY, None, before, 0, 0, trust)
-    longest = flow.longest
-    t = min(trust.horizon or flow.opening(), longest)
-    if course is not None:
-        course = Course(min(course.best, before), course.heading)
-    lowest: Candidate | None = None
-    promised = 0.0
-    for k in range(trust.limit):
-        found = proposal.candidate(flow.at_time(t), t)
-        promised = max(promised, before - found.predicted)
-        falls = trust.accepts(before, found.predicted, found.loss)
-        if falls or (course is not None and course.allows(found.loss, found.first)):
-            corrections = 0
-            if falls and reuse:
-                found, corrections = proposal.reuse(found, reuse)
-            longer = min(t * PACE, longest) if k == 0 else t
-            outcome = Outcome.ACCEPTED if falls else Outcome.CLIMBED
-            return Attempt(outcome, found, before, k + 1, corrections, trust.after(horizon=longer), promised)
-        if lowest is None or found.loss < lowest.loss or math.isnan(lowest.loss):
-            lowest = found
-        t /= PACE
-    finite = lowest is not None and lowest.loss < math.inf
-    outcome = Outcome.NO_DECREASE if finite else Outcome.NOT_FINITE
-    return Attempt(
-        outcome, lowest if finite else None, before, trust.limit, 0, trust.after(horizon=max(t, 1e-280)), promised
-    )
+def goes_on(memory: Memory, loss: float, step: Tensor) -> bool:
+    """Whether a loss that has risen is accepted: (1 − cos ∠(step, last step))² · loss ≤ best; NaN is a no."""
+    if memory.heading is None:
+        return False
+    norms = torch.linalg.vector_norm(step) * torch.linalg.vector_norm(memory.heading)
+    cosine = float(torch.dot(step, memory.heading) / norms) if bool(norms > 0) else math.nan
+    return (1 - cosine) ** 2 * loss <= memory.best

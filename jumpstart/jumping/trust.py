@@ -1,21 +1,21 @@
-"""Whether to accept a jump, and how far to try next: scalars only, no tensors and no network.
-
-Comparisons are written so that NaN rejects.
-"""
+"""Whether to accept a jump: scalars only, no tensors and no network. Comparisons are written so that NaN rejects."""
 
 from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, replace
+import numbers
+from dataclasses import dataclass
+
+from ..errors import HorizonError, InputError
 
 
 class Outcome(enum.Enum):
     """How a jump ended; the value is a sentence for people."""
 
     ACCEPTED = "The real loss fell, and the weights moved."
-    CLIMBED = "The real loss rose, and the weights moved: a bold march goes on in the direction of its last step."
-    NO_DECREASE = "No candidate lowered the real loss by enough of what was promised, at any horizon tried."
+    CLIMBED = "The real loss rose, and the weights moved: a nonmonotone search goes on along its last step."
+    NO_DECREASE = "No candidate lowered the real loss by enough of what was predicted, at any horizon tried."
     NOT_FINITE = "Every candidate gave a loss that is not finite: lower the learning rate or the starting horizon."
     UNSOLVED = "The linearized run could not be integrated to the tolerance: the loss is not smooth and convex."
     STATIONARY = "The gradient vanishes along the basis: this is a stationary point of the linearized run."
@@ -28,32 +28,40 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True)
 class Trust:
-    """What one jump tells the next.
+    """The policy of a jump: how far to look, and what to believe. What a jump learns is kept elsewhere (``state``).
 
     Attributes:
-        horizon: flow time that was last accepted; None before the first jump.
-        scale: fraction of the full step that was last accepted, for the search over scales.
-        floor: the least share of the predicted decrease that the real loss must deliver.
-        growth: ratio of neighbouring horizons on the search grid.
-        limit: most candidates tried in one jump.
+        horizon: flow time at which the first search starts; None to read one off from the spectrum.
+        floor: the least share of the predicted decrease that the real loss must deliver, 0 or more.
+        growth: ratio of neighbouring positions on the search grid, above 1.
+        limit: most candidates tried in one jump, at least 1.
+
+    Raises:
+        HorizonError, InputError: quoting the setting that is out of range.
     """
 
     horizon: float | None = None
-    scale: float = 1.0
     floor: float = 1e-4
     growth: float = 4.0
     limit: int = 24
 
+    def __post_init__(self) -> None:
+        if self.horizon is not None and not (isinstance(self.horizon, numbers.Real) and 0 < self.horizon < math.inf):
+            raise HorizonError(f"Trust(horizon={self.horizon!r}): a flow time must be positive and finite, or None.")
+        if not (isinstance(self.floor, numbers.Real) and 0 <= self.floor < math.inf):
+            raise InputError(f"Trust(floor={self.floor!r}): a share of the predicted decrease must be 0 or more.")
+        if not (isinstance(self.growth, numbers.Real) and 1 < self.growth < math.inf):
+            raise InputError(f"Trust(growth={self.growth!r}): the ratio of neighbouring horizons must exceed 1.")
+        if isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 1:
+            raise InputError(f"Trust(limit={self.limit!r}): try at least one candidate.")
+
     def accepts(self, before: float, predicted: float, after: float) -> bool:
-        """Whether the real loss fell by enough of what was promised; NaN anywhere is a no."""
-        promised, delivered = before - predicted, before - after
-        return delivered > 0 and promised > 0 and delivered >= self.floor * promised
+        """Whether the real loss fell by enough of what was predicted; NaN anywhere is a no."""
+        hoped, delivered = before - predicted, before - after
+        return delivered > 0 and hoped > 0 and delivered >= self.floor * hoped
 
-    def ratio(self, before: float, predicted: float, after: float) -> float:
-        """ρ = actual decrease / predicted decrease; NaN where nothing was promised."""
-        promised = before - predicted
-        return (before - after) / promised if promised > 0 else math.nan
 
-    def after(self, horizon: float | None = None, scale: float | None = None) -> Trust:
-        """The state for the next jump."""
-        return replace(self, horizon=horizon or self.horizon, scale=scale or self.scale)
+def ratio(before: float, predicted: float, after: float) -> float:
+    """ρ = actual decrease / predicted decrease; NaN where nothing was predicted."""
+    hoped = before - predicted
+    return (before - after) / hoped if hoped > 0 else math.nan

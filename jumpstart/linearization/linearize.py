@@ -6,7 +6,6 @@ Source: docs/theory.md, equations 1 to 3. Products are counted in a :class:`jump
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,7 +16,7 @@ from ..objectives.objective import Objective, require_finite_outputs
 from ..objectives.parts import Part, join
 from ..objectives.pure import Net, random_state_kept
 from ..utils.autodiff import Function, pullback, push, push_by_reverse, push_symmetric
-from ..utils.cost import Ledger
+from ..utils.cost import Counting, Ledger, Work
 
 
 class Linearization:
@@ -39,7 +38,7 @@ class Linearization:
         self._functions = [self._function(part) for part in self.parts]
         self._pull: Function | None = None
         self._reverse_only = False
-        self.forward_seconds = 0.0  # filled in by ``linearize``
+        self.work = Work()  # of a forward pass; filled in by ``linearize``
         if len(self.parts) == 1:
             u, self._pull = pullback(self._functions[0], theta)
             pieces = [u.detach()]
@@ -143,22 +142,20 @@ def linearize(objective: Objective, theta: Tensor | None = None, ledger: Ledger 
         # Asked once, and again whenever a module has changed its mode since.
         modes = tuple(module.training for module in objective.model.modules())
         if objective.checked != modes:
-            objective.forward_seconds = require_deterministic(lin)
+            objective.work = require_deterministic(lin)
             objective.checked = modes
-    lin.forward_seconds = objective.forward_seconds
+    lin.work = objective.work
     return lin
 
 
-def require_deterministic(lin: Linearization) -> float:
-    """Ask the network twice and compare; the caller puts the random state back. Returns the seconds of a forward pass.
+def require_deterministic(lin: Linearization) -> Work:
+    """Ask the network twice and compare; the caller puts the random state back. Returns the work of a forward pass.
 
     Raises:
         NondeterministicError: the answers differ by more than rounding.
     """
-    begun = time.perf_counter()
-    again = lin.outputs(lin.theta)
-    float(again.flatten()[0])  # waits for the device
-    seconds = time.perf_counter() - begun
+    with Counting() as counted:
+        again = lin.outputs(lin.theta)
     scale = torch.linalg.vector_norm(lin.u).clamp_min(torch.finfo(lin.u.dtype).tiny)
     difference = float(torch.linalg.vector_norm(again - lin.u) / scale)
     if difference > torch.finfo(lin.u.dtype).eps ** 0.75:
@@ -173,7 +170,7 @@ def require_deterministic(lin: Linearization) -> float:
             "function to linearize. Call model.eval(), or pass training=False to the objective to evaluate in eval "
             "mode and keep the loop in train mode; fix any other noise with a seed inside the model."
         )
-    return seconds
+    return counted.work
 
 
 def at_query(lin: Linearization, part: Part) -> Linearization:

@@ -13,6 +13,7 @@ from ..errors import EmptyBatchError, InputError, NonFiniteError, ShapeError
 from ..losses.base import Loss
 from ..losses.named import make
 from ..utils.autodiff import pullback
+from ..utils.cost import Work
 from .parameters import ParameterSpace, Select
 from .parts import Batch, Opaque, Part, join, leaves, require_finite
 from .pure import Net, random_state_kept
@@ -78,7 +79,7 @@ class Objective:
         self.space = ParameterSpace(model, params)
         self.net = Net(model, self.space, training)
         self.checked: tuple[bool, ...] | None = None  # modes in which the model was found deterministic
-        self.forward_seconds = 0.0
+        self.work = Work()  # of a forward pass, counted when it is checked
         theta = self.theta()
         with random_state_kept(theta.device):
             self.prepare(theta)
@@ -152,6 +153,10 @@ class Objective:
             grads = grads + pull(g[at : at + rows.shape[0]])
             at += rows.shape[0]
         return total, grads
+
+    def notes(self) -> list[str]:
+        """What is slower than it could be, and why, for people."""
+        return [note for part in self.parts for note in part.notes()]
 
     def subset(self, params: Select) -> Objective:
         """The same objective with other parameters free to move."""

@@ -52,6 +52,10 @@ class Part(abc.ABC):
         """Where a row of ``count`` comes from, for people."""
         return f"row {row}"
 
+    def notes(self) -> list[str]:
+        """What is slower than it could be, and why, for people."""
+        return []
+
     def prepare(self, net: Net, theta: Tensor) -> None:  # noqa: B027 (most parts have nothing to do)
         """Called before the outputs are linearized at θ: a chance to find, or to find again, a faster way to them."""
 

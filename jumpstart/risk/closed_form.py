@@ -39,9 +39,9 @@ def _at(flow: ReducedFlow, times: Tensor, masks: Masks, unit: Unit | None) -> Te
     c = flow.u.numel() // n
     d = masks.size * c
     z, weight = _nodes(times, flow.start.rates, limit=unit is not None)
-    g0 = flow._loss.grad(flow.u).reshape(n, c)
+    g0 = flow.loss.grad(flow.u).reshape(n, c)
     out = flow.u.new_zeros(len(times), masks.groups, d)
-    block = max(1, ENTRIES // max(1, d * d * max(flow.k, 2 * z.numel())))
+    block = max(1, ENTRIES // max(1, d * d * max(flow.size, 2 * z.numel())))
     for at in range(0, masks.groups, block):
         some = masks.block(at, block)
         g = (g0[some.rows] * some.keep[..., None]).reshape(some.groups, d)
@@ -72,7 +72,7 @@ class Unit:
     @staticmethod
     def of(flow: ReducedFlow) -> Unit | None:
         """None where the equation does not hold: gates, sample weights, bases without orthogonal images."""
-        basis, beta = flow.basis, flow._loss.curvature
+        basis, beta = flow.basis, flow.loss.curvature
         gated = not bool((flow.gates == 1).all())
         if gated or beta is None or flow.start.vectors is not None or basis.squares is None:
             return None
@@ -84,10 +84,10 @@ class Unit:
         whole = exact >= int((sigma > 0).sum())
         eps = torch.finfo(torch.float64 if whole else basis.images.dtype).eps
         damping = 0.0 if basis.decay is None else float(basis.decay[0, 0])
-        drift = torch.zeros_like(sigma[:, 0]) if basis.drift is None else basis.drift * sigma[:, 0]
-        g = flow._loss.grad(flow.u).reshape(-1)
-        shaped = unit.reshape(flow.k, flow.u.shape[0], -1)
-        return Unit(shaped, flow.start.rates, beta, damping, unit @ g, drift, 64 * eps * math.sqrt(flow.k))
+        drift = torch.zeros_like(sigma[:, 0]) if basis.decay_force is None else basis.decay_force * sigma[:, 0]
+        g = flow.loss.grad(flow.u).reshape(-1)
+        shaped = unit.reshape(flow.size, flow.u.shape[0], -1)
+        return Unit(shaped, flow.start.rates, beta, damping, unit @ g, drift, 64 * eps * math.sqrt(flow.size))
 
     def solve(self, masks: Masks, g: Tensor, z: Tensor) -> Tensor:
         """(T, Z, G, d): z times the transform of the groups' displacement, for their own gradients g (G, d)."""
@@ -115,9 +115,9 @@ def _general(flow: ReducedFlow, masks: Masks, g: Tensor, z: Tensor) -> Tensor:
     """(T, Z, G, d): equation 18 as it stands, for any modes, weights and gates."""
     groups, d = g.shape
     n = flow.u.shape[0]
-    modal = flow.start.into(flow.images.T).T.reshape(flow.k, n, -1)  # F = E V
-    f = (modal[:, masks.rows] * masks.keep[..., None]).reshape(flow.k, groups, d).permute(1, 2, 0)
-    b, resolvent = flow.start.into(flow.slope), 1 / (z[..., None] + flow.start.rates)
+    modal = flow.start.into(flow.images.T).T.reshape(flow.size, n, -1)  # F = E V
+    f = (modal[:, masks.rows] * masks.keep[..., None]).reshape(flow.size, groups, d).permute(1, 2, 0)
+    b, resolvent = flow.start.into(flow.initial_gradient), 1 / (z[..., None] + flow.start.rates)
     curve = _curvature(flow, masks)  # (G, d, d)
     inner = against(resolvent, f, f)  # R: (T, Z, G, d, d)
     q = against(resolvent, f, b) - (inner @ g[..., None].to(z))[..., 0]
@@ -149,7 +149,7 @@ def _curvature(flow: ReducedFlow, masks: Masks) -> Tensor:
     n, size = flow.u.shape[0], masks.size
     c = flow.u.numel() // n
     probes = torch.eye(c, dtype=flow.u.dtype, device=flow.u.device).reshape(c, 1, *flow.u.shape[1:])
-    b = flow._loss.hvp(flow.u, probes.expand(c, *flow.u.shape)).reshape(c, n, c).permute(1, 2, 0)
+    b = flow.loss.hvp(flow.u, probes.expand(c, *flow.u.shape)).reshape(c, n, c).permute(1, 2, 0)
     chosen = b[masks.rows] * masks.keep[..., None, None]  # (G, m, c, c)
     full = chosen.new_zeros(masks.groups, size, c, size, c)
     for j in range(size):

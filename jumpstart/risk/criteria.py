@@ -76,7 +76,7 @@ def leave_out(
     indices = torch.cat(chosen).to(flow.u.device)
     if indices.unique().numel() != indices.numel():
         raise InputError("groups overlap: a sample can be left out in one of them only.")
-    loss = unweighted(flow._loss)
+    loss = unweighted(flow.loss)
     whole = flow.u.expand(len(outputs), *flow.u.shape).clone()
     whole[:, indices] = outputs
     return LeftOut(indices, outputs, n * loss.per_sample(whole)[:, indices])
@@ -88,13 +88,11 @@ def require_modes(flow: ReducedFlow) -> None:
     Raises:
         InputError: with what to ask for instead. (Leading dense modes are allowed: what they leave out is slow.)
     """
-    basis = flow.basis
-    whole = basis.complete or basis.size >= min(flow.u.numel(), basis.lin.theta.numel())
-    if not whole and basis.kind != "dense":
+    if not flow.supports_leave_out:
         raise InputError(
-            f"risk: a {basis.kind} basis of {basis.size} directions follows the run with every sample, and says "
+            f"risk: a {flow.kind} basis of {flow.size} directions follows the run with every sample, and says "
             "little about runs without some. Solve with basis='dense', or with the leading modes only: basis=lambda "
-            "lin, loss, metric: js.bases.dense(lin, metric, rank=200)."
+            "problem: js.bases.dense(problem, rank=200)."
         )
 
 
@@ -103,14 +101,14 @@ def gcv(flow: ReducedFlow, horizon: Parsed) -> Tensor:
 
     Source: Golub, Heath & Wahba 1979; infinite once every output is fitted.
     """
-    if not flow._loss.quadratic or isinstance(flow._loss, Weighted):
+    if not flow.loss.quadratic or isinstance(flow.loss, Weighted):
         raise InputError(
-            f"criterion='gcv' is for squared loss without sample weights, not {type(flow._loss).__name__}: use 'loo'."
+            f"criterion='gcv' is for squared loss without sample weights, not {type(flow.loss).__name__}: use 'loo'."
         )
     require_modes(flow)
     fitted = _learnt(flow, horizon)
     left = 1 - (fitted * flow.gates).sum(-1) / flow.u.numel()
-    loss = flow.predicted(flow.at(horizon))
+    loss = flow.predicted_loss(flow.coefficients(horizon))
     return torch.where(left > 1e-9, loss / left.square(), torch.full_like(loss, math.inf))
 
 
@@ -125,7 +123,9 @@ def population(flow: ReducedFlow, horizon: Parsed) -> Tensor:
     require_modes(flow)
     mean_square, noise = gate.moments(flow.scores())
     shares = filters(flow.start, horizon) * flow.gates
-    return flow.predicted(torch.zeros_like(flow.slope)) - gate.population_decrease(mean_square, noise, shares)
+    return flow.predicted_loss(torch.zeros_like(flow.initial_gradient)) - gate.population_decrease(
+        mean_square, noise, shares
+    )
 
 
 def estimate(flow: ReducedFlow, horizon: Parsed, criterion: str, **options) -> Tensor:
@@ -171,7 +171,7 @@ def best(flow: ReducedFlow, criterion: str, times: Tensor | None, limit: float, 
     at = lowest(risks)
     if times is not None:
         return float(coarse[at])
-    if bool(flow.predicted(torch.zeros_like(flow.slope)) <= risks[at]):
+    if bool(flow.predicted_loss(torch.zeros_like(flow.initial_gradient)) <= risks[at]):
         return 0.0  # no training at all looks best
     low, high = float(coarse[max(at - 1, 0)]), float(coarse[min(at + 1, len(coarse) - 1)])
     fine = torch.logspace(math.log10(low), math.log10(high), 9, dtype=torch.float64, device="cpu").clamp(max=high)

@@ -64,7 +64,7 @@ def descend(flow: ReducedFlow, horizon: Steps, masks: Masks) -> Tensor:
             f"{MOST_STEPS:,}; give the flow time {horizon.time:.3g} instead."
         )
     present = masks.present(flow.u.shape[0])
-    c = before = flow.slope.new_zeros(masks.groups, flow.k)
+    c = before = flow.initial_gradient.new_zeros(masks.groups, flow.size)
     for _ in range(horizon.count):
         c, before = c - horizon.lr * flow.gradient(c, present) + horizon.momentum * (c - before), c
     return _read(flow, c, masks)[None]
@@ -92,7 +92,7 @@ def _integrate(flow: ReducedFlow, horizon: Times, masks: Masks, tolerance: float
 
 def _read(flow: ReducedFlow, c: Tensor, masks: Masks) -> Tensor:
     """(G, m, …): outputs of the left-out samples only."""
-    c, n = flow.gated(c), flow.u.shape[0]
-    rows = flow.images.reshape(flow.k, n, -1)[:, masks.rows]  # (k, G, m, c)
+    c, n = flow.through_gates(c), flow.u.shape[0]
+    rows = flow.images.reshape(flow.size, n, -1)[:, masks.rows]  # (k, G, m, c)
     shift = torch.einsum("gk,kgmc->gmc", c, rows)
     return flow.u[masks.rows] + shift.reshape(*masks.rows.shape, *flow.u.shape[1:])

@@ -30,12 +30,12 @@ def left_out(flow: ReducedFlow, horizon: Parsed, groups: Sequence[Tensor], toler
         tolerance: local error of the integration, for losses that are not quadratic.
     """
     masks = Masks.of(groups, flow.u.shape[0], flow.u.device)
-    if flow.k == 0:  # the gradient vanishes everywhere: no run moves
+    if flow.size == 0:  # the gradient vanishes everywhere: no run moves
         count = len(horizon.values) if isinstance(horizon, Times) else 1
         return [flow.u[group].expand(count, *flow.u[group].shape).clone() for group in groups]
     if isinstance(horizon, Steps):
         found = descend(flow, horizon, masks)
-    elif flow._loss.quadratic:
+    elif flow.loss.quadratic:
         found = closed(flow, horizon, masks)
     else:
         found = integrate(flow, horizon, masks, tolerance)

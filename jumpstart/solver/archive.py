@@ -23,9 +23,11 @@ from torch import Tensor
 from ..errors import ArchiveError
 from ..flow.basis import Basis, Remainder
 from ..flow.reduced_flow import ReducedFlow
+from ..gating import Gate
 from ..linalg.etdrk4 import Modes
 from ..linearization.linearize import Linearization, linearize
 from ..linearization.metric import Metric
+from ..linearization.operators import Jacobian
 from ..losses.base import Loss
 from ..objectives.objective import Objective
 from ..objectives.parameters import ParameterSpace
@@ -34,12 +36,12 @@ from ..utils.cost import Ledger
 
 FORMAT = "jumpstart solution"
 VERSION = 1
-_BASIS = ("images", "vectors", "cotangents", "squares", "decay", "drift")
-_TOLD = ("kind", "route", "complete")
+_BASIS = ("images", "vectors", "cotangents", "squares", "decay", "decay_force")
+_TOLD = ("kind", "route", "complete", "modal", "is_krylov", "damping")
 _DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 
 
-def save(path: str | os.PathLike[str], *, lin: Linearization, basis: Basis, flow: ReducedFlow) -> Path:
+def save(path: str | os.PathLike[str], flow: ReducedFlow) -> Path:
     """Write a solution to ``path`` and return it; a file of that name is replaced at the end, whole or not at all.
 
     A Krylov basis has its remainder measured now, for at most one product, so that error bounds work after loading.
@@ -47,10 +49,11 @@ def save(path: str | os.PathLike[str], *, lin: Linearization, basis: Basis, flow
     Raises:
         ArchiveError: the file cannot be written.
     """
-    metric, rate, loss = basis.metric, basis.metric.decay, flow.loss
+    lin, basis, loss = flow.problem.lin, flow.basis, flow.problem.loss
+    metric, rate = basis.metric, basis.metric.decay
     arrays: dict[str, Any] = {name: getattr(basis, name) for name in _BASIS}
     arrays |= {"theta": lin.theta, "u": lin.u, "root": metric.root, "rates": rate if isinstance(rate, Tensor) else None}
-    arrays |= {"gates": flow.gates, "modes": flow.start.rates, "rotation": flow.start.vectors}
+    arrays |= {"modes": flow.start.rates, "rotation": flow.start.vectors}
     kept: dict[str, Tensor] = {name: value.detach() for name, value in arrays.items() if value is not None}
     header = {
         "format": FORMAT,
@@ -64,7 +67,11 @@ def save(path: str | os.PathLike[str], *, lin: Linearization, basis: Basis, flow
         "basis": {name: getattr(basis, name) for name in _TOLD},
         "remainder": None if basis.remainder is None else list(basis.remainder.measure()),
         "metric": {"decay": None if isinstance(rate, Tensor) else float(rate)},
-        "flow": {"tolerance": flow.tolerance, "floor": flow.start.floor},
+        "flow": {
+            "tolerance": flow.tolerance,
+            "floor": flow.start.floor,
+            "gate": None if flow.gate is None else [flow.gate.rule, dict(flow.gate.options)],
+        },
     }
     table: dict[str, Any] = {}
     for name, value in kept.items():
@@ -92,7 +99,7 @@ def _write(path: Path, table: dict[str, Any]) -> Path:
     return path
 
 
-def load(path: str | os.PathLike[str], objective: Objective) -> tuple[Linearization, Basis, ReducedFlow]:
+def load(path: str | os.PathLike[str], objective: Objective) -> ReducedFlow:
     """Read what :func:`save` wrote, for the same model and data; on the objective's device, for a forward pass.
 
     The model's present weights play no part: the solution is about those that it was saved at.
@@ -118,8 +125,7 @@ def load(path: str | os.PathLike[str], objective: Objective) -> tuple[Linearizat
     here, then = _probe(objective.loss, u.double()), file.header["loss"]["probe"]
     if not all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-290) for a, b in zip(here, then, strict=True)):
         raise ArchiveError(f"{path}: another loss: value, slope, curvature {here} at the saved outputs, not {then}.")
-    basis = file.basis(lin)
-    return lin, basis, file.flow(basis, objective.loss)
+    return file.flow(file.basis(lin), objective.loss)
 
 
 class _File(NamedTuple):
@@ -133,8 +139,9 @@ class _File(NamedTuple):
         pair = told["remainder"] and (float(told["remainder"][0]), float(told["remainder"][1]))
         fields: dict[str, Any] = {name: on.get(name) for name in _BASIS} | told["basis"]
         return Basis(
-            metric=Metric(on.get("root"), on["rates"] if "rates" in on else float(told["metric"]["decay"])),
-            lin=lin,
+            jacobian=Jacobian(
+                lin, Metric(on.get("root"), on["rates"] if "rates" in on else float(told["metric"]["decay"]))
+            ),
             remainder=Remainder(lambda: pair) if pair else None,
             **fields,
         )
@@ -142,28 +149,27 @@ class _File(NamedTuple):
     def flow(self, basis: Basis, loss: Loss) -> ReducedFlow:
         told, on = self.header["flow"], {name: value.to(basis.images.device) for name, value in self.arrays.items()}
         start = Modes(on["modes"], on.get("rotation"), float(told["floor"]))
-        flow = ReducedFlow(basis, loss, basis.lin.u, float(told["tolerance"]), start)
-        flow.gates = on["gates"]
-        return flow
+        gate = None if told["gate"] is None else Gate(*told["gate"])
+        return ReducedFlow(basis, loss, float(told["tolerance"]), gate, start)
 
     def check(self) -> None:
         """Raise ValueError, KeyError or TypeError where header and arrays do not belong together."""
         header, found = self.header, {name: tuple(value.shape) for name, value in self.arrays.items()}
         k, n, p = found["modes"][0], tuple(header["outputs"]["shape"]), found["theta"][0]
         rows = [found[name][0] for name in ("cotangents", "vectors") if name in found]
-        shapes = {"theta": (p,), "u": n, "images": (k, *n), "squares": (k,), "decay": (k, k), "drift": (k,)}
-        shapes |= {"root": (p,), "rates": (p,), "gates": (k,), "modes": (k,), "rotation": (k, k)}
+        shapes = {"theta": (p,), "u": n, "images": (k, *n), "squares": (k,), "decay": (k, k), "decay_force": (k,)}
+        shapes |= {"root": (p,), "rates": (p,), "modes": (k,), "rotation": (k, k)}
         shapes |= {"cotangents": (rows[0], *n), "vectors": (rows[-1], p)}
         for name, shape in found.items():
             if shapes[name] != shape:
                 raise ValueError(f"{name} of shape {shape}, not {shapes[name]}")
-        complete = {"images", "u", "gates"} <= found.keys() and ("decay" in found) == ("drift" in found)
+        complete = {"images", "u"} <= found.keys() and ("decay" in found) == ("decay_force" in found)
         if not complete or sum(rows) != k or p != sum(math.prod(row["shape"]) for row in header["parameters"]):
             raise ValueError("an array is missing, or directions or parameters do not add up")
         if digest(self.arrays["u"]) != header["outputs"]["sha256"]:
             raise ValueError("the outputs do not match their checksum")
         told, flow, loss = header["basis"], header["flow"], header["loss"]
-        if tuple(told) != _TOLD or [type(value) for value in told.values()] != [str, str, bool]:
+        if tuple(told) != _TOLD or [type(value) for value in told.values()] != [str, str, bool, bool, bool, float]:
             raise TypeError("the basis is not described")
         numbers = [flow["tolerance"], flow["floor"], *loss["probe"], *(header["remainder"] or (0, 0))]
         if len([float(x) for x in numbers]) != 7 or not ("rates" in found or float(header["metric"]["decay"]) >= 0):

@@ -17,8 +17,8 @@ from ..objectives.parts import Batch, Opaque, leaves, require_finite
 class Queries:
     """Keeps the last query points' linearization, and the basis's images there once enough horizons are asked for."""
 
-    def __init__(self, lin: Linearization, basis: Basis) -> None:
-        self.lin, self.basis = lin, basis
+    def __init__(self, basis: Basis) -> None:
+        self.lin, self.basis = basis.lin, basis
         self._last: tuple[Any, list[int], Linearization, Tensor | None] | None = None
 
     def shifted(self, x: Any, c: Tensor) -> Tensor:

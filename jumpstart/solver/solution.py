@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from torch import Tensor
 from ..errors import HorizonError, InputError, TrustWarning
 from ..flow import truncation_bounds as bounds
 from ..flow.basis import Basis
-from ..flow.gates import set_gate
 from ..flow.horizon import Horizon, Parsed, Steps, Times, parse
 from ..flow.kernel_drift import Drift
 from ..flow.reduced_flow import ReducedFlow
-from ..jumping.candidates import Proposal
+from ..gating import Gate
+from ..jumping.candidates import AlongFlow
 from ..linearization.linearize import Linearization
-from ..losses.weighted import Weighted, weighted
+from ..losses.weighted import Weighted
 from ..objectives.objective import Objective
 from ..risk import criteria as risks
 from ..risk import leave_out as holdout
@@ -41,20 +40,28 @@ class Solution:
     1-D tensor of them (answers then have a leading axis T), or ``js.steps(count, lr)``.
     """
 
-    def __init__(
-        self, objective: Objective, lin: Linearization, basis: Basis, flow: ReducedFlow, plan: Plan | None
-    ) -> None:
-        self.objective, self.lin, self.basis, self.flow, self.plan = objective, lin, basis, flow, plan
+    def __init__(self, objective: Objective, flow: ReducedFlow, plan: Plan | None, seconds: float = 0.0) -> None:
+        self.objective, self.flow, self.plan = objective, flow, plan
         self.checked: Check | None = None
-        self.seconds = 0.0  # of linearization and basis, filled in by ``solve``
-        self.queries = Queries(lin, basis)
+        self.seconds = seconds  # of linearization and basis; 0 where they were not measured
+        self.queries = Queries(flow.basis)
         self._last: tuple[Parsed, Tensor] | None = None
         self._drift: Drift | None = None
+
+    @property
+    def lin(self) -> Linearization:
+        """The network linearized at the weights of that time."""
+        return self.flow.problem.lin
+
+    @property
+    def basis(self) -> Basis:
+        """The subspace that the run is restricted to."""
+        return self.flow.basis
 
     def _coefficients(self, horizon: Parsed) -> Tensor:
         """c (T, k); kept for the next question about the same horizon, since integration is the dear part."""
         if self._last is None or self._last[0] != horizon:
-            self._last = (horizon, self.flow.at(horizon))
+            self._last = (horizon, self.flow.coefficients(horizon))
         return self._last[1]
 
     # -- training outputs --------------------------------------------------------------------------------------
@@ -77,9 +84,9 @@ class Solution:
         """Φ of the predicted outputs, without the weight decay's penalty: a number, or (T,)."""
         horizon = self._asked(t)
         if self._second(order):
-            values = self.flow._loss.value(self._drifted().outputs(_times(horizon)))
+            values = self.flow.loss.value(self._drifted().outputs(_times(horizon)))
         else:
-            values = self.flow.predicted(self._coefficients(horizon))
+            values = self.flow.predicted_loss(self._coefficients(horizon))
         return float(values[0]) if horizon.scalar else values
 
     @property
@@ -94,28 +101,30 @@ class Solution:
         """
         horizon = parse(t)
         if isinstance(horizon, Steps):
-            return bounds.steps_bound(self.flow, self.lin, horizon)
+            return bounds.steps_bound(self.flow, horizon)
         if not horizon.scalar:
             raise HorizonError("error_bound takes one horizon at a time.")
-        return bounds.error_bound(self.flow, self.lin, horizon.values[0])
+        return bounds.error_bound(self.flow, horizon.values[0])
 
     # -- weights and query points ------------------------------------------------------------------------------
 
-    def parameters(self, t: Horizon, *, order: int = 1, second_order: bool = False) -> dict[str, Tensor]:
+    def parameters(self, t: Horizon, *, order: int = 1, land: bool = False) -> dict[str, Tensor]:
         """The weights at horizon t by name, each with a leading axis T for many horizons (equation 5).
 
         Args:
             order: 2 predicts where training really leads one order further (as in ``outputs``).
-            second_order: add the correction that lands the real network on the predicted outputs (equation 11), where
+            land: add geodesic acceleration, which lands the real network on the predicted outputs (equation 11), where
                 it is no longer than half of the first-order displacement; two more gradient evaluations.
         """
         horizon = self._asked(t)
         if self._second(order):
-            if second_order:
-                raise InputError("parameters: order=2 predicts the true run, second_order=True lands; ask for one.")
+            if land:
+                raise InputError(
+                    "parameters: order=2 predicts the true run, land=True lands on the linear one: ask for one."
+                )
             moves = list(self._drifted().displacements(_times(horizon)))
         else:
-            moves = self._displacements(horizon, second_order)
+            moves = self._displacements(horizon, land)
         thetas = [self.lin.theta + d for d in moves]
         tables = [self.objective.space.unflatten(theta) for theta in thetas]
         return {name: self._shaped(torch.stack([table[name] for table in tables]), horizon) for name in tables[0]}
@@ -137,14 +146,14 @@ class Solution:
             return self._shaped(self._drifted().predict(query, _times(horizon)).to(query.u.dtype), horizon)
         return self._shaped(self.queries.shifted(x, self._coefficients(horizon)), horizon)
 
-    def _displacements(self, horizon: Parsed, second_order: bool) -> list[Tensor]:
+    def _displacements(self, horizon: Parsed, land: bool) -> list[Tensor]:
         rows = self._coefficients(horizon)
-        if not second_order:
+        if not land:
             return [self.basis.displacement(row) for row in rows]
         if isinstance(horizon, Steps):
-            raise HorizonError("second_order needs a flow time; js.steps has no continuous response.")
-        proposal = Proposal(self.lin, self.flow.loss, self.basis, self.flow, True, exact=True)
-        return [proposal.candidate(row, value).displacement for row, value in zip(rows, horizon.values, strict=True)]
+            raise HorizonError("land=True needs a flow time; js.steps has no continuous response.")
+        descent = AlongFlow(self.flow, geodesic=True, exact=True)
+        return [descent.candidate(row, value).displacement for row, value in zip(rows, horizon.values, strict=True)]
 
     def _second(self, order: int) -> bool:
         if order not in (1, 2):
@@ -153,53 +162,44 @@ class Solution:
 
     def _drifted(self) -> Drift:
         if self._drift is None:
-            self._drift = Drift(self.lin, self.flow)
+            self._drift = Drift(self.flow)
         return self._drift
 
     # -- what if -----------------------------------------------------------------------------------------------
 
     def _with(self, flow: ReducedFlow) -> Solution:
-        """The same kernel under another flow; gates are not taken along."""
-        return Solution(self.objective, self.lin, flow.basis, flow, self.plan)
+        """The same kernel under another flow."""
+        return Solution(self.objective, flow, self.plan)
 
-    def with_targets(self, targets: Tensor) -> Solution | Sweep:
+    def with_targets(self, targets: Tensor) -> Solution | Sweep[Solution]:
         """The run towards other targets, on the kernel that is there already.
 
         Args:
             targets: like those of the objective, or with a leading axis r for many at once (a :class:`Sweep`).
         """
-        mine = self.flow.loss.targets
+        mine = self.flow.problem.loss.targets
         kind = isinstance(targets, Tensor) and targets.is_floating_point() == mine.is_floating_point()
         if kind and targets.dim() == mine.dim() + 1 and targets.shape[1:] == mine.shape:
-            return Sweep.of(self, targets.to(mine.device))
-        loss = self.flow.loss.with_targets(targets).to(self.lin.u)
-        loss.check(self.lin.u)
-        # A Krylov remainder bounds runs from the gradient that it was built from, and no others.
-        return self._with(ReducedFlow(replace(self.basis, remainder=None), loss, self.lin.u, self.flow.tolerance))
+            return Sweep(self.flow, targets.to(mine.device), self.queries, self._with)
+        return self._with(self.flow.with_targets(targets))
 
     def reweighted(self, weights: Tensor) -> Solution:
         """The run in which sample i counts w_i times, weights (n,) ≥ 0; for Krylov bases within the same subspace."""
-        loss = weighted(self.flow.loss, weights, self.lin.u)
-        return self._with(ReducedFlow(self.basis, loss, self.lin.u, self.flow.tolerance))
+        return self._with(self.flow.reweighted(weights))
 
     def without(self, samples: Tensor | list[int] | int) -> Solution:
         """The run without some samples, by index; the others count as before (no renormalization)."""
-        n = self.lin.u.shape[0]
-        weights = torch.ones(n, dtype=torch.float64, device=self.lin.u.device)
-        weights[holdout.indices(samples, n)] = 0
-        return self.reweighted(weights)
+        return self._with(self.flow.without(holdout.indices(samples, self.lin.u.shape[0])))
 
     def damped(self, rate: float) -> Solution:
         """The run with a pull ``rate``·(θ − θ₀)/D back to the present weights: ridge regression at t = ∞."""
         if isinstance(rate, bool) or not (isinstance(rate, (int, float)) and 0 <= rate < math.inf):
             raise InputError(f"damped({rate!r}): the rate is a number in units of 1/flow time, 0 or more.")
-        return self._with(ReducedFlow(self.basis.damped(float(rate)), self.flow.loss, self.lin.u, self.flow.tolerance))
+        return self._with(self.flow.damped(float(rate)))
 
     def gated(self, rule: str | None, **options: float) -> Solution:
         """The run with its modes gated by what the samples agree on: "hard", "soft" or "snr" (equation 14)."""
-        found = self._with(ReducedFlow(self.basis, self.flow.loss, self.lin.u, self.flow.tolerance))
-        set_gate(found.flow, rule, **options)
-        return found
+        return self._with(self.flow.gated(None if rule is None else Gate(rule, options)))
 
     # -- trust and risk ----------------------------------------------------------------------------------------
 
@@ -274,7 +274,7 @@ class Solution:
         limit: float | str = "trust",
         trust: float = 0.1,
         **options,
-    ) -> Tuned:
+    ) -> Tuned[Solution]:
         """Choose damping, gate or sample weights together with the horizon by leave-one-out risk; no network pass.
 
         Args:
@@ -286,7 +286,7 @@ class Solution:
         Returns:
             a :class:`jumpstart.tune.Tuned`: ask its ``solution`` at its ``horizon``.
         """
-        return tuned(self, over, self._limit(limit, trust, None), **options)
+        return tuned(self.flow, over, self._limit(limit, trust, None), self._with, **options)
 
     def _limit(self, limit: float | str, trust: float, end: float | None) -> float:
         """How far a search over horizons may go: a number, or what ``check`` finds."""
@@ -324,11 +324,11 @@ class Solution:
         """Write the solved run to a file (no pickle) that ``js.load(path, objective)`` reads without a kernel."""
         if isinstance(self.flow.loss, Weighted):
             raise InputError("save: sample weights are not stored; save the plain solution and weigh it after loading.")
-        return archive.save(path, lin=self.lin, basis=self.basis, flow=self.flow)
+        return archive.save(path, self.flow)
 
     def explain(self) -> str:
         """What was chosen and why, predicted and measured cost, and the spectrum in a line."""
-        return explain(self.plan, self.basis, self.spectrum, self.lin, self.seconds)
+        return explain(self.flow, self.plan, self.seconds, self.objective.notes())
 
     def __repr__(self) -> str:
         return f"Solution(outputs={tuple(self.lin.u.shape)}, basis={self.basis.kind!r}, modes={self.basis.size})"

@@ -6,14 +6,13 @@ import time
 from pathlib import Path
 
 from ..errors import InputError
-from ..flow.gates import set_gate
 from ..flow.reduced_flow import TOLERANCE, ReducedFlow
-from ..linearization.linearize import linearize
-from ..linearization.metric import MetricLike, metric_of
+from ..gating import Gate
+from ..linearization.metric import MetricLike
+from ..linearization.problem import linearized
 from ..objectives.objective import Objective
 from ..objectives.parameters import Select
 from ..surrogate.select import BasisLike, build
-from ..utils.cost import Ledger
 from ..utils.progress import shown
 from . import archive
 from .solution import Solution
@@ -36,8 +35,8 @@ def solve(
 
     Args:
         basis: "auto", "dense" (every mode, exact), "krylov" (``depth`` modes, with an error bound), or a function
-            (linearization, loss, metric) -> Basis made of ``jumpstart.bases``, for instance
-            ``lambda lin, loss, metric: js.bases.span(lin, metric, updates)`` for a trajectory prefix.
+            (linearized problem) -> Basis made of ``jumpstart.bases``, for instance
+            ``lambda problem: js.bases.span(problem, updates)`` for a trajectory prefix.
         metric: None for plain gradient flow; a torch optimizer (its state gives D, and its weight decay is taken
             along), a (P,) tensor, or tensors by parameter name.
         params: restrict what moves, by names, patterns or a function.
@@ -60,17 +59,14 @@ def solve(
     """
     if not isinstance(objective, Objective):
         raise InputError(f"solve needs a js.Objective (see js.supervised), got {type(objective).__name__}.")
+    gating = Gate.named(gate)
     objective = objective if params is None else objective.subset(params)
     begun = time.perf_counter()
-    lin = linearize(objective, ledger=Ledger())
-    chosen = metric_of(metric, objective, weight_decay)
+    problem = linearized(objective, metric, weight_decay)
     with shown(progress):
-        built, plan = build(lin, objective.loss, chosen, basis, depth, memory_limit)
-    flow = ReducedFlow(built, objective.loss, lin.u, TOLERANCE if tolerance is None else tolerance)
-    set_gate(flow, gate)
-    solution = Solution(objective, lin, built, flow, plan)
-    solution.seconds = time.perf_counter() - begun
-    return solution
+        built, plan = build(problem, basis, depth, memory_limit)
+    flow = ReducedFlow(built, problem.loss, TOLERANCE if tolerance is None else tolerance, gating)
+    return Solution(objective, flow, plan, time.perf_counter() - begun)
 
 
 def load(path: str | Path, objective: Objective, params: Select = None) -> Solution:
@@ -80,5 +76,4 @@ def load(path: str | Path, objective: Objective, params: Select = None) -> Solut
         ArchiveError: the file is no solution, or was saved from another model or other data.
     """
     objective = objective if params is None else objective.subset(params)
-    lin, basis, flow = archive.load(path, objective)
-    return Solution(objective, lin, basis, flow, None)
+    return Solution(objective, archive.load(path, objective), None)

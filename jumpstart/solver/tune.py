@@ -6,18 +6,19 @@ Source: docs/theory.md, section 7.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
 from ..errors import InputError
 from ..flow.horizon import Times
+from ..flow.reduced_flow import ReducedFlow
+from ..gating import Gate
 from ..risk import criteria as risk
 
-if TYPE_CHECKING:
-    from .solution import Solution
+Answer = TypeVar("Answer")
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1)  # as shares of the fastest rate
 GATES = (("hard", {}), ("hard", {"alpha": 3.0}), ("soft", {}), ("snr", {}))
@@ -35,16 +36,16 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Tuned(Generic[Answer]):
     """The best candidate and all of them.
 
     Attributes:
-        solution: the run that was chosen; ask it at ``horizon``.
+        solution: the run that was chosen, as a Solution; ask it at ``horizon``.
         choices: every candidate, best first. The lowest of many estimates is a little too low: trust the order more
             than the number.
     """
 
-    solution: Solution
+    solution: Answer
     horizon: float
     risk: float
     choices: tuple[Choice, ...]
@@ -53,44 +54,45 @@ class Tuned:
         return "\n".join(f"{c.name:<22} flow time {c.horizon:<9.3g} risk {c.risk:.4g}" for c in self.choices)
 
 
-def tuned(solution: Solution, over: Sequence[str], limit: float, **options) -> Tuned:
-    """Weigh every family in ``over``; the plain run is always among the candidates."""
+def tuned(
+    flow: ReducedFlow, over: Sequence[str], limit: float, answer: Callable[[ReducedFlow], Answer], **options
+) -> Tuned[Answer]:
+    """Weigh every family in ``over``; the plain run is always among the candidates. ``answer`` is made of the best."""
     unknown = [name for name in over if name not in FAMILIES]
     if unknown:
         raise InputError(f"tuned(over={list(over)!r}): {unknown[0]!r} is none of {list(FAMILIES)}.")
-    times = risk.grid(solution.flow, limit)
-    found: list[tuple[Choice, Solution]] = []
-    for name, candidate in _candidates(solution, over, times, options):
-        risks = risk.estimate(candidate.flow, Times(tuple(times.tolist()), False), "loo", **options)
+    times = risk.grid(flow, limit)
+    found: list[tuple[Choice, ReducedFlow]] = []
+    for name, candidate in _candidates(flow, over, times, options):
+        risks = risk.estimate(candidate, Times(tuple(times.tolist()), False), "loo", **options)
         at = risk.lowest(risks)
         found.append((Choice(name, float(times[at]), float(risks[at])), candidate))
     found.sort(key=lambda pair: pair[0].risk)
     best, chosen = found[0]
-    return Tuned(chosen, best.horizon, best.risk, tuple(choice for choice, _ in found))
+    return Tuned(answer(chosen), best.horizon, best.risk, tuple(choice for choice, _ in found))
 
 
 def _candidates(
-    solution: Solution, over: Sequence[str], times: Tensor, options: dict
-) -> Iterator[tuple[str, Solution]]:
-    yield "plain", solution
-    top = float(solution.spectrum[0]) if solution.basis.size else 0.0
+    flow: ReducedFlow, over: Sequence[str], times: Tensor, options: dict
+) -> Iterator[tuple[str, ReducedFlow]]:
+    yield "plain", flow
     if "damping" in over:
         for share in DAMPINGS:
-            yield f"damping {share:g}", solution.damped(share * top)
+            yield f"damping {share:g}", flow.damped(share * flow.max_rate)
     if "gate" in over:
         for rule, settings in GATES:
             told = ", ".join(f"{key} {value:g}" for key, value in settings.items())
-            yield f"gate {rule} {told}".rstrip(), solution.gated(rule, **settings)
+            yield f"gate {rule} {told}".rstrip(), flow.gated(Gate(rule, settings))
     if "weights" in over:
-        yield from _trimmed(solution, times, options)
+        yield from _trimmed(flow, times, options)
 
 
-def _trimmed(solution: Solution, times: Tensor, options: dict) -> Iterator[tuple[str, Solution]]:
+def _trimmed(flow: ReducedFlow, times: Tensor, options: dict) -> Iterator[tuple[str, ReducedFlow]]:
     """The run without the samples that the others contradict most, as they are mislabelled more often than not."""
-    left = risk.leave_out(solution.flow, Times(tuple(times.tolist()), False), **options)
+    left = risk.leave_out(flow, Times(tuple(times.tolist()), False), **options)
     worst = left.losses[int(left.risk.argmin())].argsort(descending=True)
-    n = solution.lin.u.shape[0]
+    n = flow.u.shape[0]
     for share in TRIMS:
         count = int(share * len(worst))
         if 0 < count < n - 1:
-            yield f"weights: without {share:.0%}", solution.without(left.samples[worst[:count]])
+            yield f"weights: without {share:.0%}", flow.without(left.samples[worst[:count]])

@@ -99,18 +99,18 @@ def examine(
         points: query points (or None) and their targets (or None).
         drift: where given, the kernel's drift along the run limits the trust, too.
     """
-    lin, (x, y) = queries.lin, points
-    c = flow.at(horizon)
+    lin, (x, y) = flow.problem.lin, points
+    c = flow.coefficients(horizon)
     displacement = flow.basis.displacement(c[0])
-    train, query, share = agreement(lin, flow.outputs(c[0]), displacement, flow.loss), None, None
+    train, query, share = agreement(lin, flow.outputs(c[0]), displacement, flow.problem.loss), None, None
     if x is not None:
         at, _ = queries.at(x, many=1)
-        loss = None if y is None else unweighted(flow.loss).with_targets(y).to(at.u)
+        loss = None if y is None else unweighted(flow.problem.loss).with_targets(y).to(at.u)
         if loss is not None:
             loss.check(at.u)
         query = agreement(at, queries.shifted(x, c)[0], displacement, loss)
     end = max(horizon.time, 1e-300)
-    trusted, passes = trust_horizon(lin, flow, end, tolerance)
+    trusted, passes = trust_horizon(flow, end, tolerance)
     if drift is not None and trusted > 0:
         near, share = drift_horizon(drift, flow, min(trusted, 1e8 * flow.timescale()), tolerance)
         trusted = min(trusted, near)
@@ -129,11 +129,13 @@ def agreement(lin: Linearization, linearized: Tensor, displacement: Tensor, loss
     return Agreement(linearized, actual, relative_error(lin.u, linearized, actual), losses, accuracies)
 
 
-def trust_horizon(lin: Linearization, flow: ReducedFlow, end: float, tolerance: float) -> tuple[float, int]:
+def trust_horizon(flow: ReducedFlow, end: float, tolerance: float) -> tuple[float, int]:
     """Longest flow time up to ``end`` at which the training outputs agree, and the forward passes it took."""
 
+    lin = flow.problem.lin
+
     def error(t: float) -> float:
-        c = flow.at(Times((t,), True))[0]
+        c = flow.coefficients(Times.at(t))[0]
         actual = lin.outputs(lin.theta + flow.basis.displacement(c))
         return relative_error(lin.u, flow.outputs(c).to(lin.u.dtype), actual)
 
@@ -149,7 +151,7 @@ def drift_horizon(drift: Drift, flow: ReducedFlow, end: float, tolerance: float)
         math.log10(first), math.log10(end), 2 + int(4 * math.log10(end / first)), dtype=torch.float64, device="cpu"
     )
     horizon = Times(tuple(times.tolist()), False)
-    moved = flow.outputs(flow.at(horizon))
+    moved = flow.outputs(flow.coefficients(horizon))
     extra = (drift.outputs(horizon) - moved).flatten(1).norm(dim=1)
     shares = (extra / (moved - flow.u).flatten(1).norm(dim=1).clamp_min(1e-300)).tolist()
     for before, after in zip(range(-1, len(shares)), range(len(shares)), strict=False):

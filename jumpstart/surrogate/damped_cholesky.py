@@ -1,8 +1,6 @@
-"""Dense jumps by one Cholesky factorization a horizon, where eigenvectors would cost ten times as much.
+"""Implicit steps by one Cholesky factorization a horizon, where eigenvectors would cost ten times as much.
 
-An implicit Euler step of length t of the linearized flow, δ = −(AᵀBA + W + 1/t)⁻¹(Aᵀg + W z₀), is the damped
-least-squares step of Levenberg and Marquardt with damping 1/t: it starts along the gradient and ends at the same point
-as the flow. It is taken on the smaller side, parameters or outputs. Source: docs/theory.md, section 9.
+On the smaller side, parameters or outputs. Source: docs/theory.md, section 9.
 """
 
 from __future__ import annotations
@@ -13,70 +11,67 @@ import torch
 from torch import Tensor
 
 from ..errors import NonFiniteError
-from ..flow.horizon import Times
 from ..linalg.cholesky import Factor, factor, lower_gram
-from ..linearization.linearize import Linearization
-from ..linearization.metric import Metric
-from ..losses.base import Loss
+from ..linearization.ntk.collocation import gathered_kernel
+from ..linearization.operators import GraphJacobian
+from ..linearization.problem import LinearizedProblem
+from .implicit_euler import ImplicitEuler
 
 SAFE = 1e-8  # damping over the trace from which a solve has eight digits as it is
 
 
-class Resolvent:
-    """The linearized run of a squared loss, by implicit Euler; it answers what a basis and its reduced flow answer.
-
-    Coefficients c are the scaled displacement z − z₀ (P,), or cotangents s (N,) with z − z₀ = Aᵀs, whichever is
-    shorter (with weight decay always the former).
+class DampedCholesky(ImplicitEuler):
+    """Factors of the Gram matrix of an explicit A; with weight decay always on the parameters' side.
 
     Args:
-        lin: the linearization, whose explicit Jacobian is formed. loss: a multiple of the squared distance.
-        metric: D and weight decay.
+        problem: the linearized problem, whose explicit Jacobian is formed.
+
+    Raises:
+        NonFiniteError: derivatives are not finite.
     """
 
     kind = "dense"
     route = "cholesky"
 
-    def __init__(self, lin: Linearization, loss: Loss, metric: Metric) -> None:
-        assert loss.curvature is not None
-        self.lin, self.loss, self.metric = lin, loss, metric
-        self.u = lin.u.detach().double()
-        self._loss, self._beta = loss.to(self.u), float(loss.curvature)
-        j = lin.jacobian().double()
+    def __init__(self, problem: LinearizedProblem) -> None:
+        super().__init__(problem)
+        metric = problem.metric
+        j = problem.lin.jacobian().double()
         self.rows = j if metric.root is None else j * metric.root.double()  # A (N, P)
         n, p = self.rows.shape
         self.dual = n < p and not metric.decays
         self.size = n if self.dual else p
         self.matrix = lower_gram(self.rows.T if self.dual else self.rows)  # its lower triangle
-        if self._beta != 1:
-            self.matrix.mul_(self._beta)
+        if self.beta != 1:
+            self.matrix.mul_(self.beta)
+        self._require_finite()
+        if metric.decays:
+            self.matrix.diagonal().add_(metric.decay.double() if isinstance(metric.decay, Tensor) else metric.decay)
+        self._z0 = problem.z.double()
+        g = self.loss.grad(self.u)
+        self.initial_gradient = self.force(g, torch.zeros_like(self._z0) if metric.decays else None)
+        self._factors: dict[float, Factor] = {}
+        self._image: tuple[Tensor, Tensor] = (
+            self.initial_gradient.new_empty(0),
+            self.u,
+        )  # the last step and A times it
+        self._pulled = self._image
+
+    def _require_finite(self) -> None:
         if not bool(torch.isfinite(self.matrix.diagonal()).all()):
             raise NonFiniteError(
                 "the network's derivatives hold NaN or infinity at the present weights, though its outputs do not (a "
                 "square root or a norm at 0, say): move off that point, or add a small constant under the root."
             )
-        self._z0 = metric.unscale(lin.theta).double()
-        if metric.decays:
-            self.matrix.diagonal().add_(metric.decay.double() if isinstance(metric.decay, Tensor) else metric.decay)
-        self.slope = self._force(self._loss.grad(self.u), None)
-        self._factors: dict[float, Factor] = {}
-        self._image: tuple[Tensor, Tensor] = (self.slope.new_empty(0), self.u)  # the last step and A times it
-        self._pulled = self._image
-
-    # -- as a basis --------------------------------------------------------------------------------------------
-
-    def displacement(self, c: Tensor) -> Tensor:
-        """δθ (P,) for coefficients c."""
-        return self.metric.scale(self._scaled(c).to(self.lin.theta.dtype))
-
-    # -- as a flow ---------------------------------------------------------------------------------------------
 
     @cached_property
-    def fastest(self) -> float:
+    def max_rate(self) -> float:
         """The largest rate, by a few products."""
-        v = self.slope
+        v = self.initial_gradient
+        top = 0.0
         for _ in range(6):
             v = v / torch.linalg.vector_norm(v).clamp_min(1e-300)
-            w = self._times(v)
+            w = self.times(v)
             top, v = float(torch.dot(v, w)), w
         return top
 
@@ -85,50 +80,28 @@ class Resolvent:
         """The sum of all rates."""
         return float(self.matrix.diagonal().sum())
 
-    def opening(self) -> float:
-        """A horizon to start from: a thousand relaxation times of the fastest mode, or a little less."""
+    @property
+    def precision(self) -> float:
+        """Relative rounding of the matrix."""
+        return torch.finfo(torch.float64).eps
+
+    def initial_horizon(self) -> float:
+        """A thousand relaxation times of the fastest mode, or a little less."""
         return 1e3 / self.trace if self.trace > 0 else 1.0
 
     @property
-    def longest(self) -> float:
-        """The horizon at which the factorization still has digits for every mode."""
-        return 1 / (0.5 * torch.finfo(torch.float64).eps * self.trace) if self.trace > 0 else 1e16
+    def max_horizon(self) -> float:
+        """Beyond this the factorization has no digits left for the slowest modes."""
+        return 1 / (0.5 * self.precision * self.trace) if self.trace > 0 else 1e16
 
-    def at_time(self, t: float) -> Tensor:
-        """Coefficients (size,) at one flow time."""
-        return self._solve(self.slope, t)
-
-    def outputs(self, c: Tensor) -> Tensor:
-        """Linearized outputs, shaped like u."""
+    def image(self, c: Tensor) -> Tensor:
         known, moved = self._image
         if known is not c:  # the same step is asked for several times, and each time reads all of A
-            moved = self.rows @ self._scaled(c)
+            moved = self.rows @ self.scaled(c)
             self._image = (c, moved)
-        return self.u + moved.reshape(self.u.shape)
+        return moved
 
-    def predicted(self, c: Tensor) -> Tensor:
-        """Φ of the linearized outputs."""
-        return self._loss.value(self.outputs(c))
-
-    def at(self, horizon: Times) -> Tensor:
-        """Coefficients (T, size) at each horizon; each costs a factorization."""
-        return torch.stack([self._solve(self.slope, t) for t in horizon.values])
-
-    def response(self, g: Tensor, horizon: Times, c: Tensor | None = None, decayed: Tensor | None = None) -> Tensor:
-        """How the step answers a gradient g (outputs' shape) met on the way, (T, size); as ``ReducedFlow.response``."""
-        pushed = self._force(g.double(), decayed, start=False)
-        return torch.stack([self._solve(pushed, t) for t in horizon.values])
-
-    def curve(self, u: Tensor, v: Tensor) -> Tensor:
-        """B v."""
-        return self._beta * v.double()
-
-    def length(self, c: Tensor) -> Tensor:
-        """‖z − z₀‖ for coefficients c."""
-        return torch.linalg.vector_norm(self._scaled(c))
-
-    def _scaled(self, c: Tensor) -> Tensor:
-        """z − z₀ (P,)."""
+    def scaled(self, c: Tensor) -> Tensor:
         if not self.dual:
             return c
         known, z = self._pulled
@@ -137,30 +110,72 @@ class Resolvent:
             self._pulled = (c, z)
         return z
 
-    def _force(self, g: Tensor, decayed: Tensor | None, start: bool = True) -> Tensor:
-        """Aᵀg + W z (P,), or g itself on the outputs' side."""
+    def length(self, c: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(self.scaled(c))
+
+    def force(self, g: Tensor, decayed: Tensor | None) -> Tensor:
+        """Aᵀg + W (z₀ + decayed) (P,), or g itself on the outputs' side."""
         if self.dual:
             return g.reshape(-1)
-        force = self.rows.T @ g.reshape(-1)
-        if self.metric.decays and (start or decayed is not None):
-            force = force + self.metric.decay * (self._z0 if decayed is None else self._z0 + decayed)
-        return force
+        found = self.rows.T @ g.reshape(-1)
+        if self.problem.metric.decays and decayed is not None:
+            found = found + self.problem.metric.decay * (self._z0 + decayed)
+        return found
 
-    def _times(self, c: Tensor) -> Tensor:
+    def times(self, c: Tensor) -> Tensor:
         """M c by products with A, which keep what squaring A has lost."""
         if self.dual:
-            return self._beta * (self.rows @ (self.rows.T @ c))
-        moved = self._beta * (self.rows.T @ (self.rows @ c))
-        return moved + self.metric.decay * c if self.metric.decays else moved
+            return self.beta * (self.rows @ (self.rows.T @ c))
+        moved = self.beta * (self.rows.T @ (self.rows @ c))
+        return moved + self.problem.metric.decay * c if self.problem.metric.decays else moved
 
-    def _solve(self, force: Tensor, t: float) -> Tensor:
-        """−(M + 1/t)⁻¹ force, with one step of refinement where damping leaves rounding room to grow."""
+    def solve(self, force: Tensor, t: float, correction: bool) -> Tensor:
+        """By a factor, with one step of refinement where damping leaves rounding room to grow."""
         if t not in self._factors:
             if len(self._factors) > 1:  # each is as large as the matrix
                 self._factors.pop(next(iter(self._factors)))
-            self._factors[t] = factor(self.matrix, 1 / t, torch.finfo(torch.float64).eps * self.trace)
+            self._factors[t] = factor(self.matrix, 1 / t, self.precision * self.trace)
         held = self._factors[t]
         found = held.solve(force)
         if held.shift < SAFE * self.trace:
-            found = found + held.solve(force - self._times(found) - held.shift * found)
+            found = found + held.solve(force - self.times(found) - held.shift * found)
         return -found
+
+
+class GatheredCholesky(DampedCholesky):
+    """The same from a kernel that is gathered layer by layer: for networks whose Jacobian is too large to form.
+
+    On the outputs' side, in the plain metric without decay; products with A go through graphs that are kept.
+    """
+
+    kind = "gathered"
+    route = "cholesky"
+
+    def __init__(self, problem: LinearizedProblem) -> None:
+        ImplicitEuler.__init__(self, problem)
+        self.a, self.dual, self.size = GraphJacobian(problem.lin, problem.metric), True, self.u.numel()
+        kernel = gathered_kernel(problem.lin)
+        assert kernel is not None
+        self.matrix = self.beta * kernel.double()
+        self._require_finite()
+        self.initial_gradient = self.loss.grad(self.u).reshape(-1)
+        self._factors = {}
+
+    @property
+    def precision(self) -> float:
+        return torch.finfo(self.problem.lin.u.dtype).eps
+
+    def initial_horizon(self) -> float:
+        return 1e2 / self.trace if self.trace > 0 else 1.0
+
+    def image(self, c: Tensor) -> Tensor:
+        return self.times(c) / self.beta
+
+    def scaled(self, c: Tensor) -> Tensor:
+        return self.a.T @ c
+
+    def length(self, c: Tensor) -> Tensor:
+        return torch.dot(c, self.image(c)).clamp_min(0).sqrt()
+
+    def times(self, c: Tensor) -> Tensor:
+        return self.matrix @ c

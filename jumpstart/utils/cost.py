@@ -1,12 +1,19 @@
-"""The unit in which costs are stated: one gradient evaluation (a forward and a backward pass).
+"""What things cost: network passes in gradient evaluations, and the work inside a pass, counted, never timed.
 
-A backward pass costs two forward passes and a forward-mode pass carries value and tangent, which gives the
-weights below (see docs/decisions/0003-cost-unit.md). They are conventions, the same for jumped and stepped runs.
+The unit is one gradient evaluation, a forward and a backward pass. A backward pass costs two forward passes and a
+forward-mode pass carries value and tangent, which gives the weights below (docs/decisions/0003-cost-unit.md). They are
+conventions, the same for jumped and stepped runs. Seconds are predicted from counts, so that a choice between two ways
+is the same whenever it is made; no clock decides an answer (docs/decisions/0016-counted-choices.md).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 FORWARD = 1 / 3
 PULL = 2 / 3  # backward alone, through a graph that is already there
@@ -14,6 +21,12 @@ GRADIENT = FORWARD + PULL
 PUSH = 1.0  # forward mode: value and tangent, with its overhead
 SECOND = 2.0  # forward over forward
 SECOND_PULL = 2.0  # forward over a gradient evaluation: value and tangent of it
+
+# Rates of one CPU thread of the machine that the published figures come from, and of a data-centre GPU.
+PRODUCTS = {"cpu": 4e10, "cuda": 1e13}  # flop/s of matrix products in float64; twice that in float32
+EIGEN = {"cpu": 8e9, "cuda": 1e12}  # of eigendecompositions and singular values
+ELEMENTS = {"cpu": 7e8, "cuda": 1e11}  # numbers that elementwise operations write a second
+CALL = {"cpu": 3e-6, "cuda": 1e-5}  # seconds that an operation takes on nothing
 
 
 @dataclass
@@ -38,3 +51,46 @@ class Ledger:
             + GRADIENT * self.gradients
             + SECOND_PULL * self.second_pulls
         )
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations of a piece of code: flops of matrix products, numbers written by all of them, calls."""
+
+    flops: float = 0.0
+    elements: float = 0.0
+    calls: int = 0
+
+    def seconds(self, dtype: torch.dtype, device: torch.device) -> float:
+        """What that should take on one thread of a CPU, or on a GPU."""
+        kind = device.type if device.type in PRODUCTS else "cpu"
+        faster = 1.0 if dtype == torch.float64 else 2.0
+        return (
+            self.flops / (faster * PRODUCTS[kind]) + self.elements / (faster * ELEMENTS[kind]) + self.calls * CALL[kind]
+        )
+
+
+class Counting(TorchDispatchMode):
+    """Counts the operations inside: ``with Counting() as count: …; count.work``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops, self.elements, self.calls = 0.0, 0.0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        self.calls += 1
+        packet = getattr(func, "_overloadpacket", None)
+        if packet in flop_registry:
+            self.flops += flop_registry[packet](*args, **kwargs, out_val=out)
+        self.elements += sum(t.numel() for t in (out if isinstance(out, (tuple, list)) else (out,)) if _counts(t))
+        return out
+
+    @property
+    def work(self) -> Work:
+        return Work(self.flops, self.elements, self.calls)
+
+
+def _counts(t: Any) -> bool:
+    return isinstance(t, torch.Tensor) and not t._is_view()

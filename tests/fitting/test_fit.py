@@ -11,7 +11,9 @@ from torch.func import grad, hessian
 
 import jumpstart as js
 from jumpstart import errors
-from jumpstart.fitting import stages
+from jumpstart.fitting import checkpoint, stages
+from jumpstart.fitting.fit import Fit
+from jumpstart.fitting.stages import Stage, State
 
 from ..problems import fill, flat, generator, mlp, randn
 
@@ -124,7 +126,7 @@ def test_weight_decay_keeps_the_best_of_the_penalized_loss():
         return loss(model) + 0.5 * w * float(flat(model).square().sum())
 
     before = penalized()
-    result = js.fit(regression(model=model), jumps=6, weight_decay=w, bold=False)
+    result = js.fit(regression(model=model), jumps=6, weight_decay=w, nonmonotone=False)
     lowest = min(row["loss"] for row in result.history)
     assert lowest < before
     assert penalized() == pytest.approx(lowest, rel=1e-8)
@@ -160,6 +162,12 @@ def test_the_global_random_state_and_buffers_are_left_alone():
     assert all(torch.equal(b, before[1][name]) for name, b in model.named_buffers())
 
 
+def stage_in(path):
+    """The stage that a checkpoint of a regression was left in."""
+    matters = Fit(regression(), jumps=1).matters
+    return State.from_flat(checkpoint.load(path, regression(), matters, State.names())).stage
+
+
 def interrupt(at):
     def callback(_, count=iter(range(1, 10_000))):  # noqa: B008 (one count for each)
         if next(count) == at:
@@ -170,9 +178,9 @@ def interrupt(at):
 
 OPTIONS = {
     "plain": {"jumps": 12},
-    "never bold": {"jumps": 12, "bold": False},
+    "never bold": {"jumps": 12, "nonmonotone": False},
     "patience, restarts": {"jumps": 14, "patience": 2, "restarts": 2},
-    "searching": {"jumps": 8, "family": "horizon"},
+    "searching": {"jumps": 8, "search": "horizon"},
 }
 INTERRUPTS = [(name, at) for name in ("plain", "patience, restarts") for at in (1, 3, 5, 7, 9, 11)]
 
@@ -193,7 +201,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, name, at, e
     with pytest.raises(KeyboardInterrupt):
         js.fit(regression(model=broken), path=path, callback=interrupt(at), **options)
     if name == "plain":  # landed at 60% of 12 jumps
-        assert (torch.load(path)["state"]["course"] is not None) == (3 <= at <= 8)
+        assert (stage_in(path) is Stage.CLIMB) == (3 <= at <= 8)
     best = min(row["best"] for row in reference.history[:at])
     assert loss(broken) == pytest.approx(min(best, reference.start), rel=1e-9)  # the model holds the best so far
     again = net(4)  # a fresh process: other weights, which the checkpoint overrules
@@ -212,8 +220,8 @@ def test_a_bold_checkpoint_goes_on_without_a_march(tmp_path, early):
     path = tmp_path / "run.pt"
     with pytest.raises(KeyboardInterrupt):
         js.fit(regression(), jumps=12, path=path, callback=interrupt(5))
-    assert torch.load(path)["state"]["course"] is not None
-    result = js.fit(regression(), jumps=8, path=path, family="horizon")
+    assert stage_in(path) is Stage.CLIMB
+    result = js.fit(regression(), jumps=8, path=path, search="horizon")
     assert result.jumps == 8
     assert result.loss <= result.history[4]["best"]
 
@@ -300,15 +308,15 @@ BAD = {
     "budget 0": (lambda: js.fit(regression(), budget=0), ["budget=0"]),
     "budget NaN": (lambda: js.fit(regression(), budget=math.nan), ["budget=nan"]),
     "jumps in words": (lambda: js.fit(regression(), jumps="ten"), ["'ten'"]),
-    "negative tolerance": (lambda: js.fit(regression(), jumps=2, tolerance=-1.0), ["-1.0"]),
+    "infinite tolerance": (lambda: js.fit(regression(), jumps=2, tolerance=-math.inf), ["-inf"]),
     "NaN tolerance": (lambda: js.fit(regression(), jumps=2, tolerance=math.nan), ["nan"]),
     "every 0": (lambda: js.fit(pinn(net()), jumps=2, every=0, resample=sample), ["every=0"]),
     "resample of data": (
         lambda: js.fit(js.supervised(net(), X, Y), jumps=2, resample=sample),
         ["resample", "js.residual"],
     ),
-    "misspelt": (lambda: js.fit(regression(), jumps=2, secondorder=True), ["'secondorder'", "second_order"]),
-    "trust": (lambda: js.fit(regression(), jumps=2, trust=js.Trust()), ["'trust'"]),
+    "misspelt": (lambda: js.fit(regression(), jumps=2, secondorder=True), ["'secondorder'", "geodesic"]),
+    "a number for trust": (lambda: js.fit(regression(), jumps=2, trust=3.0), ["trust=3.0"]),
     "patience 0": (lambda: js.fit(regression(), jumps=2, patience=0), ["patience"]),
     "negative restarts": (lambda: js.fit(regression(), jumps=2, restarts=-1), ["restarts"]),
     "points of no term": (lambda: js.fit(pinn(net()), jumps=3, resample=lambda _: {"edge": X}), ["'edge'", "inside"]),

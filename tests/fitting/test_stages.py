@@ -11,12 +11,12 @@ from torch import nn
 import jumpstart as js
 from jumpstart import errors
 from jumpstart.fitting import stages
-from jumpstart.fitting.fit import iterate
+from jumpstart.fitting.fit import Fit
+from jumpstart.fitting.stages import Stage
 from jumpstart.linearization.linearize import linearize
-from jumpstart.linearization.metric import Metric
 from jumpstart.surrogate import select as choose
 
-from ..problems import flat, mlp, randn
+from ..problems import flat, mlp, problem_of, randn
 from .test_fit import X, Y, net, pinn, regression
 
 
@@ -69,11 +69,11 @@ def test_new_points_reset_what_is_compared():
     def points(jump):
         return {"inside": randn(jump, 12, 1) * (1 if jump % 2 else 30)}
 
-    run, bold = iterate(pinn(net()), jumps=45, resample=points, every=3), 0
+    run, bold = Fit(pinn(net()), jumps=45, resample=points, every=3).steps(), 0
     for state in run:
-        bold += state.course is not None
+        bold += state.stage is Stage.CLIMB
         if state.jumps % 3 == 1 and state.jumps > 1:  # the first jump on new points
-            assert state.course is None or state.course.best >= state.best_loss
+            assert state.stage is not Stage.CLIMB or state.memory.best >= state.best_loss
             assert state.mark >= min(state.best_loss, state.loss)
     assert bold > 3
 
@@ -101,9 +101,9 @@ def test_causes_are_told_apart(kind):
 def test_a_bold_run_lands_from_its_best_weights(monkeypatch):
     monkeypatch.setattr(stages, "CAUTION", 3)
     boldness, courses = [], []
-    for state in iterate(regression(), jumps=20):
-        boldness.append((state.may_climb, state.best_loss, state.loss))
-        courses.append(state.course is not None)
+    for state in Fit(regression(), jumps=20).steps():
+        boldness.append((state.stage is not Stage.LAND, state.best_loss, state.loss))
+        courses.append(state.stage is Stage.CLIMB)
     landed = next(k for k, (bold, _, _) in enumerate(boldness) if not bold)
     assert landed == 12  # after 60% of the jumps
     assert all(bold for bold, _, _ in boldness[:landed])
@@ -111,23 +111,23 @@ def test_a_bold_run_lands_from_its_best_weights(monkeypatch):
     assert losses[0] <= boldness[landed - 1][1]
     assert losses == sorted(losses, reverse=True)
     assert courses == [False] * 3 + [True] * 9 + [False] * 8
-    assert not any(state.may_climb for state in iterate(regression(), jumps=4, bold=False))
+    assert all(state.stage is Stage.LAND for state in Fit(regression(), jumps=4, nonmonotone=False).steps())
 
 
 def test_a_march_that_is_stuck_turns_bold_before_it_lands(monkeypatch):
     monkeypatch.setattr(stages, "CAUTION", 1000)
     monkeypatch.setattr(stages, "DESCENT", 0.0)
     up, down = js.Term(lambda f, x: f(x) - 1, X), js.Term(lambda f, x: f(x) + 1, X)
-    run = iterate(js.residual(net(), up, down), jumps=60, patience=5)
-    bold, climbs, restarts = zip(*[(s.course is not None, s.may_climb, s.restarts) for s in run], strict=True)
-    assert 0 < bold.index(True) < climbs.index(False)
-    assert restarts[climbs.index(False)] == 0
+    run = Fit(js.residual(net(), up, down), jumps=60, patience=5).steps()
+    found, restarts = zip(*[(s.stage, s.restarts) for s in run], strict=True)
+    assert 0 < found.index(Stage.CLIMB) < found.index(Stage.LAND)
+    assert restarts[found.index(Stage.LAND)] == 0
 
 
 @pytest.mark.parametrize("slow", [True, False])
 def test_a_march_may_climb_once_it_has_come_down_or_after_a_while(slow, monkeypatch):
     monkeypatch.setattr(stages, "DESCENT", 0.0 if slow else 0.1)
-    seen = [(s.course is not None, s.best_loss / s.start) for s in iterate(regression(), jumps=50)]
+    seen = [(s.stage is Stage.CLIMB, s.best_loss / s.start) for s in Fit(regression(), jumps=50).steps()]
     first = next(k for k, (bold, _) in enumerate(seen) if bold)
     if slow:
         assert first == stages.CAUTION
@@ -150,10 +150,10 @@ def test_a_saddle_is_no_constant():
 def test_a_march_on_a_batch_counts_its_jacobian_in_the_memory_plan():
     model = mlp(0, 4, 200, 1)
     lin = linearize(js.supervised(model, randn(0, 12, 4), randn(1, 12, 1)))
-    loss = js.losses.mse(randn(1, 12, 1))
+    problem = problem_of(lin, loss=js.losses.mse(randn(1, 12, 1)))
     size = 8.0 * lin.u.numel() * lin.theta.numel()
-    assert choose.plan(lin, loss, Metric(), "dense", cholesky=True).bytes["dense"] >= size
-    assert choose.plan(lin, loss, Metric(), "dense").bytes["dense"] < size
+    assert choose.weigh(problem, "dense", cholesky=True).costs["dense"].bytes >= size
+    assert choose.weigh(problem, "dense").costs["dense"].bytes < size
 
 
 def test_a_user_loop_sees_what_the_residual_reads_now():

@@ -13,9 +13,10 @@ from jumpstart.errors import InputError
 from jumpstart.flow import bases
 from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.metric import Metric
-from jumpstart.surrogate.select import plan
+from jumpstart.linearization.problem import LinearizedProblem
+from jumpstart.surrogate.select import weigh
 
-from ..problems import PROBLEMS, classes, flat, jacobian, mlp, randn, relative
+from ..problems import PROBLEMS, classes, flat, jacobian, mlp, problem_of, randn, relative
 
 D = 0.1 + torch.rand(255, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 METRICS = {"plain": Metric(), "metric": Metric(D.sqrt()), "decay": Metric(None, 0.1), "both": Metric(D.sqrt(), 0.1)}
@@ -27,14 +28,16 @@ def start(lin, loss):
 
 # name → basis from linearization, loss and metric
 KINDS = {
-    "kernel": lambda lin, loss, m: bases.dense(lin, m, route="kernel"),
-    "svd": lambda lin, loss, m: bases.dense(lin, m, route="svd"),
-    "gram": lambda lin, loss, m: bases.dense(lin, m, route="gram"),
-    "leading": lambda lin, loss, m: bases.dense(lin, m, rank=5),
-    "krylov": lambda lin, loss, m: bases.krylov(lin, loss, m, 6, side="parameters"),
-    "krylov, outputs": lambda lin, loss, m: bases.krylov(lin, loss, m, 6, side="auto" if m.decays else "outputs"),
-    "prefix": lambda lin, loss, m: bases.span(lin, m, start(lin, loss)),
-    "recycled": lambda lin, loss, m: bases.recycled(lin, loss, m, start(lin, loss)[1:], 5),
+    "kernel": lambda lin, loss, m: bases.dense(problem_of(lin, m), route="kernel"),
+    "svd": lambda lin, loss, m: bases.dense(problem_of(lin, m), route="svd"),
+    "gram": lambda lin, loss, m: bases.dense(problem_of(lin, m), route="gram"),
+    "leading": lambda lin, loss, m: bases.dense(problem_of(lin, m), rank=5),
+    "krylov": lambda lin, loss, m: bases.krylov(LinearizedProblem(lin, loss, m), 6, side="parameters"),
+    "krylov, outputs": lambda lin, loss, m: bases.krylov(
+        LinearizedProblem(lin, loss, m), 6, side="auto" if m.decays else "outputs"
+    ),
+    "prefix": lambda lin, loss, m: bases.span(problem_of(lin, m), start(lin, loss)),
+    "recycled": lambda lin, loss, m: bases.recycled(LinearizedProblem(lin, loss, m), start(lin, loss)[1:], 5),
 }
 
 
@@ -61,7 +64,7 @@ def test_directions_are_orthonormal_and_images_are_true(kind, metric):
         assert relative(basis.images.flatten(1) @ basis.images.flatten(1).T, torch.diag(basis.squares)) < 1e-10
     if m.decays:
         z0 = flat(model) / root
-        assert relative(basis.drift, 0.1 * rows @ z0) < 1e-9
+        assert relative(basis.decay_force, 0.1 * rows @ z0) < 1e-9
         assert relative(basis.decay, 0.1 * torch.eye(basis.size).double()) < 1e-9
 
 
@@ -84,16 +87,16 @@ def test_more_depth_is_never_worse_at_the_end(kind):
     ends = []
     for depth in (1, 3, 6, 12):
         if kind == "krylov":
-            basis = bases.krylov(lin, objective.loss, Metric(), depth)
+            basis = bases.krylov(LinearizedProblem(lin, objective.loss, Metric()), depth)
         else:
-            basis = bases.recycled(lin, objective.loss, Metric(), randn(8, 2, 255), depth)
+            basis = bases.recycled(LinearizedProblem(lin, objective.loss, Metric()), randn(8, 2, 255), depth)
         ends.append(js.solve(objective, basis=basis).loss(math.inf))
     assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(ends))
 
 
 def test_rank_keeps_the_leading_modes():
     _, _, lin = setting()
-    full, five = bases.dense(lin, Metric()), bases.dense(lin, Metric(), rank=5)
+    full, five = bases.dense(problem_of(lin, Metric())), bases.dense(problem_of(lin, Metric()), rank=5)
     assert five.size == 5
     assert not five.complete
     assert relative(five.squares, full.squares[:5]) < 1e-12
@@ -104,23 +107,25 @@ def test_size_is_the_rank(route):
     for name, expected in (("duplicated samples", 24), ("dead ReLU", 12), ("P < N", 13), ("one neuron", 2)):
         p = PROBLEMS[name](0)
         lin = linearize(js.supervised(p.model, p.x, p.y))
-        assert bases.dense(lin, Metric(), route=route).size == expected, name
+        assert bases.dense(problem_of(lin, Metric()), route=route).size == expected, name
 
 
 def test_prefix_drops_dependent_and_zero_directions():
     _, _, lin = setting()
     v = randn(0, 2, 255)
     rows = torch.cat([v, v[:1] * 1e-9, torch.zeros(1, 255).double(), v.sum(0, keepdim=True)])
-    assert bases.span(lin, Metric(), rows).size == 2
+    assert bases.span(problem_of(lin, Metric()), rows).size == 2
     with pytest.raises(js.errors.InputError, match="zero"):
-        bases.span(lin, Metric(), torch.zeros(2, 255).double())
+        bases.span(problem_of(lin, Metric()), torch.zeros(2, 255).double())
 
 
 MISUSE = {
-    "route": lambda lin, loss: bases.dense(lin, Metric(), route="fast"),
-    "side": lambda lin, loss: bases.krylov(lin, loss, Metric(), 3, side="left"),
-    "decay on the outputs' side": lambda lin, loss: bases.krylov(lin, loss, Metric(None, 0.1), 3, side="outputs"),
-    "directions": lambda lin, loss: bases.span(lin, Metric(), torch.ones(2, 3)),
+    "route": lambda lin, loss: bases.dense(problem_of(lin, Metric()), route="fast"),
+    "side": lambda lin, loss: bases.krylov(LinearizedProblem(lin, loss, Metric()), 3, side="left"),
+    "decay on the outputs' side": lambda lin, loss: bases.krylov(
+        LinearizedProblem(lin, loss, Metric(None, 0.1)), 3, side="outputs"
+    ),
+    "directions": lambda lin, loss: bases.span(problem_of(lin, Metric()), torch.ones(2, 3)),
 }
 
 
@@ -133,15 +138,16 @@ def test_misuse(name):
 
 def test_plan_respects_the_memory_limit_and_explains_itself():
     _, objective, lin = setting()
-    free = plan(lin, objective.loss, Metric())
+    problem = problem_of(lin, loss=objective.loss)
+    free = weigh(problem)
     assert "MiB" in free.explain()
-    assert free.bytes[free.kind] <= free.limit
-    least = min(free.bytes.values())
-    tight = plan(lin, objective.loss, Metric(), memory_limit=1.01 * least)
-    assert tight.bytes[tight.kind] <= 1.01 * least
+    assert free.costs[free.kind].bytes <= free.limit
+    least = min(cost.bytes for cost in free.costs.values())
+    tight = weigh(problem, memory_limit=1.01 * least)
+    assert tight.costs[tight.kind].bytes <= 1.01 * least
     with pytest.raises(js.errors.MemoryLimitError, match="raise it"):
-        plan(lin, objective.loss, Metric(), memory_limit=64)
-    assert plan(lin, objective.loss, Metric(), "krylov", 3).depth == 3
+        weigh(problem, memory_limit=64)
+    assert weigh(problem, "krylov", 3).depth == 3
 
 
 @pytest.mark.parametrize("kind", ["krylov", "dense"])
@@ -173,15 +179,15 @@ def test_a_finished_basis_goes_with_its_weights_and_its_metric_only():
     torch.manual_seed(0)
     model, x, y = torch.nn.Linear(3, 1), torch.randn(6, 3), torch.randn(6, 1)
     objective = js.supervised(model, x, y)
-    basis = bases.dense(linearize(objective), Metric())
+    basis = bases.dense(problem_of(linearize(objective)))
     js.solve(objective, basis=basis)
     with pytest.raises(InputError, match="leave metric"):
         js.solve(objective, basis=basis, weight_decay=0.1)
     js.jump(objective)
     with pytest.raises(InputError, match="weights have moved"):
         js.solve(objective, basis=basis)
-    with pytest.raises(InputError, match="recycle"):
-        js.jump(objective, basis="dense", recycle=torch.randn(1, 4))
+    with pytest.raises(InputError, match="directions"):
+        js.jump(objective, basis="dense", directions=torch.randn(1, 4))
 
 
 # -- a kernel that is given ------------------------------------------------------------------------------------------
@@ -196,7 +202,7 @@ def given(change):
 
 def test_a_given_kernel_stands_for_the_network_s_own():
     lin, k = given(lambda k: k)
-    found, own = bases.dense(lin, Metric(), kernel=k), bases.dense(lin, Metric())
+    found, own = bases.dense(problem_of(lin, Metric()), kernel=k), bases.dense(problem_of(lin, Metric()))
     assert relative(found.squares, own.squares) < 1e-10
     c = randn(4, found.size)
     assert relative(lin.jvp(found.displacement(c)).reshape(-1), c @ found.images.flatten(1)) < 1e-8
@@ -214,4 +220,4 @@ def test_a_given_kernel_stands_for_the_network_s_own():
 def test_kernels_that_are_none(change, message):
     lin, k = given(change)
     with pytest.raises(js.errors.KernelError, match=message):
-        bases.dense(lin, Metric(), kernel=k)
+        bases.dense(problem_of(lin, Metric()), kernel=k)

@@ -19,8 +19,9 @@ from jumpstart.flow.reduced_flow import ReducedFlow
 from jumpstart.linalg.etdrk4 import phis
 from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.metric import Metric
+from jumpstart.linearization.problem import LinearizedProblem
 
-from ..problems import PROBLEMS, classes, fill, flat, integrate, jacobian, mlp, randn, relative, vector
+from ..problems import PROBLEMS, classes, fill, flat, integrate, jacobian, mlp, problem_of, randn, relative, vector
 
 
 def huber(u, y):
@@ -93,7 +94,8 @@ def test_flow_against_ode_integration(name, basis):
         objective = js.supervised(model, x, y, kind)
         lin = linearize(objective)
         found = js.solve(
-            objective, basis=basis if basis == "dense" else bases.krylov(lin, objective.loss, Metric(), 24)
+            objective,
+            basis=basis if basis == "dense" else bases.krylov(LinearizedProblem(lin, objective.loss, Metric()), 24),
         )
         j, jq = jacobian(model, x).numpy(), jacobian(model, query).numpy()
         times = np.geomspace(1e-3, 300, 9) / float(found.spectrum[0])
@@ -145,9 +147,13 @@ def test_weight_decay_in_a_metric_against_ode_integration(name, uniform, metric,
     objective = js.supervised(model, x, y, kind)
     lin = linearize(objective)
     # Rates that differ leave the span of the kernel's modes; the whole space holds them.
-    built = bases.dense(lin, chosen) if basis == "dense" else bases.krylov(lin, objective.loss, chosen, p)
+    built = (
+        bases.dense(problem_of(lin, chosen))
+        if basis == "dense"
+        else bases.krylov(LinearizedProblem(lin, objective.loss, chosen), p)
+    )
     if basis == "dense" and not uniform:
-        built = bases.span(lin, chosen, torch.eye(p, dtype=torch.float64))
+        built = bases.span(problem_of(lin, chosen), torch.eye(p, dtype=torch.float64))
     found = js.solve(objective, basis=built)
     times = [0.01, 0.5, 3.0, 20.0, 100.0]
 
@@ -170,8 +176,8 @@ def test_dense_basis_with_rates_that_differ_admits_its_error():
     w = torch.linspace(0, 2.0, 14, dtype=torch.float64)
     objective = js.supervised(model, x, y)
     lin = linearize(objective)
-    partial = js.solve(objective, basis=bases.dense(lin, Metric(None, w)))
-    exact = js.solve(objective, basis=bases.span(lin, Metric(None, w), torch.eye(14, dtype=torch.float64)))
+    partial = js.solve(objective, basis=bases.dense(problem_of(lin, Metric(None, w))))
+    exact = js.solve(objective, basis=bases.span(problem_of(lin, Metric(None, w)), torch.eye(14, dtype=torch.float64)))
     for t in (0.1, 1.0, 5.0):
         miss = float((partial.outputs(t) - exact.outputs(t)).norm())
         assert miss <= partial.error_bound(t), (t, miss)
@@ -182,8 +188,8 @@ def test_scores_sum_to_the_slope(name):
     p = PROBLEMS[name](0)
     for built in ("dense", "krylov"):
         flow = js.solve(js.supervised(p.model, p.x, p.y), basis=built, depth=4).flow
-        assert flow.scores().shape == (flow.k, len(p.x))
-        assert relative(flow.scores().sum(1), flow.start.into(flow.slope)) < 1e-10
+        assert flow.scores().shape == (flow.size, len(p.x))
+        assert relative(flow.scores().sum(1), flow.start.into(flow.initial_gradient)) < 1e-10
 
 
 def test_a_network_without_gradient_stays():
@@ -199,9 +205,11 @@ def test_a_network_without_gradient_stays():
 def test_tolerance_is_kept_and_tightens():
     model, x, y = mlp(0), randn(0, 8, 4), classes(0, 8, 3)
     lin = linearize(objective := js.supervised(model, x, y, "cross_entropy"))
-    built = bases.dense(lin, Metric())
-    exact = ReducedFlow(built, objective.loss, lin.u, 1e-12).at(parse(20.0))
-    errors = [relative(ReducedFlow(built, objective.loss, lin.u, tol).at(parse(20.0)), exact) for tol in (1e-3, 1e-6)]
+    built = bases.dense(problem_of(lin, Metric()))
+    exact = ReducedFlow(built, objective.loss, 1e-12).coefficients(parse(20.0))
+    errors = [
+        relative(ReducedFlow(built, objective.loss, tol).coefficients(parse(20.0)), exact) for tol in (1e-3, 1e-6)
+    ]
     assert errors[1] < errors[0] < 1e-2
     assert errors[1] < 1e-5
 

@@ -13,8 +13,9 @@ import jumpstart as js
 from jumpstart.flow import bases
 from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.metric import Metric
+from jumpstart.linearization.problem import LinearizedProblem
 
-from ..problems import PROBLEMS, Frozen, Problem, classes, cnn, fill, mlp, randn
+from ..problems import PROBLEMS, Frozen, Problem, classes, cnn, fill, mlp, problem_of, randn
 
 
 def wide(seed):
@@ -39,8 +40,8 @@ TIMES = np.concatenate([np.geomspace(1e-3, 1e5, 17), [math.inf]])
 def errors_and_bounds(p, depth, side, times=TIMES):
     objective = js.supervised(p.model, p.x, p.y)
     lin = linearize(objective)
-    found = js.solve(objective, basis=bases.krylov(lin, objective.loss, Metric(), depth, side=side))
-    exact = js.solve(objective, basis=bases.dense(lin, Metric(), route="svd"))
+    found = js.solve(objective, basis=bases.krylov(LinearizedProblem(lin, objective.loss, Metric()), depth, side=side))
+    exact = js.solve(objective, basis=bases.dense(problem_of(lin, Metric()), route="svd"))
     for t in times:
         error = float((found.outputs(t) - exact.outputs(t)).norm())
         yield t, error, found.error_bound(t), float(exact.outputs(t).norm())
@@ -81,9 +82,9 @@ def test_bound_holds_where_the_end_misses_the_targets(depth):
 def other_bases(lin, loss):
     g = torch.stack([lin.vjp(loss.grad(lin.u)), lin.vjp(randn(5, *lin.u.shape)), lin.theta])
     return {
-        "prefix": bases.span(lin, Metric(), g),
-        "recycled": bases.recycled(lin, loss, Metric(), g[1:], 4),
-        "leading modes": bases.dense(lin, Metric(), route="svd", rank=5),
+        "prefix": bases.span(problem_of(lin, Metric()), g),
+        "recycled": bases.recycled(LinearizedProblem(lin, loss, Metric()), g[1:], 4),
+        "leading modes": bases.dense(problem_of(lin, Metric()), route="svd", rank=5),
     }
 
 
@@ -94,7 +95,9 @@ def test_bound_holds_for_other_bases_and_losses(kind, loss):
         y = randn(seed + 50, 9, 3) if loss == "mse" else classes(seed, 9, 3)
         objective = js.supervised(mlp(seed), randn(seed, 9, 4), y, loss)
         lin = linearize(objective)
-        table = other_bases(lin, objective.loss) | {"krylov": bases.krylov(lin, objective.loss, Metric(), 5)}
+        table = other_bases(lin, objective.loss) | {
+            "krylov": bases.krylov(LinearizedProblem(lin, objective.loss, Metric()), 5)
+        }
         found, exact = js.solve(objective, basis=table[kind]), js.solve(objective, basis="dense")
         for t in (1e-3, 0.1, 1.0, 10.0, 100.0, math.inf):
             error = 0.0 if math.isinf(t) and loss != "mse" else float((found.outputs(t) - exact.outputs(t)).norm())

@@ -8,7 +8,6 @@ import torch
 import jumpstart as js
 from jumpstart import gating as gate
 from jumpstart.errors import InputError
-from jumpstart.flow.gates import set_gate
 from jumpstart.flow.horizon import parse
 
 from ..problems import generator, mlp, randn, relative
@@ -41,18 +40,18 @@ TABLE = [
 
 @pytest.mark.parametrize(("rule", "options", "mean", "noise", "expected"), TABLE)
 def test_table(rule, options, mean, noise, expected):
-    assert float(gate.apply(rule, tensor(mean), tensor(noise), **options)) == pytest.approx(expected, rel=1e-15)
+    assert float(gate.Gate(rule, options)(tensor(mean), tensor(noise))) == pytest.approx(expected, rel=1e-15)
 
 
 @pytest.mark.parametrize("rule", gate.RULES)
 @pytest.mark.parametrize("unit", [1e-20, 1e-150, 1e-290, 1e20, 1e150])
 def test_gates_do_not_depend_on_the_units_of_the_gradient(rule, unit):
     mean, noise = torch.rand(2, 500, dtype=torch.float64, generator=generator(0))
-    expected = gate.apply(rule, mean, noise)
-    assert relative(gate.apply(rule, unit * mean, unit * noise), expected) < 1e-13
+    expected = gate.Gate(rule)(mean, noise)
+    assert relative(gate.Gate(rule)(unit * mean, unit * noise), expected) < 1e-13
     assert float(expected.min()) >= 0
     assert float(expected.max()) <= 1
-    more = gate.apply(rule, 1.5 * mean, noise)
+    more = gate.Gate(rule)(1.5 * mean, noise)
     assert bool((more >= expected).all())
 
 
@@ -88,18 +87,16 @@ def test_the_estimate_is_unbiased():
 def test_gates_on_a_flow_scale_its_modes(rule):
     objective = js.supervised(mlp(0), randn(0, 9, 4), randn(1, 9, 3))
     plain, gated = js.solve(objective), js.solve(objective, gate=rule)
-    expected = gate.apply(rule, *gate.moments(plain.flow.scores()))
+    expected = gate.Gate(rule)(*gate.moments(plain.flow.scores()))
     assert 0 < float(expected.mean()) < 1
     for t in (0.1, 10.0):
-        c = plain.flow.start.into(plain.flow.at(parse(t)))
-        assert relative(gated.flow.start.into(gated.flow.at(parse(t))), c * expected) < 1e-12
-    flow = plain.flow
-    set_gate(flow, None)
-    assert bool((flow.gates == 1).all())
+        c = plain.flow.start.into(plain.flow.coefficients(parse(t)))
+        assert relative(gated.flow.start.into(gated.flow.coefficients(parse(t))), c * expected) < 1e-12
+    assert bool((gated.flow.gated(None).gates == 1).all())
 
 
 def test_misuse():
     with pytest.raises(InputError, match="ajar"):
-        gate.apply("ajar", tensor(1.0), tensor(1.0))
+        gate.Gate("ajar")
     with pytest.raises(InputError, match="two samples"):
         gate.moments(torch.ones(3, 1))

@@ -23,11 +23,11 @@ LOSSES = {
 OPTIONS = {
     "default": {},
     "dense": {"basis": "dense"},
-    "first order": {"basis": "dense", "second_order": False, "reuse": 0},
+    "first order": {"basis": "dense", "geodesic": False, "chord_steps": 0},
     "krylov": {"basis": "krylov", "depth": 6},
-    "krylov, second order": {"basis": "krylov", "depth": 6, "second_order": True},
-    "scale": {"family": "scale", "basis": "dense"},
-    "scale, krylov": {"family": "scale", "basis": "krylov", "depth": 4},
+    "krylov, second order": {"basis": "krylov", "depth": 6, "geodesic": True},
+    "scale": {"search": "scale", "basis": "dense"},
+    "scale, krylov": {"search": "scale", "basis": "krylov", "depth": 4},
     "fixed horizon": {"horizon": 0.05},
     "soft gate": {"gate": "soft"},
     "weight decay": {"weight_decay": 1e-3},
@@ -85,7 +85,7 @@ def test_accepted_jump_lowers_the_real_loss_to_what_it_reports(net, kind, option
 def test_jumps_on_awkward_problems(name, basis, family):
     p = PROBLEMS[name](1)
     before = float(F.mse_loss(p.model(p.x), p.y))
-    result = js.jump(js.supervised(p.model, p.x, p.y), basis=basis, family=family)
+    result = js.jump(js.supervised(p.model, p.x, p.y), basis=basis, search=family)
     assert result.accepted
     assert float(F.mse_loss(p.model(p.x), p.y)) == pytest.approx(result.actual, rel=1e-12, abs=1e-28)
     assert result.actual < before
@@ -101,10 +101,10 @@ def test_reported_loss_is_bit_identical_on_re_evaluation():
 @pytest.mark.parametrize("kind", LOSSES)
 def test_jumps_in_a_row_reach_a_small_loss(kind):
     model, x, y = mlp(2), randn(2, 8, 4), LOSSES[kind][1](8, 3)
-    trust, objective = None, js.supervised(model, x, y, kind)
+    objective = js.supervised(model, x, y, kind)
+    jumper = js.Jumper(objective)
     for _ in range(12):
-        result = js.jump(objective, trust=trust)
-        trust = result.trust
+        jumper.jump()
     assert objective.value(objective.theta()) < (1e-8 if kind == "mse" else 1e-3)
 
 
@@ -126,11 +126,11 @@ def noisy_net():
 
 
 REJECTIONS = {
-    "huge horizon": {"horizon": 1e6, "second_order": False, "reuse": 0},
-    "huge horizon, krylov": {"horizon": 1e6, "basis": "krylov", "depth": 5, "reuse": 0},
+    "huge horizon": {"horizon": 1e6, "geodesic": False, "chord_steps": 0},
+    "huge horizon, krylov": {"horizon": 1e6, "basis": "krylov", "depth": 5, "chord_steps": 0},
     "floor out of reach": {"trust": js.Trust(floor=1e9), "basis": "dense"},
     "one candidate": {"trust": js.Trust(horizon=1e7, limit=1), "basis": "krylov", "depth": 4},
-    "scale, floor out of reach": {"family": "scale", "trust": js.Trust(floor=1e9), "basis": "krylov", "depth": 3},
+    "scale, floor out of reach": {"search": "scale", "trust": js.Trust(floor=1e9), "basis": "krylov", "depth": 3},
     "in Adam's metric": {"trust": js.Trust(floor=1e9), "metric": "optimizer", "basis": "krylov", "depth": 3},
 }
 
@@ -200,7 +200,7 @@ def test_overflow_at_large_steps_never_gives_broken_weights():
 def test_nan_everywhere_is_an_outcome(family, limit):
     """With many tries the last displacement underflows to none at all, which is finite but no decrease either."""
     model = Broken()
-    result = js.jump(js.supervised(model, randn(0, 4, 2), randn(1, 4, 1)), family=family, trust=js.Trust(limit=limit))
+    result = js.jump(js.supervised(model, randn(0, 4, 2), randn(1, 4, 1)), search=family, trust=js.Trust(limit=limit))
     assert result.outcome is js.Outcome.NOT_FINITE or (limit > 3 and result.outcome is js.Outcome.NO_DECREASE)
     assert torch.equal(model.a.detach(), torch.ones(2, dtype=torch.float64))
 
@@ -225,7 +225,7 @@ def test_recycling_builds_on_the_jump_before():
     objective = js.supervised(model, x, y)
     kept = None
     for _ in range(4):
-        result = js.jump(objective, basis="krylov", depth=4, recycle=kept)
+        result = js.jump(objective, basis="krylov", depth=4, directions=kept)
         assert result.accepted
         assert result.modes == (4 if kept is None else 4 + len(kept))
         kept = result.directions if kept is None else torch.cat([kept, result.directions])[-2:]
@@ -235,7 +235,7 @@ def test_recycling_when_nothing_is_left_to_add():
     """One neuron: the kept directions already span every parameter."""
     p = PROBLEMS["one neuron"](0)
     objective = js.supervised(p.model, p.x, p.y)
-    result = js.jump(objective, basis="krylov", depth=4, recycle=torch.eye(2, dtype=torch.float64))
+    result = js.jump(objective, basis="krylov", depth=4, directions=torch.eye(2, dtype=torch.float64))
     assert result.accepted
     assert objective.value(objective.theta()) < result.before
 
@@ -247,7 +247,11 @@ def test_second_order_lands_closer():
         target = model(x).detach() + 0.05 * randn(6, 6, 3)
         misses.append(
             js.jump(
-                js.supervised(model, x, target), basis="dense", horizon=math.inf, second_order=second_order, reuse=0
+                js.supervised(model, x, target),
+                basis="dense",
+                horizon=math.inf,
+                geodesic=second_order,
+                chord_steps=0,
             ).actual
         )
     assert misses[1] < 0.1 * misses[0]
@@ -259,19 +263,18 @@ def test_reuse_gains_further():
         model, x = mlp(5), randn(5, 6, 4)
         target = model(x).detach() + 0.05 * randn(6, 6, 3)
         result = js.jump(
-            js.supervised(model, x, target), basis="dense", horizon=math.inf, second_order=False, reuse=reuse
+            js.supervised(model, x, target), basis="dense", horizon=math.inf, geodesic=False, chord_steps=reuse
         )
-        assert result.corrections == reuse
+        assert result.chord_steps == reuse
         losses.append(result.actual)
     assert losses[1] < 1e-2 * losses[0]
 
 
-def test_trust_given_is_trust_returned():
-    """A fixed horizon must not throw away the caller's own floor, growth and limit."""
-    trust = js.Trust(floor=0.3, growth=2.0, limit=9)
+def test_a_fixed_horizon_is_the_only_candidate_and_is_remembered():
     model = fill(nn.Linear(3, 1), 0)
-    result = js.jump(js.supervised(model, randn(0, 6, 3), randn(1, 6, 1)), horizon=0.01, trust=trust)
-    assert (result.trust.floor, result.trust.growth, result.trust.limit) == (0.3, 2.0, 9)
+    jumper = js.Jumper(js.supervised(model, randn(0, 6, 3), randn(1, 6, 1)), horizon=0.01)
+    result = jumper.jump()
+    assert (result.candidates, result.horizon, jumper.memory.horizon) == (1, 0.01, 0.01)
 
 
 class Brittle(nn.Module):
@@ -288,7 +291,7 @@ class Brittle(nn.Module):
 def test_a_nan_further_out_does_not_cost_the_good_candidate():
     model = Brittle()
     x = torch.ones(4, 1, dtype=torch.float64)
-    result = js.jump(js.supervised(model, x, x), second_order=False, reuse=0, trust=js.Trust(horizon=1e-3))
+    result = js.jump(js.supervised(model, x, x), geodesic=False, chord_steps=0, trust=js.Trust(horizon=1e-3))
     assert result.accepted
     assert 0 < float(model.w.detach()) <= 0.3
 
@@ -296,9 +299,9 @@ def test_a_nan_further_out_does_not_cost_the_good_candidate():
 def test_nothing_finite_shrinks_the_next_search():
     model = Brittle()
     x = torch.ones(4, 1, dtype=torch.float64)
-    first = js.jump(js.supervised(model, x, x), second_order=False, trust=js.Trust(horizon=1e6, limit=3))
-    assert not first.accepted
-    assert first.trust.horizon < 1e6
+    jumper = js.Jumper(js.supervised(model, x, x), geodesic=False, trust=js.Trust(horizon=1e6, limit=3))
+    assert not jumper.jump().accepted
+    assert jumper.memory.horizon < 1e6
     assert float(model.w.detach()) == 0
 
 
@@ -336,6 +339,6 @@ def test_weight_decay_is_part_of_a_reused_correction():
     objective = js.supervised(model, x, y)
     for _ in range(3):
         result = js.jump(objective, weight_decay=0.3, horizon=1e6, basis="dense")
-    again = js.jump(objective, weight_decay=0.3, horizon=1e6, basis="dense", reuse=5)
+    again = js.jump(objective, weight_decay=0.3, horizon=1e6, basis="dense", chord_steps=5)
     assert again.before - (again.actual if again.accepted else again.before) < 1e-12
     assert result.before >= again.before

@@ -11,11 +11,11 @@ from torch import nn
 
 import jumpstart as js
 from jumpstart import errors
-from jumpstart.jumping.candidates import GEODESIC, PROBE, Proposal
-from jumpstart.jumping.levenberg_marquardt import PACE, Course, march
-from jumpstart.linearization.linearize import linearize
-from jumpstart.linearization.metric import Metric
-from jumpstart.surrogate.damped_cholesky import Resolvent
+from jumpstart.jumping.candidates import GEODESIC, PROBE, AlongFlow
+from jumpstart.jumping.levenberg_marquardt import PACE, LevenbergMarquardt, goes_on
+from jumpstart.jumping.state import Memory
+from jumpstart.linearization.problem import linearized
+from jumpstart.surrogate.damped_cholesky import DampedCholesky
 
 from ..problems import fill, flat, jacobian, mlp, randn, relative
 from .test_jump import assert_same, noisy_net, snapshot
@@ -64,7 +64,7 @@ class Curved:
 def test_one_step_is_levenberg_and_marquardts_with_acceleration(n, t, second_order):
     c = Curved(1, n)
     expected, first, small = naive_step(c.f, c.theta, c.a, t, second_order)
-    result = js.jump(c.objective, horizon=t, family="march", second_order=second_order, course=Course())
+    result = js.jump(c.objective, horizon=t, search="levenberg-marquardt", geodesic=second_order)
     assert result.candidates == 1
     if not result.accepted:
         assert c.loss(c.theta + expected) >= result.before
@@ -72,7 +72,6 @@ def test_one_step_is_levenberg_and_marquardts_with_acceleration(n, t, second_ord
     assert result.corrected == (second_order and small)
     assert relative(result.directions[0], expected) < 1e-9
     assert relative(flat(c.model) - torch.from_numpy(c.theta), expected) < 1e-9
-    assert relative(result.course.heading, first) < 1e-10
     assert result.predicted == pytest.approx(0.5 * np.sum((c.f(c.theta) + c.a @ first) ** 2), rel=1e-9)
     assert result.actual == pytest.approx(c.loss(c.theta + expected), rel=1e-9)
 
@@ -121,15 +120,15 @@ def _jacobian_at(c, theta):
 def test_a_whole_march_follows_its_naive_twin(seed, bold):
     twin = naive_march(Curved(seed, 40, 3), 10, bold)
     c = Curved(seed, 40, 3)
-    trust, course = None, Course() if bold else None
+    jumper = js.Jumper(c.objective, nonmonotone=bold)
     for after, t, outcome, tries in twin:
-        result = js.jump(c.objective, trust=trust, course=course)
-        trust, course = result.trust, result.course
+        result = jumper.jump()
         assert result.outcome.name == outcome
         assert result.candidates == tries
         assert result.horizon == pytest.approx(t, rel=1e-6)
         assert result.actual == pytest.approx(after, rel=1e-5)
-        assert trust.horizon == pytest.approx(t * PACE if tries == 1 else t, rel=1e-6)
+        assert jumper.memory.horizon == pytest.approx(t * PACE if tries == 1 else t, rel=1e-6)
+        assert (jumper.memory.heading is not None) == bold
     losses = [row[0] for row in twin]
     if not bold:
         assert losses == sorted(losses, reverse=True)
@@ -152,40 +151,39 @@ def test_what_a_course_allows(name):
     cosine, loss, allowed = COURSES[name]
     heading = torch.tensor([2.0, 0.0], dtype=torch.float64)
     step = torch.zeros(2).double() if cosine is None else torch.tensor([cosine, (1 - cosine**2) ** 0.5]).double() * 3
-    assert Course(1.0, heading).allows(loss, step) == allowed
-    assert not Course(math.inf, None).allows(loss, step)
+    assert goes_on(Memory(best=1.0, heading=heading), loss, step) == allowed
+    assert not goes_on(Memory(), loss, step)
 
 
 def test_an_infinite_loss_is_refused_even_straight_ahead():
     heading = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    assert not Course(1.0, heading).allows(math.inf, heading)
-    assert not Course(1.0, heading).allows(math.nan, heading)
+    assert not goes_on(Memory(best=1.0, heading=heading), math.inf, heading)
+    assert not goes_on(Memory(best=1.0, heading=heading), math.nan, heading)
 
 
-OUTCOMES = {"course": Course(0.0, None), "plain": None}
-
-
-@pytest.mark.parametrize("course", OUTCOMES)
+@pytest.mark.parametrize("nonmonotone", [True, False])
 @pytest.mark.parametrize("kind", ["floor", "NaN", "NaN, many tries"])
-def test_a_rejected_march_changes_nothing_to_the_bit(kind, course):
+def test_a_rejected_march_changes_nothing_to_the_bit(kind, nonmonotone):
     model, x, _, optimizer = noisy_net()
     y = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
     objective = js.supervised(model, x, y, training=False)
-    options = {"floor": {"trust": js.Trust(floor=1e9)}, "NaN": {"horizon": 1.0}}.get(kind, {})
+    options = {"floor": {"trust": js.Trust(floor=1e9)}, "NaN": {"trust": js.Trust(limit=1)}}.get(kind, {})
     if kind != "floor":
         start = objective.theta()
         objective = js.residual(model, lambda net: _nan_off(net, start, model)(x), training=False)
     before = snapshot(model, optimizer)
-    result = js.jump(objective, family="march", basis="dense", course=OUTCOMES[course], second_order=False, **options)
+    jumper = js.Jumper(
+        objective, search="levenberg-marquardt", basis="dense", nonmonotone=nonmonotone, geodesic=False, **options
+    )
+    result = jumper.jump()
     assert not result.accepted, result
     # Many tries end where the step is lost in rounding, and the loss is that of the start again.
     assert result.outcome is (js.Outcome.NOT_FINITE if kind == "NaN" else js.Outcome.NO_DECREASE)
     assert result.directions is None
-    assert result.course == OUTCOMES[course]
     assert_same(before, snapshot(model, optimizer))
     if kind == "NaN, many tries":
         assert result.candidates == js.Trust().limit
-        assert result.trust.horizon < 1e3 * PACE ** (1 - js.Trust().limit)
+        assert jumper.memory.horizon < 1e3 * PACE ** (1 - js.Trust().limit)
 
 
 def _nan_off(net, start, model):
@@ -203,7 +201,7 @@ def test_a_stationary_point_is_named():
     model = fill(nn.Linear(2, 1), 0)
     x = randn(0, 6, 2)
     objective = js.supervised(model, x, model(x).detach())
-    result = js.jump(objective, family="march", course=Course())
+    result = js.jump(objective, search="levenberg-marquardt")
     assert result.outcome is js.Outcome.STATIONARY
     assert not result.accepted
 
@@ -212,7 +210,7 @@ def test_weight_decay_marches_down_the_penalized_loss():
     c, w = Curved(2, 40, 3), 0.05
     damped = c.a.T @ c.a + (w + 1 / 2.0) * np.eye(c.a.shape[1])
     step = -np.linalg.solve(damped, c.a.T @ c.f(c.theta) + w * c.theta)
-    result = js.jump(c.objective, horizon=2.0, family="march", second_order=False, weight_decay=w)
+    result = js.jump(c.objective, horizon=2.0, search="levenberg-marquardt", geodesic=False, weight_decay=w)
     assert result.accepted
     assert relative(result.directions[0], step) < 1e-9
     there = c.theta + step
@@ -223,25 +221,24 @@ def test_weight_decay_marches_down_the_penalized_loss():
 @pytest.mark.parametrize("reuse", [1, 3])
 def test_chord_corrections_only_help(reuse):
     c, d = Curved(1, 20), Curved(1, 20)
-    plain = js.jump(c.objective, horizon=0.05, second_order=False)
-    more = js.jump(d.objective, horizon=0.05, second_order=False, reuse=reuse)
-    assert plain.corrections == 0
+    plain = js.jump(c.objective, horizon=0.05, geodesic=False)
+    more = js.jump(d.objective, horizon=0.05, geodesic=False, chord_steps=reuse)
+    assert plain.chord_steps == 0
     theta, solve = c.theta, np.linalg.inv(c.a.T @ c.a + np.eye(c.a.shape[1]) / 0.05)
-    for _ in range(1 + more.corrections):
+    for _ in range(1 + more.chord_steps):
         theta = theta - solve @ c.a.T @ c.f(theta)
     assert relative(more.directions[0], theta - c.theta) < 1e-9
-    assert 0 < more.corrections <= reuse
+    assert 0 < more.chord_steps <= reuse
     assert more.actual < plain.actual
     assert d.loss(flat(d.model).numpy()) == pytest.approx(more.actual, rel=1e-9)
 
 
 def test_horizons_end_where_digits_do():
     c = Curved(1, 20)
-    lin = linearize(c.objective)
-    flow = Resolvent(lin, c.objective.loss, Metric())
-    found = march(Proposal(lin, c.objective.loss, flow, flow, False), js.Trust(horizon=1e300), Course())
-    assert found.best is None or found.best.horizon <= flow.longest
-    assert found.trust.horizon <= flow.longest
+    flow = DampedCholesky(linearized(c.objective))
+    found = LevenbergMarquardt(nonmonotone=True)(AlongFlow(flow, False), js.Trust(horizon=1e300), Memory())
+    assert found.best is None or found.best.horizon <= flow.max_horizon
+    assert found.memory.horizon <= flow.max_horizon
 
 
 def classifier():
@@ -249,9 +246,11 @@ def classifier():
 
 
 MISUSE = {
-    "unknown family": (lambda o: js.jump(o, family="stroll"), ["'stroll'", "march"]),
-    "course of a search": (lambda o: js.jump(o, family="horizon", course=Course()), ["course", "'horizon'"]),
-    "course of scales": (lambda o: js.jump(o, family="scale", course=Course()), ["course", "'scale'"]),
+    "unknown search": (lambda o: js.jump(o, search="stroll"), ["'stroll'", "levenberg-marquardt"]),
+    "climbing in a search": (lambda o: js.Jumper(o, search="horizon", nonmonotone=True), ["nonmonotone", "implicit"]),
+    "climbing over scales": (lambda o: js.Jumper(o, search="scale", nonmonotone=True), ["nonmonotone", "implicit"]),
+    "climbing at one horizon": (lambda o: js.Jumper(o, horizon=1.0, nonmonotone=True), ["nonmonotone", "horizon"]),
+    "climbing with Krylov": (lambda o: js.Jumper(o, basis="krylov", nonmonotone=True), ["nonmonotone", "Krylov"]),
 }
 
 
@@ -264,15 +263,16 @@ def test_misuse_is_named(name):
 
 
 ELSEWHERE = {
-    "a classifier": lambda: js.jump(classifier(), family="march"),
-    "a Krylov basis": lambda: js.jump(Curved(1).objective, family="march", basis="krylov"),
-    "a gate": lambda: js.jump(Curved(1).objective, family="march", gate="soft"),
+    "a classifier": lambda: js.Jumper(classifier(), search="levenberg-marquardt"),
+    "a Krylov basis": lambda: js.Jumper(Curved(1).objective, search="levenberg-marquardt", basis="krylov"),
+    "a gate": lambda: js.Jumper(Curved(1).objective, search="levenberg-marquardt", gate="soft"),
 }
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_marches_where_there_is_no_damped_step_take_the_linearized_run(name):
-    result = ELSEWHERE[name]()
+    jumper = ELSEWHERE[name]()
+    result = jumper.jump()
     assert result.accepted
     assert result.actual < result.before
-    assert result.trust.horizon == pytest.approx(result.horizon * (PACE if result.candidates == 1 else 1))
+    assert jumper.memory.horizon == pytest.approx(result.horizon * (PACE if result.candidates == 1 else 1))

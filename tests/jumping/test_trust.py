@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from jumpstart.jumping.trust import Outcome, Trust
+from jumpstart.errors import HorizonError, InputError
+from jumpstart.jumping.trust import Outcome, Trust, ratio
 from jumpstart.utils.line_search import search
 
 NAN, INF = math.nan, math.inf
@@ -34,9 +35,9 @@ def test_acceptance(before, predicted, after, expected):
 
 
 def test_ratio():
-    assert Trust().ratio(1.0, 0.5, 0.75) == 0.5
-    assert math.isnan(Trust().ratio(1.0, 1.0, 0.5))
-    assert math.isnan(Trust().ratio(1.0, NAN, 0.5))
+    assert ratio(1.0, 0.5, 0.75) == 0.5
+    assert math.isnan(ratio(1.0, 1.0, 0.5))
+    assert math.isnan(ratio(1.0, NAN, 0.5))
 
 
 def bowl(best):
@@ -92,11 +93,20 @@ def test_search_does_not_pass_the_top():
     assert search(lambda t: -t, 9.0, 0.0, 4.0, 24, top=1.0).position == 1.0
 
 
-def test_state_for_the_next_jump():
-    trust = Trust(floor=0.1, growth=2.0, limit=5)
-    assert trust.after(horizon=3.0) == Trust(3.0, 1.0, 0.1, 2.0, 5)
-    assert trust.after(scale=0.25).scale == 0.25
-    assert trust.after() == trust
+OUT_OF_RANGE = {
+    "horizon": (0.0, -5.0, NAN, INF, "far"),
+    "floor": (-0.1, NAN, INF, None),
+    "growth": (1.0, 0.5, -4.0, NAN, INF),
+    "limit": (0, -1, 2.5, True, None),
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_a_policy_out_of_range_is_refused_by_name(name):
+    for value in OUT_OF_RANGE[name]:
+        with pytest.raises(HorizonError if name == "horizon" else InputError, match=f"{name}="):
+            Trust(**{name: value})
+    assert Trust(3.0, 0.1, 2.0, 5) == Trust(horizon=3.0, floor=0.1, growth=2.0, limit=5)
 
 
 def test_outcomes_are_sentences():

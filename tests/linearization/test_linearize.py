@@ -11,6 +11,7 @@ import jumpstart as js
 from jumpstart.errors import NondeterministicError
 from jumpstart.linearization.linearize import at_query, linearize
 from jumpstart.linearization.metric import Metric
+from jumpstart.linearization.problem import LinearizedProblem
 from jumpstart.objectives.parts import Batch
 
 from ..problems import classes, cnn, fill, flat, mlp, randn, relative
@@ -207,7 +208,7 @@ def test_krylov_costs_depth_products(side):
     """One jvp and one vjp a vector, and one vjp for the gradient that it starts from."""
     objective = js.supervised(mlp(0), X, Y)
     lin = linearize(objective)
-    js.bases.krylov(lin, objective.loss, Metric(), 5, side=side)
+    js.bases.krylov(LinearizedProblem(lin, objective.loss, Metric()), 5, side=side)
     assert lin.ledger.pushes == 5
     assert lin.ledger.pulls <= 6
 

@@ -150,7 +150,7 @@ def test_one_jump_step_in_adams_metric_goes_along_adams_direction():
     d = d.clamp(max=CLIP * float(d.median()))
     for basis in ("dense", "krylov"):
         found = js.solve(js.supervised(model, x, y), metric=optimizer, basis=basis)
-        moved = found.basis.displacement(found.flow.at(parse(1e-12))[0])
+        moved = found.basis.displacement(found.flow.coefficients(parse(1e-12))[0])
         assert relative(moved, -1e-12 * d * torch.cat([g.reshape(-1) for g in grads])) < 1e-8
 
 

@@ -22,7 +22,7 @@ from jumpstart.linearization.metric import Metric
 from jumpstart.solver import archive
 from jumpstart.solver.solve import Solution, solve
 
-from ..problems import classes, fill, mlp, randn
+from ..problems import classes, fill, mlp, problem_of, randn
 
 INF = math.inf
 TIMES = torch.tensor([0.0, 0.3, 5.0, INF], dtype=torch.float64)
@@ -46,7 +46,7 @@ def problem(dtype=torch.float64, loss="mse", seed=0, out=3):
 def built(objective, make, metric=None, gate=None, tolerance=None):
     lin = linearize(objective)
     basis = make(lin, objective.loss, metric or Metric())
-    flow = ReducedFlow(basis, objective.loss, lin.u, *([] if tolerance is None else [tolerance]))
+    flow = ReducedFlow(basis, objective.loss, *([] if tolerance is None else [tolerance]))
     solution = Solution(objective, lin, basis, flow, None)
     return solution.gated(gate) if gate else solution
 
@@ -89,15 +89,15 @@ def compare(found, expected, query):
 
 
 def dense(route):
-    return lambda lin, loss, metric: bases.dense(lin, metric, route=route)
+    return lambda problem: bases.dense(problem, route=route)
 
 
 def krylov(side, depth=5):
-    return lambda lin, loss, metric: bases.krylov(lin, loss, metric, depth, side=side)
+    return lambda problem: bases.krylov(problem, depth, side=side)
 
 
 def prefix(lin, loss, metric):
-    return bases.span(lin, metric, randn(3, 4, lin.theta.numel()).to(lin.theta.dtype))
+    return bases.span(problem_of(lin, metric), randn(3, 4, lin.theta.numel()).to(lin.theta.dtype))
 
 
 BASES = {

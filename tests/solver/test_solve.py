@@ -15,9 +15,10 @@ from jumpstart.flow.horizon import parse
 from jumpstart.flow.reduced_flow import ReducedFlow
 from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.metric import Metric
+from jumpstart.linearization.problem import LinearizedProblem
 from jumpstart.solver.solution import Solution
 
-from ..problems import PROBLEMS, Frozen, at, flat, integrate, jacobian, mlp, randn, relative, slope, vector
+from ..problems import PROBLEMS, Frozen, at, flat, integrate, jacobian, mlp, problem_of, randn, relative, slope, vector
 
 SEEDS = (0, 1, 2)
 INF = math.inf
@@ -25,13 +26,13 @@ INF = math.inf
 
 def solution(objective, built, lin=None):
     lin = lin or linearize(objective)
-    return Solution(objective, lin, built, ReducedFlow(built, objective.loss, lin.u), None)
+    return Solution(objective, ReducedFlow(built, objective.loss), None)
 
 
 def solved(objective, route, metric=None):
     """A dense solution by a given route."""
     lin = linearize(objective)
-    return solution(objective, bases.dense(lin, metric or Metric(), route=route), lin)
+    return solution(objective, bases.dense(problem_of(lin, metric), route=route), lin)
 
 
 def horizons(oracle):
@@ -64,7 +65,7 @@ def test_displacement_has_relative_accuracy_at_every_horizon(name):
     oracle = Frozen(p)
     found = js.solve(js.supervised(p.model, p.x, p.y))
     for t in horizons(oracle):
-        c = found.flow.at(parse(t))[0]
+        c = found.flow.coefficients(parse(t))[0]
         assert relative(found.basis.displacement(c), oracle.displacement(t)) <= 1e-10, t
 
 
@@ -116,7 +117,7 @@ def test_krylov_at_full_depth(name, side, tolerance):
         p = PROBLEMS[name](seed)
         oracle, objective = Frozen(p), js.supervised(p.model, p.x, p.y)
         lin = linearize(objective)
-        built = bases.krylov(lin, objective.loss, Metric(), lin.u.numel(), side=side)
+        built = bases.krylov(LinearizedProblem(lin, objective.loss, Metric()), lin.u.numel(), side=side)
         found = solution(objective, built, lin)
         for t in horizons(oracle):
             u, q = oracle.state(t)
@@ -154,7 +155,7 @@ def test_landing_misses_by_epsilon_to_the(second_order, order, seed):
     for eps in epsilons:
         target = u + eps * v
         found = js.solve(js.supervised(model, x, target))
-        theta = vector(found.parameters(INF, second_order=second_order))
+        theta = vector(found.parameters(INF, land=second_order))
         misses.append(float((at(model, theta, x) - target).norm()))
     measured = slope(epsilons, misses)
     print(f"seed {seed}, second_order={second_order}: real outputs miss by ε^{measured:.3f}")
@@ -191,7 +192,7 @@ def test_a_trajectory_prefix_as_a_basis():
         optimizer.step()
         updates.append(objective.theta() - before)
     span = torch.stack(updates)
-    solution = js.solve(objective, basis=lambda lin, loss, metric: js.bases.span(lin, metric, span))
+    solution = js.solve(objective, basis=lambda problem: js.bases.span(problem, span))
     assert solution.lin.ledger.pushes == 4
     assert solution.lin.ledger.pulls == 0
     moved = objective.space.flatten(solution.parameters(5.0)) - objective.theta()

@@ -19,10 +19,11 @@ from jumpstart.linearization.metric import Metric
 from jumpstart.linearization.ntk.collocation import gathered_kernel
 from jumpstart.surrogate import damped_cg as iterative
 from jumpstart.surrogate import select as choose
-from jumpstart.surrogate.damped_cg import Iterative
+from jumpstart.surrogate.damped_cg import DampedCG
+from jumpstart.surrogate.damped_cholesky import GatheredCholesky
 
 from ..objectives.taylor.test_taylor import burgers, net_of, periodic, scalar
-from ..problems import flat, mlp, randn, relative
+from ..problems import flat, mlp, problem_of, randn, relative
 
 
 def laplacian(net, x):
@@ -101,21 +102,21 @@ ROOT = (0.3 * randn(5, flat(net_of()).numel())).exp()
 @pytest.mark.parametrize("metric", [Metric(), Metric(ROOT)], ids=["plain", "metric"])
 @pytest.mark.parametrize("depth", [None, 200], ids=["default", "conjugate gradients"])
 def test_steps_are_the_dense_ones(monkeypatch, depth, metric):
-    monkeypatch.setattr(iterative, "TOLERANCE", 1e-13)
-    monkeypatch.setattr(iterative, "COARSE", 1e-13)
+    monkeypatch.setattr(iterative, "STEP", 1e-13)
+    monkeypatch.setattr(iterative, "CORRECTION", 1e-13)
     _, objective = problem("several")
-    flow = Iterative(linearize(objective), objective.loss, metric, depth)
-    assert (flow.matrix is not None) == (depth is None and metric.root is None)
+    flow = choose.matrix_free(problem_of(linearize(objective), metric, objective.loss), depth)
+    assert isinstance(flow, GatheredCholesky if depth is None and metric.root is None else DampedCG)
     g = randn(9, *objective.shape)
     for t in (1e-3, 1.0, 1e3):
         delta, u, length = dense(objective, metric, t)
-        c = flow.at_time(t)
+        c = flow.coefficients(Times.at(t))[0]
         assert relative(flow.displacement(c), delta) < 1e-8
         assert relative(flow.outputs(c).reshape(-1), u) < 1e-8
         assert float(flow.length(c)) == pytest.approx(length, rel=1e-7)
-        assert float(flow.predicted(c)) == pytest.approx(0.5 * float((u**2).sum()), rel=1e-7)
+        assert float(flow.predicted_loss(c)) == pytest.approx(0.5 * float((u**2).sum()), rel=1e-7)
         answer = flow.response(g, Times((t,), True))[0]
-        kernel = flow.push(flow.pull(answer)) * objective.loss.curvature
+        kernel = flow.a @ (flow.a.T @ answer) * objective.loss.curvature
         assert relative(kernel + answer / t, -g.reshape(-1)) < 1e-8
 
 
@@ -123,10 +124,10 @@ def test_products_are_those_of_the_jacobian():
     _, objective = problem("two rows")
     lin = linearize(objective)
     j = lin.jacobian()
-    flow = Iterative(lin, objective.loss, Metric(), 5)
+    flow = DampedCG(problem_of(lin, loss=objective.loss), 5)
     s, z = randn(1, len(j)), randn(2, j.shape[1])
-    assert relative(flow.pull(s), j.T @ s) < 1e-12
-    assert relative(flow.push(z), j @ z) < 1e-12
+    assert relative(flow.a.T @ s, j.T @ s) < 1e-12
+    assert relative(flow.a @ z, j @ z) < 1e-12
 
 
 def test_a_sketch_is_nystroms_and_never_above_the_kernel():
@@ -152,8 +153,8 @@ def test_a_sketch_saves_products():
     lin = linearize(objective)
 
     def products(sketch):
-        flow = Iterative(lin, objective.loss, Metric(), 60, sketch)
-        flow.at_time(1e3)
+        flow = DampedCG(problem_of(lin, loss=objective.loss), 60, sketch)
+        flow.coefficients(Times.at(1e3))[0]
         return len(flow._tests), flow.sketch()
 
     first, sketch = products(None)
@@ -164,13 +165,12 @@ def test_a_sketch_saves_products():
 @pytest.mark.parametrize("depth", [None, 10])
 def test_matrix_free_jumps_lower_the_loss_and_recycle(depth):
     _, objective = problem("several")
-    before, trust, sketch = objective.value(objective.theta()), js.Trust(), None
+    before, jumper = objective.value(objective.theta()), js.Jumper(objective, basis="matrix-free", depth=depth)
     for _ in range(6):
-        result = js.jump(objective, basis="matrix-free", depth=depth, trust=trust, recycle=sketch)
+        result = jumper.jump()
         assert result.accepted
         assert result.actual < result.before
-        trust, sketch = result.trust, result.sketch
-    assert (sketch is not None) == (depth is not None)
+    assert (jumper.memory.sketch is not None) == (depth is not None)
     assert result.actual < 0.1 * before
     assert objective.value(objective.theta()) == pytest.approx(result.actual)
 
@@ -179,7 +179,7 @@ def test_large_networks_are_gathered_by_themselves(monkeypatch):
     monkeypatch.setattr(choose, "LARGE", 100.0)
     _, objective = problem("one")
     one = js.jump(objective)
-    assert one.basis == "matrix-free"
+    assert one.basis == "gathered"
     monkeypatch.setattr(choose, "LARGE", math.inf)
     _, same = problem("one")
     other = js.jump(same)
@@ -190,7 +190,7 @@ def test_large_networks_are_gathered_by_themselves(monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"family": "horizon"}, "family"), ({"gate": "hard"}, "gate"), ({"weight_decay": 0.1}, "decay")],
+    [({"search": "horizon"}, "search"), ({"gate": "hard"}, "gate"), ({"weight_decay": 0.1}, "decay")],
 )
 def test_misuse_is_named(options, words):
     _, objective = problem("one")
@@ -230,10 +230,10 @@ def test_a_trial_that_is_not_finite_is_no_end(monkeypatch):
         return laplacian(net, x) * torch.where(far > 1e-3, math.nan, 1.0)
 
     objective = js.residual(model, js.Term(fragile, randn(0, 9, 2)))
-    sketch, trust = None, js.Trust()
+    jumper = js.Jumper(objective, basis="matrix-free", depth=4)
     for _ in range(3):
-        result = js.jump(objective, basis="matrix-free", depth=4, trust=trust, recycle=sketch)
-        sketch, trust = result.sketch, result.trust
+        result = jumper.jump()
+        sketch = jumper.memory.sketch
         assert bool(torch.isfinite(flat(model)).all())
         assert result.outcome in (js.Outcome.ACCEPTED, js.Outcome.NOT_FINITE, js.Outcome.NO_DECREASE)
     assert sketch is None or bool(torch.isfinite(sketch.vectors).all())

@@ -14,9 +14,9 @@ from jumpstart.flow.horizon import Times
 from jumpstart.linalg import cholesky
 from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.metric import Metric
-from jumpstart.surrogate.damped_cholesky import Resolvent
+from jumpstart.surrogate.damped_cholesky import DampedCholesky
 
-from ..problems import fill, flat, jacobian, mlp, randn, relative
+from ..problems import fill, flat, jacobian, mlp, problem_of, randn, relative
 
 
 @pytest.mark.parametrize("layout", ["rows", "columns", "neither"])
@@ -100,7 +100,7 @@ class Dense:
         self.g = self.beta * (self.u - y.numpy()).reshape(-1)
         self.y, self.z0 = y.numpy(), flat(self.model).numpy() / self.root
         self.matrix = self.beta * self.a.T @ self.a + np.diag(self.w)
-        self.flow = Resolvent(self.lin, self.objective.loss, metric)
+        self.flow = DampedCholesky(problem_of(self.lin, metric, self.objective.loss))
 
     def step(self, t, force=None):
         force = self.a.T @ self.g + self.w * self.z0 if force is None else force
@@ -113,13 +113,13 @@ def test_the_step_is_the_dense_one_at_every_horizon(n, name):
     d = Dense(n, METRICS[name])
     assert (2 * n < P) == (n == 6)
     for t in (1e-6, 1e-2, 1.0, 100.0, 1e6):
-        z, c = d.step(t), d.flow.at_time(t)
+        z, c = d.step(t), d.flow.coefficients(Times.at(t))[0]
         tolerance = 1e-11 if t < 1e5 else 1e-8
         assert relative(d.flow.displacement(c), d.root * z) < tolerance
-        assert relative(d.flow.at(Times((t, 2 * t), False))[0], c) < 1e-12
+        assert relative(d.flow.coefficients(Times((t, 2 * t), False))[0], c) < 1e-12
         moved = d.u + (d.a @ z).reshape(d.u.shape)
         assert relative(d.flow.outputs(c), moved) < 1e-9
-        assert float(d.flow.predicted(c)) == pytest.approx(np.mean((moved - d.y) ** 2), rel=1e-7)
+        assert float(d.flow.predicted_loss(c)) == pytest.approx(np.mean((moved - d.y) ** 2), rel=1e-7)
         assert float(d.flow.length(c)) == pytest.approx(np.linalg.norm(z), rel=1e-8)
 
 
@@ -131,11 +131,11 @@ def test_responses_to_other_gradients(n, name):
     g = randn(7, n, 2)
     plain = d.step(t, d.a.T @ g.numpy().reshape(-1))
     assert relative(d.flow.displacement(d.flow.response(g, Times((t,), True))[0]), d.root * plain) < 1e-10
-    c = d.flow.at_time(t)
+    c = d.flow.coefficients(Times.at(t))[0]
     met = d.step(t, d.a.T @ g.numpy().reshape(-1) + d.w * (d.z0 + d.step(t)))
     there = d.flow.displacement(d.flow.response(g, Times((t,), True), decayed=c)[0])
     assert relative(there, d.root * met) < 1e-10
-    assert relative(d.flow.curve(d.lin.u, g), d.beta * g) < 1e-14
+    assert relative(d.flow.hvp(d.lin.u, g), d.beta * g) < 1e-14
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -143,7 +143,8 @@ def test_short_horizons_follow_the_gradient(name):
     d = Dense(60, METRICS[name])
     force = d.a.T @ d.g + d.w * d.z0
     errors_ = [
-        np.linalg.norm(d.flow.displacement(d.flow.at_time(t)).numpy() / t + d.root * force) for t in (1e-4, 1e-5)
+        np.linalg.norm(d.flow.displacement(d.flow.coefficients(Times.at(t))[0]).numpy() / t + d.root * force)
+        for t in (1e-4, 1e-5)
     ]
     assert errors_[0] / errors_[1] == pytest.approx(10, rel=0.01)  # first order in t
     assert errors_[1] < 1e-3 * np.linalg.norm(force)
@@ -157,11 +158,11 @@ def test_long_horizons_end_at_gauss_and_newtons_step(case):
     x = torch.cat([x, x[:3]]) if "deficient" in case else x
     y = randn(2, len(x), 2)
     objective = js.supervised(model, x, y)
-    flow = Resolvent(linearize(objective), objective.loss, Metric())
+    flow = DampedCholesky(problem_of(linearize(objective), loss=objective.loss))
     a, r = jacobian(model, x).numpy(), (model(x).detach() - y).reshape(-1).numpy()
     newton = -np.linalg.pinv(a, rcond=1e-10) @ r
-    for t, tolerance in ((1e-4 * flow.longest, 1e-3), (flow.longest, 0.1), (math.inf, 0.1)):
-        found = flow.displacement(flow.at_time(t)).numpy()
+    for t, tolerance in ((1e-4 * flow.max_horizon, 1e-3), (flow.max_horizon, 0.1), (math.inf, 0.1)):
+        found = flow.displacement(flow.coefficients(Times.at(t))[0]).numpy()
         assert relative(found, newton) < tolerance
         assert relative(a @ found, a @ newton) < tolerance
 
@@ -171,9 +172,9 @@ def test_rates_and_horizons_to_start_and_end_with(n):
     d = Dense(n, METRICS["decay" if n == 60 else "metric"])
     rates = np.linalg.eigvalsh(d.matrix)
     assert d.flow.trace == pytest.approx(rates.sum(), rel=1e-10)
-    assert 0.5 * rates[-1] <= d.flow.fastest <= rates[-1] * (1 + 1e-12)
-    assert d.flow.opening() == pytest.approx(1e3 / rates.sum(), rel=1e-10)
-    assert 1 / d.flow.longest < 1e-14 * rates[-1] * P
+    assert 0.5 * rates[-1] <= d.flow.max_rate <= rates[-1] * (1 + 1e-12)
+    assert d.flow.initial_horizon() == pytest.approx(1e3 / rates.sum(), rel=1e-10)
+    assert 1 / d.flow.max_horizon < 1e-14 * rates[-1] * P
     assert d.flow.size == min(2 * n, P)
 
 
@@ -187,4 +188,4 @@ def test_derivatives_that_are_not_finite_are_named():
         lambda net: net(randn(1, 3, 2)).squeeze(1),
     )
     with pytest.raises(errors.NonFiniteError, match="derivatives"):
-        Resolvent(linearize(objective), objective.loss, Metric())
+        DampedCholesky(problem_of(linearize(objective), loss=objective.loss))

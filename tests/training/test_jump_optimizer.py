@@ -61,7 +61,7 @@ def test_without_a_jump_it_is_the_wrapped_optimizer_to_the_bit(make):
     torch.manual_seed(7)
     # A horizon far too long is rejected: the run must go on as if nothing had been tried.
     optimizer = js.JumpOptimizer(
-        make(wrapped.parameters()), objective, at=2, horizon=1e12, second_order=False, reuse=0, basis="dense"
+        make(wrapped.parameters()), objective, at=2, horizon=1e12, geodesic=False, chord_steps=0, basis="dense"
     )
     train(wrapped, x, y, optimizer, 6)
     assert [result.accepted for result in optimizer.results] == [False] * 3

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..linearize import Linearization
 from ..metric import Metric
+from ..operators import Jacobian
 
 
 class NTKOperator(LinearOperator):
@@ -24,8 +25,7 @@ class NTKOperator(LinearOperator):
         self.left, self.right, self.metric = left, right, metric
 
     def _product(self, w: Tensor) -> Tensor:
-        pulled = self.right.vjp(w.reshape(self.right.u.shape))
-        return self.left.jvp(self.metric.scale(self.metric.scale(pulled))).reshape(-1)
+        return Jacobian(self.left, self.metric) @ (Jacobian(self.right, self.metric).T @ w)
 
     def _matmul(self, rhs: Tensor) -> Tensor:
         columns = rhs[:, None] if rhs.dim() == 1 else rhs

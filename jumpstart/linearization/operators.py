@@ -1,0 +1,106 @@
+"""The linearization's matrices as linear operators: J, A = J D^½, K = A Aᵀ, and G = Aᵀ B A + W.
+
+Products cost network passes and are counted in the linearization's ledger. In scaled coordinates z = D^{−½}θ the
+network is u₀ + A (z − z₀); docs/theory.md, equations 1, 2 and 7.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..linalg.operator import LinearOperator
+from ..losses.base import Loss
+from .linearize import Linearization
+from .metric import Metric
+
+
+class Jacobian(LinearOperator):
+    """A = J D^½ (N, P) between scaled weights and flattened outputs; J itself in the plain metric.
+
+    A product costs a jvp, one with the transpose a vjp.
+    """
+
+    def __init__(self, lin: Linearization, metric: Metric | None = None) -> None:
+        super().__init__((lin.u.numel(), lin.theta.numel()), lin.theta.dtype, lin.theta.device)
+        self.lin, self.metric = lin, Metric() if metric is None else metric
+
+    def apply(self, v: Tensor) -> Tensor:
+        return self.lin.jvp(self.metric.scale(v)).reshape(-1)
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        return self.metric.scale(self.lin.vjp(w.reshape(self.lin.u.shape).to(self.lin.u.dtype)))
+
+    def image(self, v: Tensor) -> Tensor:
+        """A v shaped like the outputs."""
+        return self.lin.jvp(self.metric.scale(v.to(self.dtype)))
+
+    def displacement(self, z: Tensor) -> Tensor:
+        """δθ (P,) for a displacement z (P,) in scaled coordinates."""
+        return self.metric.scale(z.to(self.dtype))
+
+
+class GraphJacobian(LinearOperator):
+    """A = J D^½ (N, P) through graphs that are made once and kept: both products cost backward passes alone."""
+
+    def __init__(self, lin: Linearization, metric: Metric | None = None) -> None:
+        super().__init__((lin.u.numel(), lin.theta.numel()), lin.theta.dtype, lin.theta.device)
+        self.lin, self.metric = lin, Metric() if metric is None else metric
+        with torch.enable_grad():
+            self._theta = lin.theta.detach().clone().requires_grad_()
+            net = lin.net.bind(self._theta)
+            self._rows = torch.cat([part.outputs(net).reshape(-1) for part in lin.parts])
+        lin.ledger.gradients += 1
+        self._pushing: tuple[Tensor, Tensor] | None = None
+
+    def apply(self, v: Tensor) -> Tensor:
+        self.lin.ledger.pushes += 1
+        if self._pushing is None:  # J·v is the derivative of Jᵀw, which is linear in w, along v
+            with torch.enable_grad():
+                cotangent = torch.zeros_like(self._rows).requires_grad_()
+                pulled = torch.autograd.grad(self._rows, self._theta, cotangent, create_graph=True)[0]
+            self._pushing = (pulled, cotangent)
+        pulled, cotangent = self._pushing
+        return torch.autograd.grad(pulled, cotangent, self.metric.scale(v), retain_graph=True)[0]
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        self.lin.ledger.pulls += 1
+        found = torch.autograd.grad(self._rows, self._theta, w.to(self._rows.dtype), retain_graph=True)[0]
+        return self.metric.scale(found)
+
+
+class Kernel(LinearOperator):
+    """K = A_left A_rightᵀ (M, N): rows are the outputs of ``left`` (query points, say), columns those of ``right``.
+
+    A product costs a vjp on the right and a jvp on the left.
+    """
+
+    def __init__(self, left: LinearOperator, right: LinearOperator | None = None) -> None:
+        self.left, self.right = left, left if right is None else right
+        super().__init__((self.left.shape[0], self.right.shape[0]), left.dtype, left.device)
+
+    def apply(self, v: Tensor) -> Tensor:
+        return self.left.apply(self.right.apply_adjoint(v))
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        return self.right.apply(self.left.apply_adjoint(w))
+
+
+class GaussNewton(LinearOperator):
+    """G = Aᵀ B A + W (P, P), symmetric: B the loss's curvature at u₀, W the metric's weight decay."""
+
+    def __init__(self, jacobian: Jacobian, loss: Loss) -> None:
+        super().__init__((jacobian.shape[1], jacobian.shape[1]), jacobian.dtype, jacobian.device)
+        self.jacobian, self.loss = jacobian, loss
+
+    def apply(self, v: Tensor) -> Tensor:
+        return self.pulled(v, self.jacobian.image(v))
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        return self.apply(w)
+
+    def pulled(self, v: Tensor, image: Tensor) -> Tensor:
+        """G v where A v, shaped like the outputs, is known already."""
+        a, metric = self.jacobian, self.jacobian.metric
+        found = a.apply_adjoint(self.loss.hvp(a.lin.u, image))
+        return found + metric.decay * v if metric.decays else found

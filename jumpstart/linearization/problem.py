@@ -1,0 +1,79 @@
+"""A linearized problem: a network at θ₀, the loss on its outputs, and the metric that the weights move in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..losses.base import Loss
+from ..objectives.objective import Objective
+from ..utils.cost import Ledger
+from .linearize import Linearization, linearize
+from .metric import Metric, MetricLike, metric_of
+from .operators import GaussNewton, Jacobian
+
+
+@dataclass(frozen=True, eq=False)
+class LinearizedProblem:
+    """min Φ(u₀ + A (z − z₀)) over z = D^{−½}θ, and the real loss beside it.
+
+    Attributes:
+        lin: the network's outputs around θ₀. loss: Φ with its targets. metric: D, and weight decay.
+    """
+
+    lin: Linearization
+    loss: Loss
+    metric: Metric = field(default_factory=Metric)
+
+    @cached_property
+    def jacobian(self) -> Jacobian:
+        """A (N, P)."""
+        return Jacobian(self.lin, self.metric)
+
+    @property
+    def curvature(self) -> GaussNewton:
+        """G = Aᵀ B A + W (P, P)."""
+        return GaussNewton(self.jacobian, self.loss)
+
+    @cached_property
+    def z(self) -> Tensor:
+        """z₀ (P,)."""
+        return self.metric.unscale(self.lin.theta)
+
+    def gradient(self) -> Tensor:
+        """Aᵀ∇Φ(u₀) + W z₀ (P,), the gradient in scaled coordinates; one vjp."""
+        pulled = self.jacobian.apply_adjoint(self.loss.grad(self.lin.u))
+        return pulled + self.metric.decay * self.z if self.metric.decays else pulled
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing pulls: no gradient in the outputs, and no weight decay."""
+        return not self.metric.decays and not bool((self.loss.grad(self.lin.u) != 0).any())
+
+    @cached_property
+    def before(self) -> float:
+        """The loss at θ₀, with the penalty of weight decay."""
+        return float(self.loss.value(self.lin.u)) + self.metric.penalty(self.lin.theta)
+
+    def measure(self, displacement: Tensor) -> tuple[Tensor, float]:
+        """Real outputs and loss at θ₀ + δ, for δ (P,); one forward pass. NaN where δ is not finite."""
+        theta = self.lin.theta + displacement
+        u = self.lin.outputs(theta)
+        loss = float(self.loss.value(u)) + self.metric.penalty(theta)
+        return u, loss if bool(torch.isfinite(displacement).all()) else math.nan
+
+
+def linearized(
+    objective: Objective, metric: MetricLike = None, weight_decay: float | None = None, ledger: Ledger | None = None
+) -> LinearizedProblem:
+    """An objective at the model's present weights, linearized.
+
+    Raises:
+        NonFiniteError, NondeterministicError: see ``linearize``; InputError and its kinds for the metric.
+    """
+    lin = linearize(objective, ledger=ledger if ledger is not None else Ledger())
+    return LinearizedProblem(lin, objective.loss, metric_of(metric, objective, weight_decay))
