@@ -10,7 +10,8 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 import jumpstart as js
 from jumpstart.linearization.linearize import linearize
 from jumpstart.objectives.taylor import jets
-from jumpstart.objectives.taylor.network import trace
+from jumpstart.objectives.taylor.network import trace_network
+from jumpstart.utils.fallback import NotFollowed
 
 from ...problems import fill, randn, relative
 
@@ -134,7 +135,7 @@ def build(name):
 @pytest.mark.parametrize("name", KNOWN)
 def test_programs_of_custom_modules_carry_all_derivatives(name):
     model, points, wanted = build(name), randn(1, 4, 2), jets.indices(2, 4)
-    program = trace(model)
+    program = trace_network(model)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     out = program.run(tensors, jets.variable(points, wanted), wanted)
     for index in wanted:
@@ -150,7 +151,8 @@ def hessian_laplacian(net, x):
 def test_unknown_modules_are_refused_and_stay_exact(name):
     model, points = build(name), randn(1, 5, 2)
     if name != "raw matrix":
-        assert trace(model) is None
+        with pytest.raises(NotFollowed):
+            trace_network(model)
     objective = js.residual(model, js.Term(hessian_laplacian, points))
     assert objective.parts[0].local is None
     agrees(objective, model, [(hessian_laplacian, points, 1.0)])
