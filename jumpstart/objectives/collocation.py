@@ -19,6 +19,7 @@ from .taylor import Local, Outer, fingerprint, of_model, trace_residual
 
 FORMED = 2**24  # entries up to which the explicit Jacobian is checked as well
 AGREEMENT = 0.6  # both ways agree to the power of the machine precision ε that this is
+DIFFERS = ", so the network or the residual does what a trace does not show (hooks, random numbers, state)"
 CHECKS = 16  # the fast way is held against the general one at preparations 1, 2, 4, …, then every so many
 
 
@@ -181,12 +182,12 @@ class Points(Part):
             w = normal(exact.shape, 0).to(exact)
             truth = pull(w).detach()
             if not _close(rows.detach(), exact.detach(), tolerance):
-                raise NotFollowed("derivative streams give other residuals: these ask for more than they show")
+                raise NotFollowed(f"derivative streams give other residuals{DIFFERS}")
             found = [fast(w).detach(), self._contracted(net, near, w)]
             if w.numel() * near.numel() <= FORMED:
                 found.append(w @ self._by_streams(net, near)[0])
             if not all(_close(products, truth, tolerance) for products in found):
-                raise NotFollowed("derivative streams give the same residuals, but another Jacobian")
+                raise NotFollowed(f"derivative streams give the same residuals but another Jacobian{DIFFERS}")
             return
         raise NotFollowed("no residuals are finite near the present weights, so that nothing can be checked")
 

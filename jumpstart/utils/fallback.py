@@ -66,7 +66,7 @@ def _mark(error: Exception, owner: str | None) -> None:
 
 
 def fallback(error: Exception) -> Fallback:
-    """What an exception that ended a fast way says: expected if it is ``NotFollowed`` or came out of the user's code."""
+    """What an exception that ended a fast way says: expected from ``NotFollowed`` or the user's code."""
     if isinstance(error, NotFollowed):
         return Fallback(str(error))
     doing: str | None = getattr(error, _OWNER, None)

@@ -136,7 +136,9 @@ class Local:
         return self.graph(jets, self.points, [place.points for place in self.places], direct)
 
 
-def _outer(layer: LinearPass, deltas: dict[Index, Tensor], columns: Mapping[str, int], view: Tensor, seen: set[str]) -> None:
+def _outer(
+    layer: LinearPass, deltas: dict[Index, Tensor], columns: Mapping[str, int], view: Tensor, seen: set[str]
+) -> None:
     """Add Σ_streams δ ⊗ a of one layer to its columns of (n, P); the first to write a column overwrites."""
     if not deltas:
         return

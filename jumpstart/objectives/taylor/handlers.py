@@ -183,10 +183,7 @@ def _two(node: fx.Node) -> tuple[Any, Any]:
 def _operands(node: fx.Node, reading: Reading) -> tuple[Any, Any, bool, bool]:
     """Both operands, and which of them depend on the input: at least one does."""
     a, b = _two(node)
-    left, right = reading.is_jet(a), reading.is_jet(b)
-    if not left and not right:
-        raise NotFollowed(f"{_called(node)} of parameters or constants alone")
-    return a, b, left, right
+    return a, b, reading.is_jet(a), reading.is_jet(b)
 
 
 def _value(values: Values, operand: Any) -> Any:

@@ -6,15 +6,20 @@ concatenation. Anything else raises ``NotFollowed`` with the reason, and the cal
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from ...utils.fallback import NotFollowed, described
 from .handlers import Reading, read_function, read_layer, read_method
-from .program import Program, Step
+from .program import Program, Step, Values
+
+
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True  # what is computed from buffers is computed anew, as they may change
 
 
 def trace_network(model: nn.Module) -> Program:
@@ -23,12 +28,27 @@ def trace_network(model: nn.Module) -> Program:
     Raises:
         NotFollowed: control flow, or a layer or function that is not known.
     """
-    tracer = fx.Tracer()
+    tracer = _Tracer()
+    with _attributes_kept(model):
+        try:
+            graph = tracer.trace(model)
+        except Exception as error:  # any code of the model's own runs in there
+            raise NotFollowed(f"torch.fx cannot trace the network's forward pass ({described(error)})") from error
+        return _read(graph, Reading(model, {id(t): k for k, t in [*model.named_parameters(), *model.named_buffers()]}))
+
+
+@contextlib.contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Take back the attributes in which ``torch.fx`` keeps constants that it met: the model is the user's."""
+    before = set(vars(model))
     try:
-        graph = tracer.trace(model)
-    except Exception as error:  # any code of the model's own runs in there
-        raise NotFollowed(f"torch.fx cannot trace the network's forward pass ({described(error)})") from error
-    reading = Reading(model, {id(t): name for name, t in [*model.named_parameters(), *model.named_buffers()]})
+        yield
+    finally:
+        for name in set(vars(model)) - before:
+            delattr(model, name)
+
+
+def _read(graph: fx.Graph, reading: Reading) -> Program:
     source, steps = _source(graph, reading), []
     for node in graph.nodes:
         if node.op in _READERS:
@@ -59,13 +79,15 @@ def _attribute(node: fx.Node, reading: Reading) -> Step:
     if name is None:
         return lambda values, tensors, wanted, passed: value
     reading.other.add(name)
-    return lambda values, tensors, wanted, passed: tensors[name]
+    return lambda values, tensors, wanted, passed: tensors[name].clone()  # a step may write to it
 
 
-def _jet(read: Callable[[fx.Node, Reading], Step]) -> Callable[[fx.Node, Reading], Step]:
-    """What a reader gives depends on the input."""
+def _reader(read: Callable[[fx.Node, Reading], Step]) -> Callable[[fx.Node, Reading], Step]:
+    """``read`` for what depends on the input; what does not is computed as it stands."""
 
     def reader(node: fx.Node, reading: Reading) -> Step:
+        if node.op != "call_module" and not any(reading.is_jet(other) for other in node.all_input_nodes):
+            return _constant(node)
         step = read(node, reading)
         reading.jets.add(node)
         return step
@@ -73,9 +95,19 @@ def _jet(read: Callable[[fx.Node, Reading], Step]) -> Callable[[fx.Node, Reading
     return reader
 
 
+def _constant(node: fx.Node) -> Step:
+    def step(values: Values, tensors: Any, wanted: Any, passed: Any) -> Any:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda other: values[other])
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    return step
+
+
 _READERS: dict[str, Callable[[fx.Node, Reading], Step]] = {
     "get_attr": _attribute,
-    "call_module": _jet(read_layer),
-    "call_function": _jet(read_function),
-    "call_method": _jet(read_method),
+    "call_module": _reader(read_layer),
+    "call_function": _reader(read_function),
+    "call_method": _reader(read_method),
 }
