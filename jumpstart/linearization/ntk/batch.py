@@ -21,6 +21,7 @@ from .record import Call, Tape, backpropagate, pull_back, record, split_batch
 # Relative disagreement at which a check against autograd fails.
 _RTOL = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
+TOGETHER = "samples cannot be taken one by one"
 _MATRICES = {("linear", "weight"), ("conv", "weight")}  # roles whose gradients are matrices
 
 
@@ -90,7 +91,7 @@ class RecordedBatch:
             if name in bad:
                 continue
             if uses and self._astray(mixed, uses, truth, floor):
-                bad[name] = "it is used in another way than by the layers that were recorded, too"
+                bad[name] = "its recorded uses do not make up its gradient (another use, or samples that interact)"
             elif not uses and truth is not None:
                 bad[name] = "no layer, sum or product that is known here uses it"
         return bad
@@ -129,7 +130,7 @@ class RecordedBatch:
     def _left(self, error: Exception) -> str:
         """Why samples are not taken one by one; torch's refusals to batch what the model does are no fault of ours."""
         if type(error) in (RuntimeError, NotImplementedError):
-            return f"samples cannot be taken one by one ({described(error)})"
+            return f"{TOGETHER} ({described(error)})"
         found = fallback(error)
         if found.unexpected:
             found.warn("the kernel")
@@ -155,7 +156,7 @@ class RecordedBatch:
 
     def _alone(self, fixed: dict[str, Tensor], p: dict[str, Tensor], sample: tuple[Tensor, ...]) -> Tensor:
         """Outputs (c,) of one sample as a function of the parameters p."""
-        with theirs("a sample cannot be passed through the model alone"):
+        with theirs(TOGETHER):
             u = self.call({**fixed, **p}, self.rebuild([t.unsqueeze(0) for t in sample]))
             return u.reshape(self.tape.c)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import fx, nn
+from torch.fx.node import map_arg
 
 from ...utils.fallback import NotFollowed, described
 from .handlers import Reading, read_function, read_layer, read_method
@@ -97,7 +98,7 @@ def _reader(read: Callable[[fx.Node, Reading], Step]) -> Callable[[fx.Node, Read
 
 def _constant(node: fx.Node) -> Step:
     def step(values: Values, tensors: Any, wanted: Any, passed: Any) -> Any:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda other: values[other])
+        args, kwargs = map_arg((node.args, node.kwargs), lambda other: values[other])
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]
