@@ -46,7 +46,7 @@ Handler = Callable[[fx.Node, Reading], Step]
 def _source(node: fx.Node, reading: Reading, what: str) -> fx.Node:
     """The one argument of a node, which must depend on the input."""
     if len(node.args) != 1 or node.kwargs:
-        raise NotFollowed(f"{what} is called with more than one argument")
+        raise NotFollowed(f"{what} is called with arguments that derivative streams do not know")
     if not reading.is_jet(node.args[0]):
         raise NotFollowed(f"{what} is applied to something that does not depend on the input")
     assert isinstance(node.args[0], fx.Node)
@@ -135,11 +135,11 @@ def _called(node: fx.Node) -> str:
 
 
 def _function(tower: Tower) -> Handler:
-    return lambda node, reading: _elementwise(_source(node, reading, _called(node)), tower)
+    return lambda node, reading: _elementwise(_source(node, reading, f"function {_called(node)}"), tower)
 
 
 def _negative(node: fx.Node, reading: Reading) -> Step:
-    source = _source(node, reading, "neg")
+    source = _source(node, reading, "function neg")
     return lambda values, tensors, wanted, passed: mapped(torch.neg, values[source])
 
 

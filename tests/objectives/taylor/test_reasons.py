@@ -92,7 +92,7 @@ MODELS = {
     "control flow": (custom(lambda m, x: m.last(m.first(x) if x.sum() > 0 else m.first(-x))), "torch.fx cannot trace the network's forward pass (TraceError: symbolically traced variables cannot be used"),
     "unknown function": (custom(lambda m, x: m.last(torch.softmax(m.first(x), -1))), "function softmax is not known"),
     "unknown method": (custom(lambda m, x: m.last(m.first(x).softmax(-1))), "method .softmax() is not known"),
-    "further arguments": (custom(lambda m, x: m.last(nn.functional.gelu(m.first(x), approximate="tanh"))), "gelu is called with more than one argument"),
+    "further arguments": (custom(lambda m, x: m.last(nn.functional.gelu(m.first(x), approximate="tanh"))), "function gelu is called with arguments that derivative streams do not know"),
     "layer of a constant": (custom(lambda m, x: m.last(m.first(m.mean)) * x), "layer 'first' of type Linear is applied to something that does not depend on the input"),
     "computed from a parameter": (custom(lambda m, x: m.last(m.first(x) * torch.tanh(m.raw))), "the network uses its parameter 'raw' outside of linear layers"),
     "power": (custom(lambda m, x: m.last(m.first(x) ** 0.5)), "a power other than a positive integer one"),
