@@ -11,12 +11,15 @@ from torch.func import jacrev, vmap
 
 from ..errors import NondeterministicError
 from ..utils.autodiff import normal, pullback
+from ..utils.fallback import Fallback, NotFollowed, fallback
 from ..utils.progress import track
 from .parts import JACOBIAN_BYTES, Part, require_tensor
 from .pure import Bound, Net, tensors_of
-from .taylor import Local, Outer, factor, fingerprint, of_model
+from .taylor import Local, Outer, fingerprint, of_model, trace_residual
 
 FORMED = 2**24  # entries up to which the explicit Jacobian is checked as well
+AGREEMENT = 0.6  # both ways agree to the power of the machine precision ε that this is
+DIFFERS = ", so the network or the residual does what a trace does not show (hooks, random numbers, state)"
 CHECKS = 16  # the fast way is held against the general one at preparations 1, 2, 4, …, then every so many
 
 
@@ -24,20 +27,25 @@ class Points(Part):
     """Rows scale·fn(net, x) for x in ``points`` (m, d).
 
     The general way is ``vmap`` over ``fn``. Where the network is a chain of known layers that ``fn`` asks for values
-    and derivatives at places, ``prepare`` finds the same rows as batched operations (``streams``), checks them and
+    and derivatives at places, ``prepare`` finds the same rows as batched operations (``taylor``), checks them and
     their Jacobian against the general way, and uses them from then on.
+
+    Attributes:
+        local: the fast way, or None.
+        fallback: why the general way is taken, for people; None where the fast one is, and before ``prepare``.
     """
 
     def __init__(self, fn: Callable[[Callable[..., Any], Tensor], Tensor], points: Tensor, scale: float) -> None:
         self.fn, self.points, self.scale = fn, points, scale
         self.local: Local | None = None
+        self.fallback: str | None = None
         self._read: Any = None  # fingerprint of what fn reads, at the time that ``local`` was made
         self._model: nn.Module | None = None  # whose layers ``local`` goes through
         self._asked = 0
 
     def __getstate__(self) -> dict[str, Any]:
         # traced graphs do not travel
-        return {**self.__dict__, "local": None, "_read": None, "_model": None, "_asked": 0}
+        return {**self.__dict__, "local": None, "fallback": None, "_read": None, "_model": None, "_asked": 0}
 
     def _row(self, net: Callable[..., Any], x: Tensor) -> Tensor:
         return self.scale * require_tensor(self.fn(net, x), "a residual function").reshape(-1)
@@ -82,17 +90,20 @@ class Points(Part):
         found = theta.new_empty(self.local.width * len(self.points), theta.numel())
         return found, float(self.local.jacobian(net.bind(theta).tensors(), columns, found, self.scale))
 
-    def factors(self, net: Net, theta: Tensor) -> list[Outer] | None:
-        """The Jacobian as outer products (``streams``), or None where it is not to be had like that."""
+    def outer_products(self, net: Net, theta: Tensor) -> list[Outer] | None:
+        """The Jacobian as outer products (``taylor``), or None where it is not to be had like that."""
         if self.local is None:
             return None
-        return self.local.factors(net.bind(theta).tensors(), set(net.space.names), self.scale)
+        return self.local.outer_products(net.bind(theta).tensors(), set(net.space.names), self.scale)
 
     def pulls(self, u: Tensor) -> float:
         return u.numel() / self.points.shape[0]
 
     def place(self, row: int, count: int) -> str:
         return f"point {self.points[row * len(self.points) // count].tolist()}"
+
+    def notes(self) -> list[str]:
+        return [] if self.fallback is None else [self.fallback]
 
     def at(self, points: Tensor) -> Points:
         """The same residual at other points; as many of them need no new trace."""
@@ -113,15 +124,28 @@ class Points(Part):
         every = asked == 1  # at points that are new, all rows; later a few
         if read == self._read and (self.local is None or self._same_rows(net, theta, every)):
             return
-        self.local, self._read, self._model, self._asked = None, read, net.model, 1
-        if any(dtype != self.points.dtype for dtype in net.space.dtypes):
-            return
-        self.local = factor(self.fn, self.points, net.model, net.bind(theta).tensors(), set(net.space.names))
+        self._read, self._model, self._asked = read, net.model, 1
+        failed = self._find(net, theta)
+        self.fallback = None if failed is None else f"general way: {failed.reason}"
+        if failed is not None and failed.unexpected:
+            with torch.no_grad():
+                self._general(net.bind(theta))  # where this fails as well, its error is the one to tell
+            failed.warn(f"the residual {_name(self.fn)}")
+
+    def _find(self, net: Net, theta: Tensor) -> Fallback | None:
+        """Set ``local``, checked; or leave it at None and say why."""
+        self.local = None
         try:
-            if self.local is not None and not self._same_derivatives(net, theta):
-                self.local = None
-        except RuntimeError:  # whatever the layers do that the fast way cannot follow
+            own = {dtype for dtype in net.space.dtypes if dtype != self.points.dtype}
+            if own:
+                raise NotFollowed(f"the points are {self.points.dtype}, parameters {', '.join(sorted(map(str, own)))}")
+            tensors = net.bind(theta).tensors()
+            self.local = trace_residual(self.fn, self.points, net.model, tensors, net.space.names)
+            self._require_same_derivatives(net, theta)
+        except Exception as error:  # whatever it is, the general way remains
             self.local = None
+            return fallback(error)
+        return None
 
     def _off(self, theta: Tensor) -> Iterator[Tensor]:
         """Weights to compare at, off the present ones: near a solution residuals are what is left of large terms."""
@@ -140,12 +164,16 @@ class Points(Part):
             exact = some._general(net.bind(near))
             if bool(torch.isfinite(exact).all()):
                 rows = self.local.rows(net.bind(near).tensors()).reshape(n, -1)[few.to(self.points.device)]
-                return _close(self.scale * rows.reshape(-1), exact, torch.finfo(theta.dtype).eps ** 0.6)
+                return _close(self.scale * rows.reshape(-1), exact, torch.finfo(theta.dtype).eps ** AGREEMENT)
         return False
 
-    def _same_derivatives(self, net: Net, theta: Tensor) -> bool:
-        """The same for rows and for the derivative along a random cotangent, by vjp and by outer products."""
-        tolerance = torch.finfo(theta.dtype).eps ** 0.6
+    def _require_same_derivatives(self, net: Net, theta: Tensor) -> None:
+        """Hold rows and the derivative along a random cotangent, by vjp and by outer products, against the general way.
+
+        Raises:
+            NotFollowed: something differs, or nothing is finite near θ to be compared.
+        """
+        tolerance = torch.finfo(theta.dtype).eps ** AGREEMENT
         for near in self._off(theta):
             exact, pull = pullback(lambda th: self._general(net.bind(th)), near)
             if not bool(torch.isfinite(exact).all()):
@@ -153,19 +181,20 @@ class Points(Part):
             rows, fast = pullback(lambda th: self.outputs(net.bind(th)), near)
             w = normal(exact.shape, 0).to(exact)
             truth = pull(w).detach()
-            products = w @ self._by_streams(net, near)[0] if w.numel() * near.numel() <= FORMED else None
-            return (
-                _close(rows.detach(), exact.detach(), tolerance)
-                and _close(fast(w).detach(), truth, tolerance)
-                and _close(self._contracted(net, near, w), truth, tolerance)
-                and (products is None or _close(products, truth, tolerance))
-            )
-        return False
+            if not _close(rows.detach(), exact.detach(), tolerance):
+                raise NotFollowed(f"derivative streams give other residuals{DIFFERS}")
+            found = [fast(w).detach(), self._contracted(net, near, w)]
+            if w.numel() * near.numel() <= FORMED:
+                found.append(w @ self._by_streams(net, near)[0])
+            if not all(_close(products, truth, tolerance) for products in found):
+                raise NotFollowed(f"derivative streams give the same residuals but another Jacobian{DIFFERS}")
+            return
+        raise NotFollowed("no residuals are finite near the present weights, so that nothing can be checked")
 
     def _contracted(self, net: Net, theta: Tensor, w: Tensor) -> Tensor:
         """Jᵀw from the outer products, without the Jacobian."""
         total = {name: torch.zeros(size, dtype=w.dtype, device=w.device) for name, size in _sizes(net)}
-        for outer in self.factors(net, theta) or ():
+        for outer in self.outer_products(net, theta) or ():
             part = w[outer.rows]
             found = part @ outer.left if outer.right is None else (part[:, None] * outer.left).T @ outer.right
             total[outer.name] += found.reshape(-1)

@@ -155,8 +155,9 @@ class Objective:
         return total, grads
 
     def notes(self) -> list[str]:
-        """What is slower than it could be, and why, for people."""
-        return [note for part in self.parts for note in part.notes()]
+        """What is slower than it could be, and why, as far as it has been met: a sentence each, for people."""
+        found = [f"{part.name}: {note}" if part.name else note for part in self.parts for note in part.notes()]
+        return list(dict.fromkeys(found))  # chunks of a batch say the same
 
     def subset(self, params: Select) -> Objective:
         """The same objective with other parameters free to move."""

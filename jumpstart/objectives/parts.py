@@ -16,10 +16,12 @@ from torch.func import jacrev, vmap
 
 from ..errors import EmptyBatchError, InputError, NonFiniteError, OutputTypeError, ShapeError
 from ..utils.autodiff import normal, pullback
+from ..utils.fallback import described
 from ..utils.progress import track
 from .pure import Net
 
 JACOBIAN_BYTES = 2**28  # a chunk of an explicit Jacobian, before it is copied out
+BY_OUTPUT = "one backward pass through the whole batch for every output"
 
 
 class Part(abc.ABC):
@@ -53,7 +55,7 @@ class Part(abc.ABC):
         return f"row {row}"
 
     def notes(self) -> list[str]:
-        """What is slower than it could be, and why, for people."""
+        """What is slower than it could be, and why, as far as it has been met: sentences for people."""
         return []
 
     def prepare(self, net: Net, theta: Tensor) -> None:  # noqa: B027 (most parts have nothing to do)
@@ -61,11 +63,16 @@ class Part(abc.ABC):
 
 
 class Batch(Part):
-    """The model called on a batch of inputs: a tensor, a tuple (positional) or a dict (keywords)."""
+    """The model called on a batch of inputs: a tensor, a tuple (positional) or a dict (keywords).
+
+    Attributes:
+        fallbacks: what is computed from the batch -> why that goes by a slower way than it could.
+    """
 
     def __init__(self, inputs: Any) -> None:
         self.inputs = inputs
         self.size = _length(inputs)
+        self.fallbacks: dict[str, list[str]] = {}
 
     def outputs(self, net: Callable[..., Any]) -> Tensor:
         return self.apply(net, self.inputs)
@@ -84,18 +91,24 @@ class Batch(Part):
         """Sample by sample; where samples turn out to interact (a random cotangent tells), by backward passes."""
         u, pull = pullback(lambda th: self.outputs(net.bind(th)), theta)
         c = u.numel() // max(1, u.shape[0])
+        self.fallbacks.pop("Jacobian", None)
         try:
             found = self._by_sample(net, theta, c)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError):  # what vmap cannot batch
+        except (RuntimeError, ValueError) as error:  # what vmap cannot batch
+            self.fallbacks["Jacobian"] = [f"{BY_OUTPUT}: samples cannot be taken one by one ({described(error)})"]
             return super().jacobian(net, theta)
         w = normal(u.shape, 0).to(u)
         exact = pull(w)
         miss = torch.linalg.vector_norm(w.reshape(-1) @ found.reshape(u.numel(), -1).to(w) - exact)
         if not bool(miss <= torch.finfo(u.dtype).eps ** 0.5 * torch.linalg.vector_norm(exact)):
+            self.fallbacks["Jacobian"] = [f"{BY_OUTPUT}: samples interact (as under BatchNorm in train mode)"]
             return super().jacobian(net, theta)
         return found, c + 1.0
+
+    def notes(self) -> list[str]:
+        return [f"{what}: {why}" for what, reasons in self.fallbacks.items() for why in reasons]
 
     def _by_sample(self, net: Net, theta: Tensor, c: int) -> Tensor:
         samples = [leaf for leaf in leaves(self.inputs) if leaf.dim() and leaf.shape[0] == self.size]

@@ -17,6 +17,7 @@ from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.metric import Metric
 from jumpstart.linearization.ntk import train_kernel
 from jumpstart.utils import progress
+from jumpstart.utils.fallback import NotFollowed
 from jumpstart.utils.progress import shown, track
 
 from ..problems import PROBLEMS, randn
@@ -181,6 +182,10 @@ def test_results_are_the_same_with_and_without(monkeypatch, terminal):
         assert torch.equal(a, b)
 
 
+def refuse(*_):
+    raise NotFollowed("not now")
+
+
 def test_the_long_loops_have_bars(monkeypatch):
     """Which loops ask for one: every place that a user may wait at."""
     from jumpstart.linalg import lanczos as krylov
@@ -196,7 +201,7 @@ def test_the_long_loops_have_bars(monkeypatch):
 
     for module in (dense, parts, krylov, at_points):
         monkeypatch.setattr(module, "track", spy)
-    monkeypatch.setattr(at_points, "factor", lambda *_: None)  # the fast way to points has no loop
+    monkeypatch.setattr(at_points, "trace_residual", refuse)  # the fast way to points has no loop
     answers()
     assert {"Lanczos", "block Lanczos", "Jacobian: outputs", "Jacobian: samples", "Jacobian: points"} <= labels
     assert {"kernel: layers", "kernel: parameters", "kernel: per-sample"} <= labels

@@ -13,6 +13,8 @@ from ..linearize import Linearization
 from ..metric import Metric
 from .dense import dense_kernel
 
+NAMED = 3  # parameters that a note names
+
 
 def layered(lin: Linearization) -> bool:
     """Whether every part is a batch through the model, so that the kernel can be formed layer by layer."""
@@ -48,6 +50,7 @@ def _block(lin: Linearization, metric: Metric, left: Any, right: Any) -> Tensor:
     # Routes are checked once, and again whenever a module has changed its mode since (as determinism is).
     modes = tuple(module.training for module in lin.net.model.modules())
     known = lin.net.routes.setdefault(left, {}) if right is None else {}
+    trusted, reasons = known.get(modes, (None, {}))
     report: dict[str, str] = {}
     d = None if metric.root is None else lin.net.space.unflatten(metric.root.square())
     kernel = dense_kernel(
@@ -57,20 +60,36 @@ def _block(lin: Linearization, metric: Metric, left: Any, right: Any) -> Tensor:
         None if right is None else right.inputs,
         metric=d,
         report=report,
-        trusted=known.get(modes),
+        reasons=reasons,
+        trusted=trusted,
     )
-    known[modes] = report
+    known[modes] = report, reasons
+    if right is None:
+        left.fallbacks["kernel"] = _told(report, reasons)
     _charge(lin, [left] if right is None else [left, right], set(report.values()))
     return kernel
 
 
-def _charge(lin: Linearization, sides: list[Batch], routes: set[str]) -> None:
+def _told(report: dict[str, str], reasons: dict[str, str]) -> list[str]:
+    """A sentence for each way and reason that some parameters do not go layer by layer."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for name, why in reasons.items():
+        names.setdefault((report.get(name, "one by one"), why), []).append(name)
+    found = []
+    for (route, why), group in names.items():
+        listed = ", ".join(repr(name) if name in report else name for name in group[:NAMED])
+        more = f" and {len(group) - NAMED} more" if len(group) > NAMED else ""
+        found.append(f"{listed}{more} {route}: {why}")
+    return found
+
+
+def _charge(lin: Linearization, parts: list[Batch], routes: set[str]) -> None:
     """Book the passes that the kernel took: one backward an output and a check, more where layers did not suffice."""
     c = max(1, lin.u.numel() // max(1, lin.u.shape[0]))
-    for side in sides:
-        share = side.size / max(1, lin.u.shape[0])
+    for part in parts:
+        share = part.size / max(1, lin.u.shape[0])
         passes = 1 + ("per-sample" in routes or "per-output" in routes)
         lin.ledger.forwards += share * passes
         lin.ledger.pulls += share * passes * (c + 1)
         if "per-output" in routes:
-            lin.ledger.pulls += share * side.size * c
+            lin.ledger.pulls += share * part.size * c

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -14,14 +14,18 @@ from torch.func import jacrev, vjp, vmap
 
 from ...objectives.pure import plain_attention
 from ...utils.autodiff import normal
+from ...utils.fallback import described, fallback, theirs
 from .contract import Layer
 from .record import Call, Tape, backpropagate, pull_back, record, split_batch
 
 # Relative disagreement at which a check against autograd fails.
 _RTOL = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
+TOGETHER = "samples cannot be taken one by one"
+_MATRICES = {("linear", "weight"), ("conv", "weight")}  # roles whose gradients are matrices
 
-class Side:
+
+class RecordedBatch:
     """One batch: its recorded pass and the three ways to differentiate it."""
 
     def __init__(self, call: Call, params: Mapping[str, Tensor], x: Any) -> None:
@@ -77,63 +81,84 @@ class Side:
         norms = [g.norm() for g in self.exact.values()]
         return torch.stack(norms).norm() if norms else torch.zeros((), device=self.tape.u.device)
 
-    def check_layers(self) -> set[str]:
-        """Names whose gradients cannot be assembled from the recorded layers."""
+    def check_layers(self) -> dict[str, str]:
+        """Names whose gradients cannot be assembled from the recorded layers, and why."""
         floor = self._floor()
         mixed = [layer.mix(self.w) for layer in self.layers]
-        bad = set(self.tape.dropped)
+        bad = dict(self.tape.dropped)
         for name in self.tape.leaves:
             uses, truth = self.used.get(name, []), self.exact.get(name)
-            if name in bad or not uses:
-                bad.update(() if truth is None else (name,))
+            if name in bad:
                 continue
-            probe = None
-            kinds = {(mixed[at].use.kind, role) for at, role in uses}
-            if truth is not None and kinds and kinds <= {("linear", "weight"), ("conv", "weight")}:
-                # A random combination of columns needs one matrix-vector product instead of a matrix product.
-                flat = truth.flatten(1)
-                probe = self.random(flat.shape[1])
-                truth = flat @ probe
-            totals = [mixed[at].total(role, probe).flatten() for at, role in uses]
-            if truth is None:
-                truth = torch.zeros_like(totals[0])
-            guess = sum(totals, start=torch.zeros_like(truth.flatten()))
-            truth = truth.flatten()
-            if self._disagree(guess, truth, floor):
-                bad.add(name)
+            if uses and self._astray(mixed, uses, truth, floor):
+                bad[name] = "its recorded uses do not make up its gradient (another use, or samples that interact)"
+            elif not uses and truth is not None:
+                bad[name] = "no layer, sum or product that is known here uses it"
         return bad
 
-    def check_samples(self, names: list[str]) -> set[str]:
-        """Names whose gradient is not the sum of those of the samples taken one by one."""
+    def _astray(self, mixed: list[Layer], uses: list[tuple[int, str]], truth: Tensor | None, floor: Tensor) -> bool:
+        """Does what the layers ``uses`` sum to differ from autograd's gradient of one parameter?"""
+        probe = None
+        if truth is not None and {(mixed[at].use.kind, role) for at, role in uses} <= _MATRICES:
+            # A random combination of columns needs one matrix-vector product instead of a matrix product.
+            flat = truth.flatten(1)
+            probe = self.random(flat.shape[1])
+            truth = flat @ probe
+        totals = [mixed[at].total(role, probe).flatten() for at, role in uses]
+        if truth is None:
+            truth = torch.zeros_like(totals[0])
+        guess = sum(totals, start=torch.zeros_like(truth.flatten()))
+        return self._disagree(guess, truth.flatten(), floor)
+
+    def check_samples(self, names: list[str]) -> dict[str, str]:
+        """Names whose gradient is not the sum of those of the samples taken one by one, and why."""
         truths = {k: self.exact[k] for k in names if k in self.exact}
         if not truths:
-            return set()
+            return {}
         if not self.batch:
-            return set(truths)
-        floor, sums = self._floor(), {k: torch.zeros_like(g) for k, g in truths.items()}
+            return dict.fromkeys(truths, f"no input has {self.tape.n} samples in its first dimension")
+        try:
+            sums = self._sums_over_samples(truths)
+            self.jacobian_by_sample(list(truths), 0, 1)  # one level of vmap more: does that work too?
+        except Exception as error:
+            # Whatever a model does that vmap or a batch of one cannot follow, the general route can.
+            return dict.fromkeys(truths, self._left(error))
+        floor = self._floor()
+        apart = {k for k, truth in truths.items() if self._disagree(sums[k], truth, floor)}
+        return dict.fromkeys(apart, "samples interact (as under BatchNorm in train mode)")
+
+    def _left(self, error: Exception) -> str:
+        """Why samples are not taken one by one; torch's refusals to batch what the model does are no fault of ours."""
+        if type(error) in (RuntimeError, NotImplementedError):
+            return f"{TOGETHER} ({described(error)})"
+        found = fallback(error)
+        if found.unexpected:
+            found.warn("the kernel")
+        return found.reason
+
+    def _sums_over_samples(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The gradient of (w * u).sum() by ``names``, with every sample passed through alone."""
         fixed = {k: p.detach() for k, p in self.tape.leaves.items()}
+        chosen = {k: fixed[k] for k in names}
+        sums = {k: torch.zeros_like(p, dtype=self.dtype) for k, p in chosen.items()}
 
         def pulled(w: Tensor, *sample: Tensor) -> dict[str, Tensor]:
-            return vjp(lambda p: self._alone(fixed, p, sample), {k: fixed[k] for k in truths})[1](w)[0]
+            return vjp(lambda p: self._alone(fixed, p, sample), chosen)[1](w)[0]
 
-        step = max(1, 2**26 // sum(8 * fixed[k].numel() for k in truths))
-        try:
-            with _functorch():
-                for lo in range(0, self.tape.n, step):
-                    part = [t[lo : lo + step] for t in self.batch]
-                    got = vmap(pulled)(self.w[lo : lo + step].to(self.tape.u.dtype), *part)
-                    for k, g in got.items():
-                        sums[k] += g.to(self.dtype).sum(0)
-            self.jacobian_by_sample(list(truths), 0, 1)  # one level of vmap more: does that work too?
-        except Exception:
-            # Whatever a model does that vmap or a batch of one cannot follow, the general route can.
-            return set(truths)
-        return {k for k, truth in truths.items() if self._disagree(sums[k], truth, floor)}
+        step = max(1, 2**26 // sum(8 * p.numel() for p in chosen.values()))
+        with _functorch():
+            for lo in range(0, self.tape.n, step):
+                part = [t[lo : lo + step] for t in self.batch]
+                got = vmap(pulled)(self.w[lo : lo + step].to(self.tape.u.dtype), *part)
+                for k, g in got.items():
+                    sums[k] += g.to(self.dtype).sum(0)
+        return sums
 
     def _alone(self, fixed: dict[str, Tensor], p: dict[str, Tensor], sample: tuple[Tensor, ...]) -> Tensor:
         """Outputs (c,) of one sample as a function of the parameters p."""
-        u = self.call({**fixed, **p}, self.rebuild([t.unsqueeze(0) for t in sample]))
-        return u.reshape(self.tape.c)
+        with theirs(TOGETHER):
+            u = self.call({**fixed, **p}, self.rebuild([t.unsqueeze(0) for t in sample]))
+            return u.reshape(self.tape.c)
 
     def jacobian_by_sample(self, names: list[str], lo: int, hi: int) -> dict[str, Tensor]:
         """Jacobian blocks (m, c, *shape) of samples [lo, hi), each sample passed through alone."""
@@ -153,7 +178,7 @@ class Side:
         seeds = u.new_zeros(m * c, *u.shape)
         seeds[:, lo:hi] = torch.eye(m * c, dtype=u.dtype, device=u.device).view(m * c, m, c)
 
-        pairs = zip(pull_back(u, leaves, seeds), leaves, strict=True)
+        pairs = zip(pull_back(self.tape, leaves, seeds), leaves, strict=True)
         blocks = [p.new_zeros(m * c, *p.shape) if g is None else g for g, p in pairs]
         return {k: g.view(m, c, *g.shape[1:]) for k, g in zip(names, blocks, strict=True)}
 

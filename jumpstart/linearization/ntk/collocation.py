@@ -36,7 +36,7 @@ def gathered_kernel(lin: Linearization) -> Tensor | None:
     for part, count in zip(lin.parts, lin.counts, strict=True):
         if not isinstance(part, Points):
             return None
-        found = part.factors(lin.net, lin.theta)
+        found = part.outer_products(lin.net, lin.theta)
         if found is None:
             return None
         for outer in found:

@@ -3,8 +3,8 @@
 One forward pass runs under a `TorchFunctionMode` that sees every functional call (F.linear, conv, embedding,
 norms).  A call that receives one of the watched parameter tensors, matched by identity, is kept as a `Use`.
 Backward passes to the recorded outputs then give all that per-sample parameter gradients are made of.
-Anything this file does not recognise is simply not recorded; `jumpstart.kernel.dense` finds out by a check
-against autograd and takes a slower route for the parameters concerned.
+Anything this file does not recognise is simply not recorded; `batch` finds out by a check against autograd, and
+`dense` takes a slower route for the parameters concerned.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from ...utils.fallback import described
 
 Call = Callable[[dict[str, Tensor], Any], Tensor]
 
@@ -56,6 +58,9 @@ _BROADCAST: dict[Any, str] = {
 }
 
 
+_PEOPLE = {"shift": "a sum", "scale": "a product", "linear": "a linear layer", "conv": "a convolution"}
+
+
 @dataclass(eq=False)
 class Use:
     """One functional call that read watched parameters.
@@ -77,17 +82,22 @@ class Use:
 
 @dataclass
 class Tape:
-    """A recorded forward pass: `u` (n, c) with its graph, `leaves` the parameter copies it was taken at."""
+    """A recorded forward pass: `u` (n, c) with its graph, `leaves` the parameter copies it was taken at.
+
+    `dropped` names the parameters with a use that has no per-sample form, and why; `unbatched` says why backward passes
+    for several cotangents go one by one, once that was met.
+    """
 
     u: Tensor
     n: int
     c: int
     leaves: dict[str, Tensor]
     uses: list[Use] = field(default_factory=list)
-    dropped: set[str] = field(default_factory=set)  # names with a use that has no per-sample form
+    dropped: dict[str, str] = field(default_factory=dict)
+    unbatched: str | None = None
 
 
-class _Recorder(TorchFunctionMode):
+class _UseRecorder(TorchFunctionMode):
     def __init__(self, names: dict[int, str]) -> None:
         super().__init__()
         self.names = names
@@ -148,7 +158,7 @@ def record(call: Call, params: Mapping[str, Tensor], x: Any) -> Tape:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         leaves = {k: p.detach().requires_grad_(True) for k, p in params.items()}
-        recorder = _Recorder({id(p): k for k, p in leaves.items()})
+        recorder = _UseRecorder({id(p): k for k, p in leaves.items()})
         stack.enter_context(recorder)
         u = call(leaves, x)
     if not isinstance(u, Tensor) or not u.is_floating_point():
@@ -159,30 +169,31 @@ def record(call: Call, params: Mapping[str, Tensor], x: Any) -> Tape:
     with torch.enable_grad():
         tape = Tape(u.reshape(n, -1), n, u.numel() // n, leaves)
     for use in recorder.uses:
-        if _per_sample(use, n):
+        if (reason := _mixed(use, n)) is None:
             tape.uses.append(use)
         else:
-            tape.dropped.update(name for name in (use.weight, use.bias) if name is not None)
+            tape.dropped |= {name: reason for name in (use.weight, use.bias) if name is not None}
     return tape
 
 
-def _per_sample(use: Use, n: int) -> bool:
-    """Can this use be differentiated sample by sample, rows of its input being samples?"""
-    x, args = use.input, use.args
+def _mixed(use: Use, n: int) -> str | None:
+    """Why a use cannot be differentiated sample by sample; None if it can, rows of its input being samples."""
+    x, args, shape, out = use.input, use.args, use.weight_shape, use.out.shape
+    what = f"{_PEOPLE.get(use.kind, use.kind)} with an input of shape {tuple(x.shape)}"
     if use.kind in ("shift", "scale"):
-        shape, out = use.weight_shape, use.out.shape
-        return len(out) > 0 and out[0] == n and (len(shape) < len(out) or shape[0] == 1)
-    if x.dim() == 0 or x.shape[0] != n or use.out.shape[0] != n:
-        return False
-    if use.kind == "linear":
-        return x.dim() >= 2
-    if use.kind == "conv":
-        return x.dim() == len(use.weight_shape)  # one dimension fewer means an unbatched image
-    if use.kind == "embedding":
-        return args.get("max_norm") is None and not args.get("scale_grad_by_freq", False)
-    if use.kind in ("layer_norm", "rms_norm"):
-        return x.dim() > len(args["normalized_shape"])
-    return True
+        apart = len(out) > 0 and out[0] == n and (len(shape) < len(out) or shape[0] == 1)
+        return None if apart else f"{what} does not meet {n} samples one by one"
+    if x.dim() == 0 or x.shape[0] != n or out[0] != n:
+        return f"{what} does not have {n} samples in its first dimension"
+    if use.kind == "embedding" and (args.get("max_norm") is not None or args.get("scale_grad_by_freq", False)):
+        return "an embedding with max_norm or scale_grad_by_freq"
+    least = {
+        "linear": 2,
+        "conv": len(shape),  # one dimension fewer means an unbatched image
+        "layer_norm": len(args.get("normalized_shape", ())) + 1,
+        "rms_norm": len(args.get("normalized_shape", ())) + 1,
+    }
+    return f"{what} has no dimension for samples" if x.dim() < least.get(use.kind, 1) else None
 
 
 def backpropagate(tape: Tape, dtype: torch.dtype) -> None:
@@ -200,7 +211,7 @@ def backpropagate(tape: Tape, dtype: torch.dtype) -> None:
         seeds = tape.u.new_zeros(block.stop - lo, tape.n, tape.c)
         for row, j in enumerate(range(lo, block.stop)):
             seeds[row, :, j] = 1.0
-        for use, g in zip(tape.uses, pull_back(tape.u, outs, seeds), strict=True):
+        for use, g in zip(tape.uses, pull_back(tape, outs, seeds), strict=True):
             assert use.delta is not None
             if tape.c == 1 and g is not None and g.dtype == dtype:
                 use.delta = g.transpose(0, 1)
@@ -208,14 +219,15 @@ def backpropagate(tape: Tape, dtype: torch.dtype) -> None:
                 use.delta[:, block] = 0.0 if g is None else g.transpose(0, 1)
 
 
-def pull_back(u: Tensor, inputs: list[Tensor], seeds: Tensor) -> list[Tensor | None]:
+def pull_back(tape: Tape, inputs: list[Tensor], seeds: Tensor) -> list[Tensor | None]:
     """Vector-Jacobian products (k, *input) of u with k cotangents `seeds` (k, *u.shape); None for unreached.
 
-    Batched over cotangents where every operation has a batching rule (1.2 to 2 times faster), else a loop.
+    Batched over cotangents where every operation has a batching rule (1.2 to 2 times faster), else a loop, and
+    `tape.unbatched` says why.
     """
 
     def pull(seed: Tensor, batched: bool) -> list[Tensor | None]:
-        got = torch.autograd.grad(u, inputs, seed, retain_graph=True, allow_unused=True, is_grads_batched=batched)
+        got = torch.autograd.grad(tape.u, inputs, seed, retain_graph=True, allow_unused=True, is_grads_batched=batched)
         return [g.to_dense() if g is not None and g.is_sparse else g for g in got]
 
     if len(seeds) > 1:
@@ -223,8 +235,8 @@ def pull_back(u: Tensor, inputs: list[Tensor], seeds: Tensor) -> list[Tensor | N
             warnings.filterwarnings("ignore", message=".*performance drop.*")
             try:
                 return pull(seeds, True)
-            except RuntimeError:
-                pass
+            except RuntimeError as error:
+                tape.unbatched = described(error)
     rows = [pull(seed, False) for seed in seeds]
     return [None if g[0] is None else torch.stack([t for t in g if t is not None]) for g in zip(*rows, strict=True)]
 

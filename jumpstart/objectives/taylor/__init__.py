@@ -2,6 +2,6 @@
 
 from .factored import Local, Outer
 from .fingerprint import fingerprint, of_model
-from .trace import factor
+from .trace import trace_residual
 
-__all__ = ["Local", "Outer", "factor", "fingerprint", "of_model"]
+__all__ = ["Local", "Outer", "fingerprint", "of_model", "trace_residual"]

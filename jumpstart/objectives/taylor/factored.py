@@ -1,6 +1,6 @@
 """A residual that knows the network through its derivatives at places: r = F(x, jets), in plain batched operations.
 
-``factoring`` makes one of a residual at a point; here is what it answers: rows, the explicit Jacobian, and the outer
+``trace`` makes one of a residual at a point; here is what it answers: rows, the explicit Jacobian, and the outer
 products that this is made of. Source: docs/theory.md, section 8.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .jets import Index, closed, variable
-from .network import Program, Use
+from .program import LinearPass, Program
 
 Rows = Callable[[Any, Tensor, Any, Any], Tensor]
 
@@ -75,48 +75,48 @@ class Local:
         view = out.view(len(self.points), self.width, -1)
         for r, layers, direct in self._backward(tensors, columns, scale):
             seen: set[str] = set()
-            for use, deltas in layers:
-                _outer(use, deltas, columns, view[:, r], seen)
+            for layer, deltas in layers:
+                _outer(layer, deltas, columns, view[:, r], seen)
             for name, values in direct.items():
                 _put(values, name, columns, view[:, r], seen)
             for name in columns.keys() - seen:
                 view[:, r, columns[name] : columns[name] + tensors[name].numel()] = 0
         return self.width
 
-    def factors(self, tensors: Mapping[str, Tensor], moving: Collection[str], scale: float) -> list[Outer]:
+    def outer_products(self, tensors: Mapping[str, Tensor], moving: Collection[str], scale: float) -> list[Outer]:
         """The Jacobian as a sum of outer products, without forming them: what its kernel is made of."""
         found = []
         for r, layers, direct in self._backward(tensors, moving, scale):
             rows = slice(r, None, self.width)
-            for use, deltas in layers:
-                if use.weight in moving:
-                    found += [Outer(use.weight, rows, d, use.before[index].detach()) for index, d in deltas.items()]
-                if use.bias is not None and use.bias in moving and () in deltas:
-                    found.append(Outer(use.bias, rows, deltas[()], None))
+            for layer, deltas in layers:
+                if layer.weight in moving:
+                    found += [Outer(layer.weight, rows, d, layer.before[index].detach()) for index, d in deltas.items()]
+                if layer.bias is not None and layer.bias in moving and () in deltas:
+                    found.append(Outer(layer.bias, rows, deltas[()], None))
             found += [Outer(name, rows, values, None) for name, values in direct.items()]
         return found
 
     def _backward(
         self, tensors: Mapping[str, Tensor], moving: Collection[str], scale: float
-    ) -> Iterator[tuple[int, list[tuple[Use, dict[Index, Tensor]]], dict[str, Tensor]]]:
+    ) -> Iterator[tuple[int, list[tuple[LinearPass, dict[Index, Tensor]]], dict[str, Tensor]]]:
         """For each row of a point: scale·∂row/∂(outputs of every linear layer, by stream), and by direct parameters."""
         n = len(self.points)
         with torch.enable_grad():
             tensors = {name: t.detach() for name, t in tensors.items()}
-            uses: list[list[Use]] = [[] for _ in self.places]
-            jets = [self._jet(place, tensors, found) for place, found in zip(self.places, uses, strict=True)]
+            passed: list[list[LinearPass]] = [[] for _ in self.places]
+            jets = [self._jet(place, tensors, found) for place, found in zip(self.places, passed, strict=True)]
             direct = [
                 tensors[name].expand(n, *tensors[name].shape).clone().requires_grad_(name in moving)
                 for name in self.direct
             ]
             rows = self._apply(jets, direct)
             totals = [scale * rows[:, r].sum() for r in range(self.width)]
-        flat = [use for found in uses for use in found]
-        wanted = [value for use in flat for value in use.after.values()] + [t for t in direct if t.requires_grad]
+        flat = [layer for found in passed for layer in found]
+        wanted = [value for layer in flat for value in layer.after.values()] + [t for t in direct if t.requires_grad]
         named = [name for name in self.direct if name in moving]
         for r, total in enumerate(totals):
             grads = iter(torch.autograd.grad(total, wanted, retain_graph=r + 1 < self.width, allow_unused=True))
-            layers = [(use, {k: d for k in use.after if (d := next(grads)) is not None}) for use in flat]
+            layers = [(layer, {k: d for k in layer.after if (d := next(grads)) is not None}) for layer in flat]
             yield r, layers, {name: d.reshape(n, -1) for name in named if (d := next(grads)) is not None}
 
     def moved(self, points: Tensor) -> Local | None:
@@ -126,9 +126,9 @@ class Local:
         places = [replace(p, points=points[:, slice(*p.columns)]) for p in self.places if p.columns is not None]
         return replace(self, points=points, places=tuple(places)) if len(places) == len(self.places) else None
 
-    def _jet(self, place: Place, tensors: Mapping[str, Tensor], uses: list[Use] | None = None) -> list[Tensor]:
+    def _jet(self, place: Place, tensors: Mapping[str, Tensor], passed: list[LinearPass] | None = None) -> list[Tensor]:
         wanted = closed(place.wanted)
-        jet = self.program.run(tensors, variable(place.points, wanted), wanted, uses)
+        jet = self.program.run(tensors, variable(place.points, wanted), wanted, passed)
         zero = torch.zeros_like(jet[()])
         return [jet.get(index, zero) for index in place.wanted]
 
@@ -136,22 +136,24 @@ class Local:
         return self.graph(jets, self.points, [place.points for place in self.places], direct)
 
 
-def _outer(use: Use, deltas: dict[Index, Tensor], columns: Mapping[str, int], view: Tensor, seen: set[str]) -> None:
+def _outer(
+    layer: LinearPass, deltas: dict[Index, Tensor], columns: Mapping[str, int], view: Tensor, seen: set[str]
+) -> None:
     """Add Σ_streams δ ⊗ a of one layer to its columns of (n, P); the first to write a column overwrites."""
     if not deltas:
         return
-    if use.weight in columns:
+    if layer.weight in columns:
         left = torch.stack(list(deltas.values()), 2)  # (n, out, streams)
-        right = torch.stack([use.before[index].detach() for index in deltas], 1)  # (n, streams, in)
-        at, shape = columns[use.weight], (left.shape[1], right.shape[2])
+        right = torch.stack([layer.before[index].detach() for index in deltas], 1)  # (n, streams, in)
+        at, shape = columns[layer.weight], (left.shape[1], right.shape[2])
         block = view[:, at : at + math.prod(shape)].unflatten(1, shape)
-        if use.weight in seen:
+        if layer.weight in seen:
             block.baddbmm_(left, right)
         else:
             torch.bmm(left, right, out=block)
-        seen.add(use.weight)
-    if use.bias is not None and use.bias in columns and () in deltas:
-        _put(deltas[()], use.bias, columns, view, seen)
+        seen.add(layer.weight)
+    if layer.bias is not None and layer.bias in columns and () in deltas:
+        _put(deltas[()], layer.bias, columns, view, seen)
 
 
 def _put(values: Tensor, name: str, columns: Mapping[str, int], view: Tensor, seen: set[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy
@@ -33,20 +33,24 @@ def fingerprint(value: Any, names: tuple[str, ...] = (), depth: int = DEPTH) -> 
         return value.shape, value.tobytes() if value.nbytes <= 4096 else id(value)
     if depth == 0 or isinstance(value, (nn.Module, types.BuiltinFunctionType)):
         return id(value)
-    if isinstance(value, (tuple, list)):
-        return tuple(fingerprint(item, names, depth - 1) for item in value)
-    if isinstance(value, dict):
-        return tuple((str(key), fingerprint(item, names, depth - 1)) for key, item in value.items())
-    if isinstance(value, functools.partial):
-        return tuple(fingerprint(item, names, depth - 1) for item in (value.func, value.args, value.keywords))
-    if isinstance(value, types.MethodType):
-        inner = _names(value.__func__.__code__) if hasattr(value.__func__, "__code__") else ()
-        return fingerprint(value.__func__, names, depth), fingerprint(value.__self__, inner, depth - 1)
-    if isinstance(value, types.FunctionType):
-        return _function(value, depth)
-    if isinstance(value, (type, types.ModuleType)):
-        home = getattr(value, "__module__", None) or getattr(value, "__name__", "")
-        return id(value) if _foreign(home) else (id(value), _attributes(value, names, depth))
+    for kind, read in _KINDS.items():
+        if isinstance(value, kind):
+            return read(value, names, depth)
+    return _object(value, names, depth)
+
+
+def _method(value: types.MethodType, names: tuple[str, ...], depth: int) -> Any:
+    inner = _names(value.__func__.__code__) if hasattr(value.__func__, "__code__") else ()
+    return fingerprint(value.__func__, names, depth), fingerprint(value.__self__, inner, depth - 1)
+
+
+def _home(value: Any, names: tuple[str, ...], depth: int) -> Any:
+    """A class or a module."""
+    home = getattr(value, "__module__", None) or getattr(value, "__name__", "")
+    return id(value) if _foreign(home) else (id(value), _attributes(value, names, depth))
+
+
+def _object(value: Any, names: tuple[str, ...], depth: int) -> Any:
     code = getattr(type(value).__call__, "__code__", None) if callable(value) else None
     inner = (*names, *(_names(code) if code is not None else ()), *getattr(type(value), "__slots__", ()))
     own = fingerprint(vars(value), names, depth - 1) if hasattr(value, "__dict__") else None
@@ -68,7 +72,7 @@ def _forward(module: nn.Module) -> types.CodeType | None:
     return None if _foreign(type(module).__module__) else getattr(type(module).forward, "__code__", None)
 
 
-def _function(fn: types.FunctionType, depth: int) -> Any:
+def _function(fn: types.FunctionType, _: tuple[str, ...], depth: int) -> Any:
     if _foreign(fn.__module__):
         return id(fn)
     cells = []
@@ -102,3 +106,16 @@ def _names(code: types.CodeType) -> tuple[str, ...]:
     """Names that a function and the ones defined inside it look up."""
     inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names(const)]
     return tuple(dict.fromkeys([*code.co_names, *inner]))
+
+
+# What holds or reads other things -> its fingerprint, from its names and depth.
+_KINDS: dict[Any, Callable[[Any, tuple[str, ...], int], Any]] = {
+    (tuple, list): lambda value, names, depth: tuple(fingerprint(item, names, depth - 1) for item in value),
+    dict: lambda value, names, depth: tuple((str(k), fingerprint(v, names, depth - 1)) for k, v in value.items()),
+    functools.partial: lambda value, names, depth: tuple(
+        fingerprint(item, names, depth - 1) for item in (value.func, value.args, value.keywords)
+    ),
+    types.MethodType: _method,
+    types.FunctionType: _function,
+    (type, types.ModuleType): _home,
+}

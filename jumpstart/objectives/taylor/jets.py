@@ -125,11 +125,11 @@ def _polynomial(value: Callable[[Tensor], Tensor], first: tuple[float, ...]) -> 
     """A function whose derivative is a polynomial p of itself: σ⁽ᵏ⁺¹⁾ = p·dσ⁽ᵏ⁾/dσ, as tanh and the sigmoid."""
 
     @functools.cache
-    def factor(k: int) -> tuple[float, ...]:
+    def cofactor(k: int) -> tuple[float, ...]:
         """q with σ⁽ᵏ⁾ = p·q: q₁ = 1 and q′ = p′q + p·dq, lowest power first."""
         if k == 1:
             return (1.0,)
-        q, total = factor(k - 1), [0.0] * (len(factor(k - 1)) + len(first))
+        q, total = cofactor(k - 1), [0.0] * (len(cofactor(k - 1)) + len(first))
         for i, a in enumerate(first):
             for j, b in enumerate(q):
                 if i + j > 0:
@@ -144,7 +144,7 @@ def _polynomial(value: Callable[[Tensor], Tensor], first: tuple[float, ...]) -> 
         if order:
             p = _horner(first, s)
             out.append(p)
-            out += [_horner(factor(k), s) * p for k in range(2, order + 1)]
+            out += [_horner(cofactor(k), s) * p for k in range(2, order + 1)]
         return out
 
     return tower

@@ -39,27 +39,36 @@ def simplify(module: fx.GraphModule, points: int, centres: dict[int, bool]) -> f
     for node in module.graph.nodes:
         if node.op != "call_function" or (node.kwargs and node.target in (aten.add.Tensor, aten.sub.Tensor)):
             continue
-        args: Any = node.args
-        if _vanishes(node.target, args, zero, source):
+        if _vanishes(node.target, node.args, zero, source):
             zero.add(node)
             continue
-        same: Any = None
-        if node.target is aten.add.Tensor:
-            same = args[1] if _in(args[0], zero) else args[0] if _in(args[1], zero) else None
-        elif node.target is aten.sub.Tensor and _in(args[1], zero):
-            same = args[0]
-        if same is None or not _alike(same, node):
-            if not pure:
-                continue
-            try:
-                same = seen.setdefault((node.target, _key(args), _key(node.kwargs)), node)
-            except TypeError:  # an argument that cannot be compared
-                continue
-        if same is not node:
+        same = _without_zero(node, zero)
+        if same is None and pure:
+            same = _seen(node, seen)
+        if same is not None and same is not node:
             node.replace_all_uses_with(same)
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
+
+
+def _without_zero(node: fx.Node, zero: set[Any]) -> fx.Node | None:
+    """What a sum or difference with a zero is, where that has its shape and dtype."""
+    args: Any = node.args
+    same: Any = None
+    if node.target is aten.add.Tensor:
+        same = args[1] if _in(args[0], zero) else args[0] if _in(args[1], zero) else None
+    elif node.target is aten.sub.Tensor and _in(args[1], zero):
+        same = args[0]
+    return same if same is not None and _alike(same, node) else None
+
+
+def _seen(node: fx.Node, seen: dict[Any, fx.Node]) -> fx.Node | None:
+    """The first operation like this one on the same arguments; None where an argument cannot be compared."""
+    try:
+        return seen.setdefault((node.target, _key(node.args), _key(node.kwargs)), node)
+    except TypeError:
+        return None
 
 
 def _writes(target: Any) -> bool:

@@ -1,15 +1,15 @@
 """A residual given at one point, factored through the network's derivatives there: r = F(x, jet of the network).
 
 A residual that knows the network only through its values and derivatives at some places is the same for the network
-and for its Taylor polynomials there. ``factor`` finds the places, finds which derivatives matter, and traces F once
-into plain batched operations; what it returns is exact for such residuals and is checked by the caller, who keeps the
-general way for all others. Source: docs/theory.md, section 8.
+and for its Taylor polynomials there. ``trace_residual`` finds the places, finds which derivatives matter, and traces F
+once into plain batched operations; what it returns is exact for such residuals and is checked by the caller, who keeps
+the general way for all others. Source: docs/theory.md, section 8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,89 +18,135 @@ from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ...utils.autodiff import normal
+from ...utils.fallback import NotFollowed, ours, theirs
 from .factored import Local, Place, Rows
 from .jets import indices, multiplicity
-from .network import Program, trace
+from .network import trace_network
+from .program import Program
 from .simplify import simplify
 
 ORDER = 4  # highest derivative looked for
-STREAMS = 40  # and no more streams than this at one place
+STREAMS = 40  # and no more streams than this at a point
+MANY = "the residual calls the network at more than one place at once"
 
 Fn = Callable[[Any, Tensor], Tensor]
 
 
-def factor(fn: Fn, points: Tensor, model: nn.Module, tensors: Mapping[str, Tensor], moving: set[str]) -> Local | None:
-    """F for a residual and a model, or None where there is none: the model is no known chain of layers, or the residual
-    asks about it in a way that its derivatives at a place do not answer.
+def trace_residual(
+    fn: Fn, points: Tensor, model: nn.Module, tensors: Mapping[str, Tensor], moving: Collection[str]
+) -> Local:
+    """F for a residual and a model.
 
     Args:
         points: (n, d).
         tensors: all parameters and buffers by name.
         moving: names of the parameters that will be differentiated by.
+
+    Raises:
+        NotFollowed: the model is no known chain of layers, or the residual asks about it in a way that its derivatives
+            at a place do not answer. What ``fn`` raises by itself when run with stand-ins comes through as it is.
     """
-    program = trace(model)
-    if program is None or program.other & moving or points.dim() < 1 or not points.is_floating_point():
-        return None
-    try:
-        recorder = _recorded(fn, points, program, tensors)
-        # Elsewhere, and at both signs: what holds at the points by chance does not hold there.
-        elsewhere = _elsewhere(points)
-        other = _recorded(fn, elsewhere, program, tensors)
-        direct, order = tuple(recorder.read), recorder.depth
-        if order > ORDER or set(direct) & program.linear or (tuple(other.read), other.depth) != (direct, order):
-            return None
-        places: list[Place] = []
-        abroad: list[Tensor] = []
-        calls: list[int] = []
-        for asked, there in zip(recorder.asked(), other.asked(), strict=True):
-            k = next((k for k, p in enumerate(places) if torch.equal(p.points, asked)), len(places))
-            if k == len(places):
-                own = _columns(asked, points)
-                own = own if own is not None and torch.equal(there, elsewhere[:, slice(*own)]) else None
-                places.append(Place(asked, own, tuple(indices(asked.shape[1], order))))
-                abroad.append(there)
-            elif not torch.equal(abroad[k], there):
-                return None  # two places that are one at these points alone
-            calls.append(k)
-        if not places or sum(len(place.wanted) for place in places) > STREAMS:
-            return None
-        width = program.run(tensors, {(): places[0].points}, [()])[()].shape[1]
-        whole = _rows(fn, places, calls, direct)
-        given = [tensors[name] for name in direct]
-        here = [place.points for place in places]
-        kept, r = _pruned(whole, places, [(points, here, given), (elsewhere, abroad, None)] * 2, given, width)
-        jets = [[points.new_zeros(len(points), width) for _ in place.wanted] for place in kept]
-        wide = [t.detach().expand(len(points), *t.shape).clone() for t in given]
-        graph = make_fx(_rows(fn, kept, calls, direct))(jets, points, [place.points for place in kept], wide)
-        at = sum(len(place.wanted) for place in kept)
-        graph = simplify(
-            graph, at, {at + 1 + k: place.columns == (0, points.shape[-1]) for k, place in enumerate(kept)}
-        )
-        return Local(program, points, kept, direct, graph, r)
-    except Exception:  # torch's private or experimental ways not being there or not fitting: the general way remains
-        return None
+    program = trace_network(model)
+    outside = sorted(program.other.intersection(moving))
+    if outside:
+        raise NotFollowed(f"the network uses its parameter {outside[0]!r} outside of linear layers")
+    if not points.is_floating_point():
+        raise NotFollowed(f"points of {points.dtype} are no floating-point numbers")
+    # Elsewhere, and at both signs: what holds at the points by chance does not hold there.
+    elsewhere = _elsewhere(points)
+    here, there = (_recorded(fn, at, program, tensors) for at in (points, elsewhere))
+    direct = _direct(here, there, program)
+    asked = _places(here, there)
+    width = program.run(tensors, {(): asked.places[0].points}, [()])[()].shape[1]
+    given = [tensors[name] for name in direct]
+    centres = [place.points for place in asked.places]
+    settings = [(points, centres, given), (elsewhere, asked.elsewhere, None)] * 2
+    places, rows = _pruned(_rows(fn, asked.places, asked.calls, direct), asked.places, settings, given, width)
+    graph = _graph(_rows(fn, places, asked.calls, direct), points, places, given, width)
+    return Local(program, points, places, direct, graph, rows)
 
 
-class _Recorder:
+def _direct(here: _RecordingNet, there: _RecordingNet, program: Program) -> tuple[str, ...]:
+    """Names of the parameters that the residual reads itself."""
+    if here.depth > ORDER:
+        raise NotFollowed(f"the residual takes derivatives of order {here.depth}; streams are for at most {ORDER}")
+    layers = sorted(program.linear.intersection(here.read))
+    if layers:
+        raise NotFollowed(f"the residual reads {layers[0]!r}, which a linear layer of the network uses as well")
+    if (there.read, there.depth) != (here.read, here.depth):
+        raise NotFollowed("the residual asks the network about other things at other points")
+    return tuple(here.read)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """Where a residual asks the network: the places, the same for points elsewhere, and which one each call is at."""
+
+    places: tuple[Place, ...]
+    elsewhere: tuple[Tensor, ...]
+    calls: tuple[int, ...]
+
+
+def _places(here: _RecordingNet, there: _RecordingNet) -> _Asked:
+    places: list[Place] = []
+    abroad: list[Tensor] = []
+    calls: list[int] = []
+    asked, moved = here.asked(), there.asked()
+    if len(asked) != len(moved):
+        raise NotFollowed("the residual asks the network more or less often at other points")
+    for at, elsewhere in zip(asked, moved, strict=True):
+        k = next((k for k, place in enumerate(places) if torch.equal(place.points, at)), len(places))
+        if k == len(places):
+            own = _columns(at, here.points)
+            own = own if own is not None and torch.equal(elsewhere, there.points[:, slice(*own)]) else None
+            places.append(Place(at, own, tuple(indices(at.shape[1], here.depth))))
+            abroad.append(elsewhere)
+        elif not torch.equal(abroad[k], elsewhere):
+            raise NotFollowed("the residual asks the network at two places that are one at these points alone")
+        calls.append(k)
+    if not places:
+        raise NotFollowed("the residual never calls the network")
+    streams = sum(len(place.wanted) for place in places)
+    if streams > STREAMS:
+        raise NotFollowed(f"the residual may need {streams} derivatives of the network at a point, more than {STREAMS}")
+    return _Asked(tuple(places), tuple(abroad), tuple(calls))
+
+
+def _graph(rows: Rows, points: Tensor, places: Sequence[Place], given: Sequence[Tensor], width: int) -> Rows:
+    """``rows`` as plain batched operations, without what is known to vanish."""
+    jets = [[points.new_zeros(len(points), width) for _ in place.wanted] for place in places]
+    wide = [t.detach().expand(len(points), *t.shape).clone() for t in given]
+    graph = make_fx(rows)(jets, points, [place.points for place in places], wide)
+    at = sum(len(place.wanted) for place in places)  # jets come first among the inputs, then points and places
+    own = {at + 1 + k: place.columns == (0, points.shape[-1]) for k, place in enumerate(places)}
+    return simplify(graph, at, own)
+
+
+class _RecordingNet:
     """Stands in for the network, and writes down where it is asked and which parameters are read."""
 
-    def __init__(self, program: Program, tensors: Mapping[str, Tensor], n: int) -> None:
-        self.program, self.tensors, self.n = program, tensors, n
+    def __init__(self, program: Program, tensors: Mapping[str, Tensor], points: Tensor) -> None:
+        self.program, self.tensors, self.points = program, tensors, points
         self.raw: list[tuple[Tensor, int | None]] = []
         self.depth = 0
         self.read: list[str] = []
 
     def __call__(self, z: Tensor) -> Tensor:
-        plain, batch, depth = _unwrapped(z)
-        self.raw.append((plain, batch))
-        self.depth = max(self.depth, depth)
-        return self.program.run(self.tensors, {(): z[None]}, [()])[()][0]
+        with ours():
+            if not isinstance(z, Tensor) or z.dim() != 1:
+                kind = f"a tensor of {z.dim()} dimensions" if isinstance(z, Tensor) else type(z).__name__
+                raise NotFollowed(f"the residual calls the network on {kind}, not at one place (d,)")
+            plain, batch, depth = _unwrapped(z)
+            self.raw.append((plain, batch))
+            self.depth = max(self.depth, depth)
+            return self.program.run(self.tensors, {(): z[None]}, [()])[()][0]
 
     def asked(self) -> list[Tensor]:
         """(n, d) for every call; to be called once all transforms have ended, which would wrap what is made inside."""
-        found = [z.expand(self.n, *z.shape) if dim is None else z.movedim(dim, 0) for z, dim in self.raw]
+        n = len(self.points)
+        found = [z.expand(n, *z.shape) if dim is None else z.movedim(dim, 0) for z, dim in self.raw]
         if any(z.dim() != 2 for z in found):
-            raise ValueError("asked at more than one place at once")
+            raise NotFollowed(MANY)
         return [z.detach().clone() for z in found]
 
     def __getattr__(self, name: str) -> Tensor:
@@ -108,7 +154,7 @@ class _Recorder:
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.tensors:
-            raise AttributeError(name)
+            raise AttributeError(f"the network has no parameter or buffer {name!r}, and a stand-in has nothing else")
         if name not in self.read:
             self.read.append(name)
         return self.tensors[name]
@@ -122,7 +168,7 @@ def _unwrapped(z: Tensor) -> tuple[Tensor, int | None, int]:
     while inner.is_functorch_wrapped_tensor(z):
         if inner.is_batchedtensor(z):
             if batch is not None:
-                raise ValueError("asked at more than one place at once")
+                raise NotFollowed(MANY)
             batch = inner.maybe_get_bdim(z)
         else:
             depth += 1
@@ -130,27 +176,38 @@ def _unwrapped(z: Tensor) -> tuple[Tensor, int | None, int]:
     return z, batch, depth
 
 
-def _recorded(fn: Fn, points: Tensor, program: Program, tensors: Mapping[str, Tensor]) -> _Recorder:
-    recorder = _Recorder(program, tensors, len(points))
-    vmap(lambda x: fn(recorder, x).reshape(-1))(points)
-    return recorder
+def _recorded(fn: Fn, points: Tensor, program: Program, tensors: Mapping[str, Tensor]) -> _RecordingNet:
+    net = _RecordingNet(program, tensors, points)
+
+    def one(x: Tensor) -> Tensor:
+        with theirs("the residual does not run with a stand-in for the network"):
+            return fn(net, x).reshape(-1)
+
+    vmap(one)(points)
+    return net
 
 
 class _Polynomial:
     """Stands in for the network: its Taylor polynomial at the place that each call was recorded at."""
 
-    def __init__(self, which: Callable[[], int], jets: Any, centres: Any, places: Any, direct: dict[str, Tensor]):
-        self.which, self.jets, self.centres, self.places, self.direct = which, jets, centres, places, direct
+    def __init__(self, calls: Sequence[int], jets: Any, centres: Any, places: Any, direct: dict[str, Tensor]):
+        self.calls, self.jets, self.centres, self.places, self.direct = iter(calls), jets, centres, places, direct
 
     def __call__(self, z: Tensor) -> Tensor:
-        k = self.which()
+        with ours():
+            k = next(self.calls, None)
+            if k is None:
+                raise NotFollowed("the residual calls the network more often when it is run again")
+            return self._at(z, k)
+
+    def _at(self, z: Tensor, k: int) -> Tensor:
         step, total = z - self.centres[k], None
         for index, value in zip(self.places[k].wanted, self.jets[k], strict=True):
             term = value
             for i in index:
                 term = term * step[i]
-            factor = multiplicity(index)
-            term = term if factor == 1 else term / factor
+            divisor = multiplicity(index)
+            term = term if divisor == 1 else term / divisor
             total = term if total is None else total + term
         assert total is not None
         return total
@@ -164,14 +221,14 @@ class _Polynomial:
         return self.direct[name]
 
 
-def _rows(fn: Fn, places: Sequence[Place], calls: list[int], direct: tuple[str, ...]) -> Rows:
+def _rows(fn: Fn, places: Sequence[Place], calls: Sequence[int], direct: tuple[str, ...]) -> Rows:
     """F as a function of (jets by place, points, places, direct parameters), each with a leading dimension n."""
 
     def rows(jets: Any, x: Tensor, centres: Any, given: Any) -> Tensor:
         def one(jets: Any, x: Tensor, centres: Any, given: Any) -> Tensor:
-            order = iter(calls)
-            named = dict(zip(direct, given, strict=True))
-            return fn(_Polynomial(lambda: next(order), jets, centres, places, named), x).reshape(-1)
+            net = _Polynomial(calls, jets, centres, places, dict(zip(direct, given, strict=True)))
+            with theirs("the residual does not run on Taylor polynomials in the network's place"):
+                return fn(net, x).reshape(-1)
 
         return vmap(one)(jets, x, centres, given)
 
@@ -204,9 +261,10 @@ def _pruned(
         with torch.enable_grad():
             found = rows(jets, where, centres, wide)
             if not found.requires_grad:
-                raise ValueError("does not depend on the network")
+                raise NotFollowed("the residual does not depend on the network")
             flat = [value for jet in jets for value in jet]
-            grads = iter(torch.autograd.grad((found * random(found.shape)).sum(), flat, allow_unused=True))
+            with theirs("the residual cannot be differentiated by the network's derivatives"):
+                grads = iter(torch.autograd.grad((found * random(found.shape)).sum(), flat, allow_unused=True))
         for place, kept in zip(places, matter, strict=True):
             kept.update(index for index in place.wanted if (g := next(grads)) is not None and bool((g != 0).any()))
         count = found.shape[1]

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.metric import Metric
 from jumpstart.linearization.ntk import train_kernel
-from jumpstart.linearization.ntk.batch import Side
+from jumpstart.linearization.ntk.batch import RecordedBatch
 from jumpstart.linearization.ntk.contract import Accumulator
 from jumpstart.linearization.ntk.dense import dense_kernel
 from jumpstart.objectives.objective import supervised
@@ -267,8 +267,8 @@ def test_routes_are_checked_once_for_each_mode(monkeypatch):
     model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 2)).double()
     x, y = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 2, dtype=torch.float64)
     objective, asked = supervised(model, x, y), []
-    check = Side.check_layers
-    monkeypatch.setattr(Side, "check_layers", lambda side: asked.append(side) or check(side))
+    check = RecordedBatch.check_layers
+    monkeypatch.setattr(RecordedBatch, "check_layers", lambda batch: asked.append(batch) or check(batch))
     for training in (True, True, False, False, True):
         model.train(training)
         lin = linearize(objective)

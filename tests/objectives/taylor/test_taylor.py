@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,9 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import jumpstart as js
 from jumpstart.linearization.linearize import linearize
-from jumpstart.objectives.taylor import jets
-from jumpstart.objectives.taylor.network import trace
+from jumpstart.objectives.taylor import jets, trace
+from jumpstart.objectives.taylor.network import trace_network
+from jumpstart.utils.fallback import NotFollowed
 
 from ...problems import fill, randn, relative
 
@@ -115,6 +118,7 @@ KNOWN = {
     "powers": lambda m, x: m.last(m.first(x) ** 3 + torch.square(m.first(x).exp())),
     "asked twice": lambda m, x: loop(m, x) * skip(m, x),
     "cat": lambda m, x: m.last(torch.tanh(m.first(torch.cat([x, torch.sin(3 * x), x.cos()], -1)))),
+    "computed constants": lambda m, x: m.last(m.first(x * (2 * m.mean.cos())) * torch.arange(5, dtype=torch.float64)),
     "tied": lambda m, x: m.last(m.layers[0](torch.tanh(m.layers[0](torch.tanh(m.first(x)))))),
 }  # fmt: skip
 UNKNOWN = {
@@ -134,12 +138,39 @@ def build(name):
 @pytest.mark.parametrize("name", KNOWN)
 def test_programs_of_custom_modules_carry_all_derivatives(name):
     model, points, wanted = build(name), randn(1, 4, 2), jets.indices(2, 4)
-    program = trace(model)
+    program = trace_network(model)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     out = program.run(tensors, jets.variable(points, wanted), wanted)
     for index in wanted:
         truth = derivatives(model, points, index)
         torch.testing.assert_close(out.get(index, torch.zeros_like(truth)), truth, rtol=1e-9, atol=1e-10)
+
+
+def test_constants_of_a_network_are_computed_anew_and_leave_no_trace(monkeypatch):
+    """torch.fx keeps constants in attributes of the model, which then looked changed: traced again every time."""
+    model, points, traced = build("computed constants"), randn(1, 5, 2), []
+    before = set(vars(model))
+    monkeypatch.setattr(trace, "trace_network", lambda m: traced.append(m) or trace_network(m))
+    objective = js.residual(model, js.Term(hessian_laplacian, points))
+    for k in range(20):
+        if k == 10:
+            with torch.no_grad():
+                model.mean.mul_(1.5)
+        exact = 0.5 * float(oracle(model, [(hessian_laplacian, points, 1.0)])[0].square().sum())
+        assert objective.value(objective.theta()) == pytest.approx(exact, rel=1e-10)
+    assert len(traced) == 1
+    assert set(vars(model)) == before
+    assert objective.parts[0].local is not None
+
+
+def test_a_network_that_writes_to_a_buffer_leaves_the_models_own():
+    model, points = fill(Custom(lambda m, x: m.last(m.first(x * m.mean.mul_(2))) + m.mean.sum()), 3), randn(1, 5, 2)
+    mean, plain = model.mean.clone(), copy.deepcopy(model)
+    plain.way = lambda m, x: m.last(m.first(x * (2 * m.mean))) + (2 * m.mean).sum()
+    objective = js.residual(model, js.Term(lambda net, x: net(x), points))
+    assert objective.parts[0].local is not None
+    agrees(objective, plain, [(lambda net, x: net(x), points, 1.0)])
+    assert torch.equal(model.mean, mean)
 
 
 def hessian_laplacian(net, x):
@@ -150,7 +181,8 @@ def hessian_laplacian(net, x):
 def test_unknown_modules_are_refused_and_stay_exact(name):
     model, points = build(name), randn(1, 5, 2)
     if name != "raw matrix":
-        assert trace(model) is None
+        with pytest.raises(NotFollowed):
+            trace_network(model)
     objective = js.residual(model, js.Term(hessian_laplacian, points))
     assert objective.parts[0].local is None
     agrees(objective, model, [(hessian_laplacian, points, 1.0)])
