@@ -19,10 +19,11 @@ from torch import nn
 
 from ..errors import InputError, NonFiniteError
 from ..jumping.jump import JumpResult, jump
-from ..jumping.trust import Outcome
+from ..jumping.levenberg_marquardt import Course
+from ..jumping.trust import Outcome, Trust
 from ..objectives.objective import Objective
 from ..utils.progress import counter
-from .checkpoint import load, save
+from .checkpoint import Checkpoint
 from .stages import LANDING, Run, State
 
 
@@ -179,8 +180,9 @@ def iterate(
     bold = bold and options.get("family") == "march"
     theta = objective.theta()
     run = Run(objective, State.at(theta), error, options, seed, restarts, progress)
-    if path is not None and Path(path).exists():
-        run.state = State(**load(path, objective, set(State.__dataclass_fields__)))
+    file = None if path is None else Checkpoint(path, objective, _decisive(options))
+    if file is not None and file.exists():
+        run.state = _state(file.load(set(State.__dataclass_fields__)))
         objective.space.write(objective.model, run.state.theta)
         if resample is not None and run.state.jumps >= every and run.state.jumps % every:
             run.resample(resample(run.state.jumps // every * every))  # the points it was on
@@ -221,23 +223,45 @@ def iterate(
                 # Last, so that an interrupt in it finds everything else done.
                 if callback is not None and callback(result) and outcome is None:
                     outcome = FitOutcome.STOPPED
-                if path is not None and time.monotonic() - saved > 1.0:
-                    save(path, objective, vars(state))
+                if file is not None and time.monotonic() - saved > 1.0:
+                    file.save(_plain(state))
                     saved = time.monotonic()
                 yield state
     except BaseException:
         # An interrupt or a failing callback: the checkpoint holds where the run was, the model gets the best so far.
         objective.space.write(objective.model, state.best)
-        if path is not None:
-            save(path, objective, vars(state))
+        if file is not None:
+            file.save(_plain(state))
         raise
     objective.space.write(objective.model, state.best)
-    if path is not None:
-        save(path, objective, vars(state))
+    if file is not None:
+        file.save(_plain(state))
     return FitResult(
         outcome, state.best_loss, state.start, run.measure(), state.jumps, state.accepted, state.restarts,
         state.seconds, state.cost, cause, state.history,
     )  # fmt: skip
+
+
+def _plain(state: State) -> dict[str, Any]:
+    """A state as tensors, numbers and tables of them, for a file."""
+    course = [] if state.course is None else [vars(state.course)]
+    return {**vars(state), "trust": [vars(state.trust)], "course": course}
+
+
+def _state(found: dict[str, Any]) -> State:
+    course = [Course(**row) for row in found["course"]]
+    return State(**{**found, "trust": Trust(**found["trust"][0]), "course": course[0] if course else None})
+
+
+def _decisive(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that change what a run converges to; a resumed one must be given the same."""
+    basis = options.get("basis", "auto")
+    return {
+        "basis": basis if isinstance(basis, str) else getattr(basis, "__qualname__", type(basis).__name__),
+        "gate": options.get("gate"),
+        "metric": options.get("metric") is not None,
+        "weight_decay": options.get("weight_decay"),
+    }
 
 
 def _marches(objective: Objective, options: dict[str, Any]) -> bool:

@@ -94,6 +94,9 @@ class Points(Part):
     def place(self, row: int, count: int) -> str:
         return f"point {self.points[row * len(self.points) // count].tolist()}"
 
+    def data(self) -> dict[str, Tensor]:
+        return {"points": self.points}
+
     def at(self, points: Tensor) -> Points:
         """The same residual at other points; as many of them need no new trace."""
         other = Points(self.fn, points, self.scale * (len(self.points) / len(points)) ** 0.5)
