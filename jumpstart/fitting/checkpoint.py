@@ -1,11 +1,171 @@
-"""interim"""
+"""A fit in a file: its state, and the problem it belongs to. The format is ``archive.container``'s.
 
-import torch
+The problem is that of the objective which the fit was called with; points drawn on the way are the caller's to draw
+again. It is described once, so that writing evaluates nothing and may happen in the handler of an interrupt.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..archive import fingerprint
+from ..archive.container import Kind, reading, require_writable, write
+from ..errors import ArchiveError
+from ..objectives.objective import Objective
+
+FIT = Kind("fit", 2, "checkpoint of js.fit", "give another path, or delete it")
+PLAIN = (type(None), bool, int, float, str)
+PROBE = "probe"  # the tensor of the weights that the problem was probed at
+TENSOR = "tensor"  # the key of what stands for a tensor in the header
 
 
-def save(path, objective, state, options):
-    torch.save(state, path)
+class Checkpoint:
+    """The file of one fit.
+
+    Args:
+        path: its folder is made if it is missing.
+        objective: the one that the fit is called with.
+        options: what the answer hangs on, by name: None, numbers, text.
+
+    Raises:
+        ArchiveError: the path could not be written; found out now, before anything is spent.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], objective: Objective, options: Mapping[str, Any]) -> None:
+        self.path, self.objective = Path(path), objective
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArchiveError(f"{path}: its folder cannot be made ({error}): give another path.") from error
+        require_writable(self.path)
+        self.problem = fingerprint.describe(objective.space, objective.parts, objective.shape, objective.loss, options)
+        self.probed = fingerprint.probe_off(objective)
+
+    def exists(self) -> bool:
+        """Whether there is a file to go on from."""
+        return self.path.exists()
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write a state; an interrupt leaves the file as it was.
+
+        Args:
+            state: by name: tensors, None, booleans, numbers (NaN and infinity included), text, and lists of tables of
+                these.
+
+        Raises:
+            ArchiveError: the file cannot be written, or the state holds something else.
+        """
+        tensors: dict[str, Tensor] = {}
+        try:
+            told = {name: _told(f"state.{name}", value, tensors) for name, value in state.items()}
+        except TypeError as error:
+            raise ArchiveError(f"{self.path} cannot be written: {error}") from error
+        content = {"problem": self.problem, "probe": None, "state": told}
+        if self.probed is not None:
+            tensors[PROBE], content["probe"] = self.probed
+        write(self.path, FIT, content, tensors)
+
+    def load(self, fields: set[str]) -> dict[str, Any]:
+        """The state as it was saved, tensors on the objective's device; the model is left alone.
+
+        Args:
+            fields: names that the state must have, no more and no fewer.
+
+        Raises:
+            ArchiveError: the file is no checkpoint, is damaged or of another version, or belongs to another problem;
+                says what differs.
+        """
+        with reading(self.path, FIT) as file:
+            told, problem = file.content["state"], file.content["problem"]
+            if not isinstance(told, dict) or told.keys() != fields:
+                raise ArchiveError(
+                    f"{self.path} was written by another version's js.fit, with {sorted({*told} ^ fields)[:6]} more or "
+                    f"less in its state: {FIT.remedy}."
+                )
+            self._require_same(fingerprint.difference(problem, self.problem))
+            named = {name for value in told.values() for name in _tensors(value)}
+            probe, probed = file.content["probe"], file.specs.get(PROBE)
+            if probe is not None:
+                fingerprint.require_probe(probe, problem)
+            space = self.objective.space
+            expected = None if probe is None else ((space.size,), space.dtype)
+            if expected != (None if probed is None else (probed.shape, probed.dtype)):
+                raise ValueError("the probed weights are not the model's")
+            if named != file.specs.keys() - {PROBE}:
+                raise ValueError(f"the state names {sorted(named)[:9]}, the tensors are {sorted(file.specs)[:9]}")
+            tensors = {name: tensor.to(space.device) for name, tensor in file.load().items()}
+        if probe is not None:
+            here = fingerprint.probe_at(self.objective, tensors[PROBE])
+            if here is None:
+                self._require_same("at the saved weights the model's outputs are not finite any more.")
+            else:
+                self._require_same(fingerprint.probe_difference(probe, here))
+        self.probed = None if probe is None else (tensors[PROBE], probe)
+        return {name: _value(value, tensors) for name, value in told.items()}
+
+    def _require_same(self, message: str | None) -> None:
+        if message:
+            raise ArchiveError(f"{self.path}: {message} To begin anew, {FIT.remedy}.")
 
 
-def load(path, objective, options, fields):
-    return torch.load(path, weights_only=True)
+def save(
+    path: str | os.PathLike[str], objective: Objective, state: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
+    """Write a state of a fit once; see :class:`Checkpoint`."""
+    Checkpoint(path, objective, options).save(state)
+
+
+def load(
+    path: str | os.PathLike[str], objective: Objective, options: Mapping[str, Any], fields: set[str]
+) -> dict[str, Any]:
+    """Read a state of a fit once; see :class:`Checkpoint`."""
+    return Checkpoint(path, objective, options).load(fields)
+
+
+# -- a state in JSON: tensors are named, all else is written as it is ----------------------------------------------
+
+
+def _told(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_row(f"{name}.{i}", row, tensors) for i, row in enumerate(value)]
+    return _item(name, value, tensors)
+
+
+def _row(name: str, row: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    if not isinstance(row, dict) or not all(isinstance(key, str) for key in row):
+        raise TypeError(f"{name} is a {type(row).__name__}, not a table of named values.")
+    return {key: _item(f"{name}.{key}", value, tensors) for key, value in row.items()}
+
+
+def _item(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {TENSOR: name}
+    if not isinstance(value, PLAIN):
+        raise TypeError(f"{name} is a {type(value).__name__}; tensors, None, booleans, numbers and text can be stored.")
+    return value
+
+
+def _tensors(told: Any) -> Iterator[str]:
+    """Names of the tensors in what stands for a field; raises for what :func:`_told` does not make."""
+    if isinstance(told, list):
+        for row in told:
+            for value in dict(row).values():
+                if isinstance(value, list):
+                    raise TypeError("a list in a list")
+                yield from _tensors(value)
+    elif isinstance(told, dict):
+        if told.keys() != {TENSOR} or not isinstance(told[TENSOR], str):
+            raise ValueError(f"a table of {sorted(told)[:9]} in the state")
+        yield told[TENSOR]
+
+
+def _value(told: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(told, list):
+        return [{key: _value(value, tensors) for key, value in row.items()} for row in told]
+    return tensors[told[TENSOR]] if isinstance(told, dict) else told

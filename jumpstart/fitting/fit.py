@@ -27,7 +27,7 @@ from ..linearization.metric import MetricLike
 from ..objectives.objective import Objective
 from ..report import plots
 from ..utils.progress import counter
-from . import checkpoint
+from .checkpoint import Checkpoint
 from .stages import Event, FitRun, FitSettings, State
 
 SAVING = 1.0  # seconds between checkpoints
@@ -205,9 +205,9 @@ class Fit:
         if _implicit(objective, options):
             options["search"] = LEVENBERG_MARQUARDT
         self.objective, self.resample, self.callback, self.progress = objective, resample, callback, progress
-        self.path = None if _rehearsing.get() else path
-        self.matters = _matters(options, metric)
         self.run = FitRun(objective, self.settings, error, metric, options, progress)
+        saved = path is not None and not _rehearsing.get()
+        self.file = Checkpoint(path, objective, decisive(options, metric)) if saved else None
 
     def steps(self) -> Generator[State, None, FitResult]:
         """Yields the state after each jump, with the best weights so far, and returns the result."""
@@ -238,10 +238,10 @@ class Fit:
     def _start(self) -> None:
         """From the checkpoint if there is one, else from the present weights."""
         run, every = self.run, self.settings.every
-        if self.path is None or not Path(self.path).exists():
+        if self.file is None or not self.file.exists():
             run.begin()
             return
-        state = State.from_flat(checkpoint.load(self.path, self.objective, self.matters, State.names()))
+        state = State.from_flat(self.file.load(State.names()))
         run.resume(state)
         if self.resample is not None and state.jumps >= every and state.jumps % every:
             run.resample(self.resample(state.jumps // every * every))  # the points it was on
@@ -280,10 +280,10 @@ class Fit:
 
     def _save(self) -> None:
         """A run goes on where its file cannot be written."""
-        if self.path is None:
+        if self.file is None:
             return
         try:
-            checkpoint.save(self.path, self.objective, self.run.state.flat(), self.matters)
+            self.file.save(self.run.state.flat())
         except ArchiveError as error:
             warnings.warn(f"fit goes on without a checkpoint: {error}", RuntimeWarning, stacklevel=2)
 
@@ -302,11 +302,12 @@ def _implicit(objective: Objective, options: dict[str, Any]) -> bool:
     return free and objective.loss.curvature is not None and isinstance(basis, str) and basis != "krylov"
 
 
-def _matters(options: dict[str, Any], metric: MetricLike) -> dict[str, Any]:
-    """The options that a file belongs to: they decide what is descended, the others how."""
-    gate = options.get("gate")
+def decisive(options: dict[str, Any], metric: MetricLike) -> dict[str, Any]:
+    """The options that change what a run converges to; a resumed one must be given the same."""
+    basis, gate = options.get("basis", "auto"), options.get("gate")
     return {
-        "weight_decay": options.get("weight_decay"),
-        "metric": None if metric is None else "given",
+        "basis": basis if isinstance(basis, str) else getattr(basis, "__qualname__", type(basis).__name__),
         "gate": gate if gate is None or isinstance(gate, str) else repr(gate),
+        "metric": metric is not None,
+        "weight_decay": options.get("weight_decay"),
     }

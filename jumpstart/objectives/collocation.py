@@ -105,6 +105,9 @@ class Points(Part):
     def notes(self) -> list[str]:
         return [] if self.fallback is None else [self.fallback]
 
+    def data(self) -> dict[str, Tensor]:
+        return {"points": self.points}
+
     def at(self, points: Tensor) -> Points:
         """The same residual at other points; as many of them need no new trace."""
         other = Points(self.fn, points, self.scale * (len(self.points) / len(points)) ** 0.5)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,10 @@ class Part(abc.ABC):
     def notes(self) -> list[str]:
         """What is slower than it could be, and why, as far as it has been met: sentences for people."""
         return []
+
+    def data(self) -> dict[str, Tensor]:
+        """The tensors that the part is made of, by a name for people; what a function reads is not seen."""
+        return {}
 
     def prepare(self, net: Net, theta: Tensor) -> None:  # noqa: B027 (most parts have nothing to do)
         """Called before the outputs are linearized at θ: a chance to find, or to find again, a faster way to them."""
@@ -127,6 +131,9 @@ class Batch(Part):
     def pulls(self, u: Tensor) -> float:
         return u.numel() / max(1, self.size) + 1
 
+    def data(self) -> dict[str, Tensor]:
+        return dict(_named("inputs", self.inputs))
+
     def split(self, size: int) -> list[Batch]:
         """The same batch in chunks of at most ``size`` samples."""
         return [Batch(take(self.inputs, slice(i, i + size))) for i in range(0, self.size, size)]
@@ -195,6 +202,18 @@ def leaves(inputs: Any) -> list[Tensor]:
     if isinstance(inputs, (tuple, list)):
         return [leaf for item in inputs for leaf in leaves(item)]
     return [inputs] if isinstance(inputs, Tensor) else []
+
+
+def _named(name: str, inputs: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in a nest, each with the expression that reaches it."""
+    if isinstance(inputs, Tensor):
+        yield name, inputs
+    elif isinstance(inputs, dict):
+        for key, value in inputs.items():
+            yield from _named(f"{name}[{key!r}]", value)
+    elif isinstance(inputs, (tuple, list)):
+        for i, value in enumerate(inputs):
+            yield from _named(f"{name}[{i}]", value)
 
 
 def require_finite(inputs: Any, what: str) -> None:

@@ -1,26 +1,23 @@
-"""A solution in a file: saved whole, read without executing anything, and checked against the model it is asked of.
+"""A solution in a file: what it consists of, and that it is asked about the problem it was saved from.
 
-A plain .npz that is read with ``allow_pickle=False``, with a header in JSON. Stored are θ₀, u₀, the basis, the metric
-and the flow's modes, so that loading costs a forward pass and no derivative; the network and the data are the
-caller's, and have to be the same ones. The model's weights may have moved since: θ₀ comes from the file.
+Stored are θ₀, u₀, the basis, the metric and the flow's modes, so that loading costs a forward pass and no derivative;
+the network and the data are the caller's, and have to be the same ones (``archive.fingerprint``). The model's weights
+may have moved since: θ₀ comes from the file. The format is ``archive.container``'s.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import math
 import os
-import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from ..errors import ArchiveError
+from ..archive import fingerprint
+from ..archive.container import Kind, Reader, reading, write
+from ..errors import ArchiveError, NonFiniteError
 from ..flow.basis import Basis, Remainder
 from ..flow.reduced_flow import ReducedFlow
 from ..gating import Gate
@@ -28,17 +25,13 @@ from ..linalg.etdrk4 import Modes
 from ..linearization.linearize import Linearization, linearize
 from ..linearization.metric import Metric
 from ..linearization.operators import Jacobian
-from ..losses.base import Loss
 from ..objectives.objective import Objective
-from ..objectives.parameters import ParameterSpace
-from ..utils import version
 from ..utils.cost import Ledger
 
-FORMAT = "jumpstart solution"
-VERSION = 1
+SOLUTION = Kind("solution", 2, "saved solution", "save it again")
 _BASIS = ("images", "vectors", "cotangents", "squares", "decay", "decay_force")
-_TOLD = ("kind", "route", "complete", "modal", "is_krylov", "damping")
-_DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
+_TOLD = {"kind": str, "route": str, "complete": bool, "modal": bool, "is_krylov": bool, "damping": float}
+_NOT_NEGATIVE = ("squares", "rates", "modes")
 
 
 def save(path: str | os.PathLike[str], flow: ReducedFlow) -> Path:
@@ -49,54 +42,21 @@ def save(path: str | os.PathLike[str], flow: ReducedFlow) -> Path:
     Raises:
         ArchiveError: the file cannot be written.
     """
-    lin, basis, loss = flow.problem.lin, flow.basis, flow.problem.loss
+    basis, lin, loss = flow.basis, flow.problem.lin, flow.problem.loss
     metric, rate = basis.metric, basis.metric.decay
     arrays: dict[str, Any] = {name: getattr(basis, name) for name in _BASIS}
     arrays |= {"theta": lin.theta, "u": lin.u, "root": metric.root, "rates": rate if isinstance(rate, Tensor) else None}
     arrays |= {"modes": flow.start.rates, "rotation": flow.start.vectors}
-    kept: dict[str, Tensor] = {name: value.detach() for name, value in arrays.items() if value is not None}
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "jumpstart": version.installed(),
-        "torch": torch.__version__,
-        "arrays": {name: [str(value.dtype).removeprefix("torch."), _layout(value)] for name, value in kept.items()},
-        "parameters": _parameters(lin.net.space),
-        "outputs": {"shape": list(lin.u.shape), "sha256": digest(lin.u)},
-        "loss": {"class": type(loss).__name__, "sha256": digest(loss.targets), "probe": _probe(loss, flow.u)},
+    content = {
+        "problem": fingerprint.describe(lin.net.space, lin.parts, lin.u.shape, loss, {}),
+        "loss": fingerprint.probe(lin.parts, lin.u.split(lin.counts), loss)["loss"],
         "basis": {name: getattr(basis, name) for name in _TOLD},
         "remainder": None if basis.remainder is None else list(basis.remainder.measure()),
         "metric": {"decay": None if isinstance(rate, Tensor) else float(rate)},
-        "flow": {
-            "tolerance": flow.tolerance,
-            "floor": flow.start.floor,
-            "gate": None if flow.gate is None else [flow.gate.rule, dict(flow.gate.options)],
-        },
+        "flow": {"tolerance": flow.tolerance, "floor": flow.start.floor},
+        "gate": None if flow.gate is None else {"rule": flow.gate.rule, "options": dict(flow.gate.options)},
     }
-    table: dict[str, Any] = {}
-    for name, value in kept.items():
-        # The layout in memory is kept, since sums of other order round differently; NumPy knows no bfloat16.
-        plain = value.permute(_layout(value)).contiguous().cpu()
-        table[name] = (plain.float() if plain.element_size() < 4 else plain).numpy()
-    table["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    return _write(Path(path), table)
-
-
-def _write(path: Path, table: dict[str, Any]) -> Path:
-    whole = path.resolve()
-    part = whole.with_name(f".{whole.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("xb") as file:
-            np.savez(file, **table)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(whole)
-    except OSError as error:
-        raise ArchiveError(f"{path}: the solution cannot be written there ({error}).") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-    return path
+    return write(path, SOLUTION, content, {name: value for name, value in arrays.items() if value is not None})
 
 
 def load(path: str | os.PathLike[str], objective: Objective) -> ReducedFlow:
@@ -105,145 +65,88 @@ def load(path: str | os.PathLike[str], objective: Objective) -> ReducedFlow:
     The model's present weights play no part: the solution is about those that it was saved at.
 
     Raises:
-        ArchiveError: the file holds no solution, is damaged or of a later format, or was saved from another model,
+        ArchiveError: the file holds no solution, is damaged or of another format, or was saved from another model,
             other data or another loss; says what differs.
     """
     if not isinstance(objective, Objective):
         raise ArchiveError(f"load needs the js.Objective that was solved, got {type(objective).__name__}.")
-    file = _read(Path(path))
-    if message := _difference(file.header, objective):
-        raise ArchiveError(f"{path}: {message}")
-    lin = linearize(objective, file.arrays["theta"].to(objective.space.device), Ledger())
-    u = file.arrays["u"].to(lin.u.device)
-    apart = float(torch.linalg.vector_norm((lin.u - u).double()) / (torch.linalg.vector_norm(u.double()) + 1e-300))
-    if u.dtype != lin.u.dtype or not apart <= torch.finfo(u.dtype).eps ** 0.5:
-        raise ArchiveError(
-            f"{path}: at the saved weights the model's outputs ({lin.u.dtype}) are {apart:.1e} (relative) from the "
-            f"saved ones ({u.dtype}): other inputs, buffers (BatchNorm statistics), train or eval mode, or code."
-        )
-    lin.u = u
-    here, then = _probe(objective.loss, u.double()), file.header["loss"]["probe"]
-    if not all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-290) for a, b in zip(here, then, strict=True)):
-        raise ArchiveError(f"{path}: another loss: value, slope, curvature {here} at the saved outputs, not {then}.")
-    return file.flow(file.basis(lin), objective.loss)
-
-
-class _File(NamedTuple):
-    """What stands in a file."""
-
-    header: dict[str, Any]
-    arrays: dict[str, Tensor]
-
-    def basis(self, lin: Linearization) -> Basis:
-        told, on = self.header, {name: value.to(lin.u.device) for name, value in self.arrays.items()}
-        pair = told["remainder"] and (float(told["remainder"][0]), float(told["remainder"][1]))
-        fields: dict[str, Any] = {name: on.get(name) for name in _BASIS} | told["basis"]
-        return Basis(
-            jacobian=Jacobian(
-                lin, Metric(on.get("root"), on["rates"] if "rates" in on else float(told["metric"]["decay"]))
-            ),
-            remainder=Remainder(lambda: pair) if pair else None,
-            **fields,
-        )
-
-    def flow(self, basis: Basis, loss: Loss) -> ReducedFlow:
-        told, on = self.header["flow"], {name: value.to(basis.images.device) for name, value in self.arrays.items()}
-        start = Modes(on["modes"], on.get("rotation"), float(told["floor"]))
-        gate = None if told["gate"] is None else Gate(*told["gate"])
-        return ReducedFlow(basis, loss, float(told["tolerance"]), gate, start)
-
-    def check(self) -> None:
-        """Raise ValueError, KeyError or TypeError where header and arrays do not belong together."""
-        header, found = self.header, {name: tuple(value.shape) for name, value in self.arrays.items()}
-        k, n, p = found["modes"][0], tuple(header["outputs"]["shape"]), found["theta"][0]
-        rows = [found[name][0] for name in ("cotangents", "vectors") if name in found]
-        shapes = {"theta": (p,), "u": n, "images": (k, *n), "squares": (k,), "decay": (k, k), "decay_force": (k,)}
-        shapes |= {"root": (p,), "rates": (p,), "modes": (k,), "rotation": (k, k)}
-        shapes |= {"cotangents": (rows[0], *n), "vectors": (rows[-1], p)}
-        for name, shape in found.items():
-            if shapes[name] != shape:
-                raise ValueError(f"{name} of shape {shape}, not {shapes[name]}")
-        complete = {"images", "u"} <= found.keys() and ("decay" in found) == ("decay_force" in found)
-        if not complete or sum(rows) != k or p != sum(math.prod(row["shape"]) for row in header["parameters"]):
-            raise ValueError("an array is missing, or directions or parameters do not add up")
-        if digest(self.arrays["u"]) != header["outputs"]["sha256"]:
-            raise ValueError("the outputs do not match their checksum")
-        told, flow, loss = header["basis"], header["flow"], header["loss"]
-        if tuple(told) != _TOLD or [type(value) for value in told.values()] != [str, str, bool, bool, bool, float]:
-            raise TypeError("the basis is not described")
-        numbers = [flow["tolerance"], flow["floor"], *loss["probe"], *(header["remainder"] or (0, 0))]
-        if len([float(x) for x in numbers]) != 7 or not ("rates" in found or float(header["metric"]["decay"]) >= 0):
-            raise ValueError("numbers are missing")
-        _ = loss["class"], loss["sha256"], [(row["name"], row["dtype"]) for row in header["parameters"]]
-
-
-def _read(path: Path) -> _File:
+    space, parts, loss = objective.space, objective.parts, objective.loss
+    here = fingerprint.describe(space, parts, objective.shape, loss, {})
+    with reading(path, SOLUTION) as file:
+        told = file.content
+        if message := fingerprint.difference(told["problem"], here):
+            raise ArchiveError(f"{path}: {message}")
+        _require_sizes(file, objective)
+        gate = _gate(told)
+        arrays = {name: value.to(space.device) for name, value in file.load().items()}
+        _require_values(arrays)
     try:
-        with np.load(path, allow_pickle=False) as found:
-            header = json.loads(found["header"].tobytes())
-            if header["format"] != FORMAT or not isinstance(header["version"], int):
-                raise ValueError(f"format {header['format']!r}, version {header['version']!r}")
-            if header["version"] <= VERSION:
-                arrays = {}
-                for name, (dtype, layout) in header["arrays"].items():
-                    back = torch.from_numpy(found[name]).permute([layout.index(i) for i in range(len(layout))])
-                    arrays[name] = back.to(_DTYPES[dtype], copy=True)  # and so aligned as torch does
-                file = _File(header, arrays)
-                file.check()
-                return file
-    except FileNotFoundError as error:
-        raise ArchiveError(f"{path}: there is no such file.") from error
-    except Exception as error:  # whatever a file of unknown origin can bring about
-        raise ArchiveError(
-            f"{path} holds no saved solution, is damaged or too large ({type(error).__name__}: {error}): save it again."
-        ) from error
-    raise ArchiveError(
-        f"{path} is of format {header['version']}, written by jumpstart {header.get('jumpstart')}; this is "
-        f"{version.installed()}, which reads formats up to {VERSION}: upgrade it."
+        lin = linearize(objective, arrays["theta"], Ledger())
+    except NonFiniteError as error:
+        raise ArchiveError(f"{path}: at the saved weights, {error}") from error
+    saved, found = (fingerprint.probe(parts, u.split(lin.counts), loss) for u in (arrays["u"], lin.u))
+    # The loss is asked at the saved outputs, so that it is the same to the last digits.
+    then, now = saved | {"loss": told["loss"]}, found | {"loss": saved["loss"]}
+    if message := fingerprint.probe_difference(then, now, fingerprint.LOSS_TOLERANCE):
+        raise ArchiveError(f"{path}: {message}")
+    lin.u = arrays["u"]
+    start = Modes(arrays["modes"], arrays.get("rotation"), float(told["flow"]["floor"]))
+    return ReducedFlow(_basis(told, arrays, lin), loss, float(told["flow"]["tolerance"]), gate, start)
+
+
+def _basis(told: Mapping[str, Any], arrays: Mapping[str, Tensor], lin: Linearization) -> Basis:
+    pair = told["remainder"] and (float(told["remainder"][0]), float(told["remainder"][1]))
+    fields: dict[str, Any] = {name: arrays.get(name) for name in _BASIS} | told["basis"]
+    metric = Metric(arrays.get("root"), arrays["rates"] if "rates" in arrays else float(told["metric"]["decay"]))
+    return Basis(
+        jacobian=Jacobian(lin, metric),
+        remainder=Remainder(lambda: pair) if pair else None,
+        **fields,
     )
 
 
-def _difference(header: dict[str, Any], objective: Objective) -> str | None:
-    """What differs between the file and the objective before anything is evaluated; None where nothing does."""
-    saved, here, loss = header["parameters"], _parameters(objective.space), objective.loss
-    other = "this solution was saved from another model."
-    names, ours = [row["name"] for row in saved], [row["name"] for row in here]
-    if gone := [name for name in names if name not in ours]:
-        return f"the file has parameters {gone[:4]}, which the objective does not move: {other}"
-    if more := [name for name in ours if name not in names]:
-        return f"the objective moves {more[:4]} too: give objective.subset([…]) with the parameters that were solved."
-    rows = [("the parameters have", "names", names, ours)]
-    rows += [("the outputs have", "shape", header["outputs"]["shape"], list(objective.shape))]
-    for a, b in zip(saved, here, strict=False):
-        rows += [(f"parameter {a['name']!r} has", what, a[what], b[what]) for what in ("shape", "dtype")]
-    for what, quality, then, now in rows:
-        if then != now:
-            return f"{what} {quality} {then} in the file and {now} in the model: {other}"
-    if header["loss"]["class"] != type(loss).__name__:
-        return f"saved with the loss {header['loss']['class']}, but the objective has {type(loss).__name__}."
-    if header["loss"]["sha256"] != digest(loss.targets):
-        return "the targets differ (by SHA-256): this solution was saved from other data, or in another precision."
-    return None
+def _gate(told: Mapping[str, Any]) -> Gate | None:
+    found = told["gate"]
+    if found is None:
+        return None
+    if not isinstance(found, dict) or found.keys() != {"rule", "options"} or not isinstance(found["options"], dict):
+        raise ValueError(f"a gate of {found!r}"[:200])
+    return Gate(found["rule"], {name: float(value) for name, value in found["options"].items()})
 
 
-def _parameters(space: ParameterSpace) -> list[dict[str, Any]]:
-    rows = zip(space.names, space.shapes, space.dtypes, strict=True)
-    return [{"name": name, "shape": list(shape), "dtype": str(d).removeprefix("torch.")} for name, shape, d in rows]
+def _require_sizes(file: Reader, objective: Objective) -> None:
+    """Raise where what the header says of the arrays does not go with the objective or with the rest."""
+    found = {name: spec.shape for name, spec in file.specs.items()}
+    k, n, p = found["modes"][0], tuple(objective.shape), objective.space.size
+    rows = [found[name][0] for name in ("cotangents", "vectors") if name in found]
+    shapes = {"theta": (p,), "u": n, "images": (k, *n), "squares": (k,), "decay": (k, k), "decay_force": (k,)}
+    shapes |= {"root": (p,), "rates": (p,), "modes": (k,), "rotation": (k, k)}
+    shapes |= {"cotangents": (rows[0], *n), "vectors": (rows[-1], p)}
+    for name, spec in file.specs.items():
+        if shapes[name] != spec.shape or not spec.dtype.is_floating_point:
+            raise ValueError(f"{name} of shape {spec.shape} and {spec.dtype}, not {shapes[name]} and floating point")
+    if not {"theta", "u", "images"} <= found.keys() or ("decay" in found) != ("decay_force" in found):
+        raise ValueError("an array is missing")
+    if sum(rows) != k or file.specs["theta"].dtype != objective.space.dtype:
+        raise ValueError(f"{sum(rows)} directions for {k} modes, or weights of {file.specs['theta'].dtype}")
+    told, flow = file.content["basis"], file.content["flow"]
+    if {name: type(value) for name, value in told.items()} != _TOLD:
+        raise TypeError("the basis is not described")
+    loss = [float(x) for x in file.content["loss"]]
+    numbers = [flow["tolerance"], flow["floor"], *(file.content["remainder"] or (0, 0))]
+    numbers += [] if "rates" in found else [file.content["metric"]["decay"]]
+    if (
+        len(loss) != 3
+        or len(numbers) != (4 if "rates" in found else 5)
+        or not all(0 <= float(x) < math.inf for x in numbers)
+    ):
+        raise ValueError(f"{loss}, {numbers} where three numbers and some of 0 or more should be")
 
 
-def _layout(tensor: Tensor) -> list[int]:
-    """Dimensions from the outermost in memory to the innermost."""
-    return sorted(range(tensor.dim()), key=lambda i: -tensor.stride(i))
-
-
-def digest(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's dtype, shape and bytes."""
-    plain = tensor.detach().cpu().contiguous()
-    head = f"{plain.dtype}{tuple(plain.shape)}".encode()
-    return hashlib.sha256(head + plain.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def _probe(loss: Loss, u: Tensor) -> list[float]:
-    """Φ, ‖∇Φ‖ and vᵀBv at u for a fixed v: what tells losses with the same targets apart."""
-    bound, v = loss.to(u), torch.cos(torch.arange(u.numel(), dtype=u.dtype, device=u.device)).reshape(u.shape)
-    return [float(bound.value(u)), float(torch.linalg.vector_norm(bound.grad(u))), float((v * bound.hvp(u, v)).sum())]
+def _require_values(arrays: Mapping[str, Tensor]) -> None:
+    """Raise where arrays hold what no solution does; they are finite."""
+    for name in _NOT_NEGATIVE:
+        if name in arrays and not bool((arrays[name] >= 0).all()):
+            raise ValueError(f"{name} holds a negative number")
+    if "root" in arrays and not bool((arrays["root"] > 0).all()):
+        raise ValueError("root holds a zero")

@@ -11,9 +11,10 @@ from torch.func import grad, hessian
 
 import jumpstart as js
 from jumpstart import errors
-from jumpstart.fitting import checkpoint, stages
-from jumpstart.fitting.fit import Fit
-from jumpstart.fitting.stages import Stage, State
+from jumpstart.archive.container import reading
+from jumpstart.fitting import stages
+from jumpstart.fitting.checkpoint import FIT
+from jumpstart.fitting.stages import Stage
 
 from ..problems import fill, flat, generator, mlp, randn
 
@@ -164,8 +165,8 @@ def test_the_global_random_state_and_buffers_are_left_alone():
 
 def stage_in(path):
     """The stage that a checkpoint of a regression was left in."""
-    matters = Fit(regression(), jumps=1).matters
-    return State.from_flat(checkpoint.load(path, regression(), matters, State.names())).stage
+    with reading(path, FIT) as file:
+        return Stage[file.content["state"]["stage"]]
 
 
 def interrupt(at):
