@@ -6,16 +6,17 @@ decay (docs/theory.md, equations 7 and 8; the decision on weight decay is docs/d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, MetricError, NonFiniteError, ShapeError
+from ..errors import InputError, NonFiniteError, ShapeError
 from ..objectives.objective import Objective
 from ..objectives.parameters import ParameterSpace
+from ..optim import adapters
 
 CLIP = 1e3  # largest entry of D over its median: parameters whose v̂ is almost 0 would otherwise own the metric
 
@@ -59,6 +60,9 @@ def make(source: MetricLike, model: nn.Module, space: ParameterSpace, weight_dec
         InputError, ShapeError, NonFiniteError: quoting what cannot serve as a metric.
     """
     if isinstance(source, Metric):
+        for what in (source.root, source.decay):
+            if isinstance(what, Tensor) and what.shape != (space.size,):
+                raise ShapeError(f"a Metric of shape {tuple(what.shape)}, where the parameters are ({space.size},).")
         metric = source
     elif source is None:
         metric = Metric()
@@ -94,86 +98,81 @@ def _root(d: Tensor, space: ParameterSpace) -> Tensor:
     return d.sqrt()
 
 
-def _adam(state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    second = state.get("max_exp_avg_sq", state["exp_avg_sq"])
-    correction = 1 - group["betas"][1] ** float(state["step"])
-    return 1 / ((second / correction).sqrt() + group["eps"])
-
-
-def _rmsprop(state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    square = state["square_avg"]
-    if group.get("centered", False):
-        square = (square - state["grad_avg"].square()).clamp_min(0)
-    return 1 / (square.sqrt() + group["eps"])
-
-
-def _adagrad(state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    return 1 / (state["sum"].sqrt() + group["eps"])
-
-
-# Which entry of an optimizer's state holds its second moments, and the diagonal metric that follows from it.
-RULES: tuple[tuple[str, Callable[[dict[str, Any], dict[str, Any]], Tensor]], ...] = (
-    ("exp_avg_sq", _adam),
-    ("square_avg", _rmsprop),
-    ("sum", _adagrad),
-)
-
-
 def from_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, space: ParameterSpace) -> Metric:
-    """The metric in which an optimizer moves now: 1/(√v̂ + ε) for the Adam family, RMSprop and Adagrad, 1 for SGD.
+    """The metric in which an optimizer moves now, as its adapter in :mod:`jumpstart.optim.adapters` says.
 
-    Flow time is in units of the first group's learning rate × steps; groups with another rate get D scaled by the
-    ratio. Weight decay is taken along: decoupled (AdamW, and SGD, where there is no difference) as it is, coupled
-    through the metric (Adam's L2 term) as decay·D.
+    Flow time is in units of the first learning rate that is not zero, × steps; groups with another rate get D scaled
+    by the ratio. Weight decay is taken along: decoupled (AdamW, and SGD, where there is no difference) as it is,
+    coupled through the metric (Adam's L2 term) as decay·D.
 
     Raises:
-        InputError: the optimizer holds other parameters, or has not taken a step yet.
+        MetricError: the optimizer's state is unknown or partial, or gives no metric.
+        InputError: the optimizer holds other parameters, or does not move some of them (learning rate 0).
+        NonFiniteError: second moments are NaN or infinite.
+    """
+    while isinstance(inner := getattr(optimizer, "inner", None), torch.optim.Optimizer):
+        optimizer = inner  # a JumpOptimizer's
+    kind, present = type(optimizer).__name__, dict(model.named_parameters())
+    groups = held(optimizer, model, space)
+    rates = {name: adapters.rate(optimizer, groups[name]) for name in space.names}
+    if not any(adapters.moves(group) for group in optimizer.param_groups):
+        raise InputError(f"metric: every learning rate of {kind} is 0: set one, or pass metric=None.")
+    if resting := [name for name in space.names if rates[name] == 0]:
+        raise InputError(
+            f"metric: {kind} does not move {resting[:5]}, whose learning rate is 0: leave them out with params=[…]."
+        )
+    base = next(adapters.rate(optimizer, group) for group in optimizer.param_groups if adapters.moves(group))
+    diagonal, fixed, through = {}, {}, {}  # D; decay rates that are decoupled; those that act through D
+    for name in space.names:
+        parameter, group, ratio = present[name], groups[name], rates[name] / base
+        d, coupled = adapters.diagonal(optimizer, name, parameter, group)
+        decay = float(group.get("weight_decay", 0.0))
+        diagonal[name] = d * ratio
+        fixed[name] = torch.full_like(parameter, 0.0 if coupled else decay * ratio)
+        through[name] = torch.full_like(parameter, decay if coupled else 0.0)
+    flat = space.flatten(diagonal).detach()
+    if not bool(torch.isfinite(flat).all()) or not bool((flat > 0).all()):
+        raise NonFiniteError(
+            f"metric: the state of {kind} gives entries for {_where(flat, space)} that are NaN, infinite or not "
+            "positive: the run has diverged, or met a gradient that overflowed."
+        )
+    flat = flat.clamp(max=CLIP * float(flat.median()))
+    decays = (space.flatten(fixed) + space.flatten(through) * flat).detach()
+    uniform = float(decays[0])
+    same = bool((decays == uniform).all())
+    root = None if bool((flat == 1).all()) else flat.sqrt()
+    return Metric(root, uniform if same else decays)
+
+
+def held(optimizer: torch.optim.Optimizer, model: nn.Module, space: ParameterSpace) -> dict[str, dict[str, Any]]:
+    """The parameter group that each parameter lies in, by name.
+
+    Raises:
+        InputError: the optimizer does not hold them all.
     """
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     present = dict(model.named_parameters())
     missing = [name for name in space.names if id(present[name]) not in groups]
     if missing:
         raise InputError(
-            f"metric: the optimizer does not hold {missing[:5]}; restrict the objective with params=[…] to what it "
-            "trains."
+            f"{type(optimizer).__name__} does not hold {missing[:5]}: it has no metric for them and never moves them; "
+            "restrict the objective with params=[…] to what it trains."
         )
-    base = float(optimizer.param_groups[0]["lr"])
-    plain = isinstance(optimizer, torch.optim.SGD)
-    diagonal, fixed, through = {}, {}, {}  # D; decay rates that are decoupled; those that act through D
-    for name in space.names:
-        parameter = present[name]
-        group, state = groups[id(parameter)], optimizer.state.get(parameter, {})
-        # Adadelta's step is also scaled by the size of past updates: its second moments alone are no metric.
-        rule = None if "acc_delta" in state else next((rule for key, rule in RULES if key in state), None)
-        if rule is None and not plain:
-            raise MetricError(
-                f"metric: {type(optimizer).__name__} holds no second moments for {name!r} that make a metric: take a "
-                "few steps first (Adam family, RMSprop, Adagrad), or pass metric=None for the plain metric."
-            )
-        d = torch.ones_like(parameter) if rule is None else rule(state, group)
-        ratio = float(group["lr"]) / base if base else 1.0
-        coupled = rule is not None and not group.get("decoupled_weight_decay", False)
-        coupled = coupled and not type(optimizer).__name__.lower().endswith("adamw")
-        diagonal[name] = d * ratio
-        wd = float(group.get("weight_decay", 0.0))
-        fixed[name] = torch.full_like(parameter, 0.0 if coupled else wd * ratio)
-        through[name] = torch.full_like(parameter, wd if coupled else 0.0)
-    flat = space.flatten(diagonal).detach()
-    if not bool(torch.isfinite(flat).all()):
-        raise NonFiniteError(
-            f"metric: the second moments of {type(optimizer).__name__} hold NaN: the run has diverged."
-        )
-    flat = flat.clamp(max=CLIP * float(flat.median()))
-    if float(flat.min()) <= 0:
-        raise InputError(
-            "metric: an entry is zero (a parameter group with learning rate 0, or infinite second moments): leave "
-            "those parameters out with params=[…]."
-        )
-    rates = (space.flatten(fixed) + space.flatten(through) * flat).detach()
-    uniform = float(rates[0])
-    same = bool((rates == uniform).all())
-    root = None if bool((flat == 1).all()) else flat.sqrt()
-    return Metric(root, uniform if same else rates)
+    return {name: groups[id(present[name])] for name in space.names}
+
+
+def _where(d: Tensor, space: ParameterSpace) -> str:
+    """The first parameter in which D is no positive number."""
+    pieces = zip(space.names, d.split(space.sizes), strict=True)
+    return repr(next(name for name, piece in pieces if not bool(((piece > 0) & torch.isfinite(piece)).all())))
+
+
+def restrict(metric: Metric, space: ParameterSpace, names: Collection[str]) -> Metric:
+    """A metric of all parameters of a space, for those of the given names alone, in the space's order."""
+    kept = torch.cat([torch.full((size,), name in names) for name, size in zip(space.names, space.sizes, strict=True)])
+    kept = kept.to(space.device)
+    root = None if metric.root is None else metric.root[kept]
+    return Metric(root, metric.decay[kept] if isinstance(metric.decay, Tensor) else metric.decay)
 
 
 def metric_of(source: MetricLike, objective: Objective, weight_decay: float | None = None) -> Metric:
