@@ -129,6 +129,36 @@ def test_no_circles():
     assert circles() == []
 
 
+BRANCHES, LINES = 20, 80  # most in one function
+
+
+def branches(function: ast.AST) -> int:
+    """Places where a function may go one way or another."""
+    count = 0
+    for node in ast.walk(function):
+        if isinstance(node, (ast.If, ast.IfExp, ast.For, ast.While, ast.ExceptHandler, ast.match_case)):
+            count += 1
+        elif isinstance(node, ast.BoolOp):
+            count += len(node.values) - 1
+        elif isinstance(node, ast.comprehension):
+            count += 1 + len(node.ifs)
+    return count
+
+
+def functions() -> Iterator[tuple[str, int, int]]:
+    """Name, branches and lines of every function of the package, methods and inner ones included."""
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield f"{name}.{node.name}", branches(node), (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def test_functions_can_be_read_at_once():
+    found = list(functions())
+    assert len(found) > 500
+    assert [row for row in found if row[1] > BRANCHES or row[2] > LINES] == []
+
+
 def test_the_check_sees_circles_upward_edges_and_imports_for_types(tmp_path, monkeypatch):
     """The test can fail: a small house with each of the faults."""
     for text, fault in (
@@ -185,4 +215,6 @@ if __name__ == "__main__":
         below = sorted(table.get(name, {}), key=lambda other: FLOOR[other])
         print(f"{floor:2d}  {name:<14} → {', '.join(below) or '–'}")
     upward = [(a, b) for a, others in table.items() for b in others if FLOOR[b] >= FLOOR[a]]
+    most, longest = max(functions(), key=lambda row: row[1]), max(functions(), key=lambda row: row[2])
+    print(f"most branches: {most[1]} in {most[0]}; most lines: {longest[2]} in {longest[0]}")
     print(f"{len(modules()) - 1} modules in {len(ROOMS)} rooms; circles: {len(circles())}; upward edges: {len(upward)}")

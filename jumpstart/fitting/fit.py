@@ -206,8 +206,9 @@ class Fit:
             options["search"] = LEVENBERG_MARQUARDT
         self.objective, self.resample, self.callback, self.progress = objective, resample, callback, progress
         self.run = FitRun(objective, self.settings, error, metric, options, progress)
-        saved = path is not None and not _rehearsing.get()
-        self.file = Checkpoint(path, objective, decisive(options, metric)) if saved else None
+        self.file: Checkpoint | None = None
+        if path is not None and not _rehearsing.get():
+            self.file = Checkpoint(path, objective, decisive(options, metric))
 
     def steps(self) -> Generator[State, None, FitResult]:
         """Yields the state after each jump, with the best weights so far, and returns the result."""

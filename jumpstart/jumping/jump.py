@@ -144,7 +144,9 @@ def jump(
 def require_objective(objective: object, who: str) -> None:
     """Raise for what is no objective."""
     if not isinstance(objective, Objective):
-        raise InputError(f"{who} needs a js.Objective (see js.supervised and js.residual), got {type(objective).__name__}.")
+        raise InputError(
+            f"{who} needs a js.Objective (see js.supervised and js.residual), got {type(objective).__name__}."
+        )
 
 
 def move(
