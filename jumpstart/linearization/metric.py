@@ -156,7 +156,7 @@ def held(optimizer: torch.optim.Optimizer, model: nn.Module, space: ParameterSpa
     if missing:
         raise InputError(
             f"the optimizer ({type(optimizer).__name__}) does not hold {missing[:5]}: it has no metric for them and "
-            "never moves them; 
+            "never moves them; "
             "restrict the objective with params=[…] to what it trains."
         )
     return {name: groups[id(present[name])] for name in space.names}
