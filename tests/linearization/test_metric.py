@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 import jumpstart as js
-from jumpstart.errors import InputError
+from jumpstart.errors import InputError, MetricError, ShapeError
 from jumpstart.flow.horizon import parse
-from jumpstart.linearization.metric import CLIP, Metric, from_optimizer, make
+from jumpstart.linearization.metric import CLIP, Metric, from_optimizer, make, restrict
 from jumpstart.objectives.parameters import ParameterSpace
 
 from ..problems import flat, mlp, randn, relative
@@ -140,11 +140,26 @@ def test_dead_parameters_do_not_own_the_metric():
     assert relative(metric.decay, 0.1 * d) < 1e-12
 
 
+def test_the_largest_entry_is_a_thousand_medians():
+    """By hand: D = 1/(√v + ε) is 1/2 nearly everywhere and 1/10⁻⁶ for one weight: clipped to 500, no other touched."""
+    model = mlp(0)
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=0.1, eps=1e-6, weight_decay=0.01)
+    for p in model.parameters():
+        optimizer.state[p] = {"step": torch.tensor(1.0), "square_avg": torch.full_like(p, (2 - 1e-6) ** 2)}
+    optimizer.state[model[0].bias]["square_avg"][3] = 0.0
+    optimizer.state[model[0].bias]["square_avg"][4] = (1 / 499 - 1e-6) ** 2
+    metric = from_optimizer(optimizer, model, ParameterSpace(model))
+    expected = torch.full((255,), 0.5, dtype=torch.float64)
+    expected[48 + 3], expected[48 + 4] = 500.0, 499.0  # the bias lies behind 48 weights
+    assert metric.root is not None
+    assert relative(metric.root.square(), expected) < 1e-12
+    assert relative(metric.decay, 0.01 * expected) < 1e-12
+
+
 def test_one_jump_step_in_adams_metric_goes_along_adams_direction():
     """For t → 0 the displacement is −t·D∇Φ, with momentum off that is Adam's own step."""
     model, optimizer = trained(lambda m: torch.optim.Adam(m.parameters(), betas=(0.0, 0.99)))
     x, y = randn(5, 8, 4), randn(6, 8, 3)
-    found = js.solve(js.supervised(model, x, y), metric=optimizer)
     grads = torch.autograd.grad(mse_loss(model(x), y), [*model.parameters()])
     d = adam(model, optimizer, 1e-8, 0.99)
     d = d.clamp(max=CLIP * float(d.median()))
@@ -180,11 +195,88 @@ def test_given_metrics(name):
     assert relative(metric.unscale(metric.scale(v)), v) < 1e-14
 
 
+def test_the_step_of_a_jump_goes_along_the_optimizers_own():
+    """Momentum off, second moments as after the step: both are −rate·D∘g, on layers with different rates too."""
+
+    def build(model):
+        groups = [{"params": model[k].parameters(), "lr": lr} for k, lr in ((0, 1e-3), (2, 4e-3), (4, 2e-3))]
+        return torch.optim.RMSprop(groups, alpha=1 - 1e-14, eps=1e-2)  # one more step leaves its second moments
+
+    model, optimizer = trained(build)
+    x, y = randn(5, 8, 4), randn(6, 8, 3)
+    found = js.solve(js.supervised(model, x, y), metric=optimizer, basis="dense")
+    moved = found.basis.displacement(found.flow.coefficients(parse(1e-12))[0])
+    before = flat(model)
+    optimizer.zero_grad()
+    mse_loss(model(x), y).backward()
+    optimizer.step()
+    assert relative(moved / 1e-12, (flat(model) - before) / 1e-3) < 1e-6
+
+
+def test_time_is_in_units_of_the_first_rate_that_is_not_zero():
+    def build(model):
+        return torch.optim.SGD(
+            [{"params": model[k].parameters(), "lr": lr} for k, lr in ((0, torch.tensor(0.0)), (2, 0.1), (4, 0.3))]
+        )
+
+    model, optimizer = trained(build)
+    metric = from_optimizer(optimizer, model, ParameterSpace(model, ["2", "4"]))
+    assert metric.root is not None
+    middle = sum(p.numel() for p in model[2].parameters())
+    assert relative(metric.root.square()[:middle], torch.ones(middle)) < 1e-15
+    assert relative(metric.root.square()[middle:], torch.full((39,), 3.0)) < 1e-15
+
+
+@pytest.mark.parametrize("order", [(0, 2, 4), (4, 2, 0)])
+def test_parameters_that_the_optimizer_does_not_move_are_named(order):
+    """A jump in an optimizer's metric would move them: refused, wherever their group stands."""
+    model, x, y = mlp(0), randn(0, 8, 4), randn(1, 8, 3)
+    rates = {0: 0.0, 2: 0.1, 4: 0.1}
+    optimizer = torch.optim.SGD([{"params": model[k].parameters(), "lr": rates[k]} for k in order])
+    objective, before = js.supervised(model, x, y), flat(model)
+    for door in (js.jump, js.solve):
+        with pytest.raises(InputError, match=r"0\.weight.*params="):
+            door(objective, metric=optimizer)
+    assert torch.equal(flat(model), before)
+    assert js.jump(objective, metric=optimizer, params=["2", "4"]).accepted
+    assert torch.equal(flat(model)[:60], before[:60])
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    with pytest.raises(InputError, match="every learning rate of SGD is 0"):
+        js.solve(objective, metric=optimizer)
+
+
+def test_an_optimizer_without_rates_has_no_metric():
+    model, optimizer = trained(lambda m: torch.optim.Adam(m.parameters()))
+    del optimizer.param_groups[0]["lr"]
+    with pytest.raises(MetricError, match="'lr'"):
+        from_optimizer(optimizer, model, ParameterSpace(model))
+
+
+def test_the_wrapped_optimizers_metric_is_read_through_the_wrapper():
+    model, optimizer = trained(lambda m: torch.optim.SGD(m.parameters(), lr=0.1, weight_decay=0.02))
+    wrapper = js.JumpOptimizer(optimizer, js.supervised(model, randn(0, 8, 4), randn(1, 8, 3)))
+    assert from_optimizer(wrapper, model, ParameterSpace(model)) == Metric(None, 0.02)
+
+
+def test_a_metric_for_some_of_the_parameters():
+    model = mlp(0)
+    space, d = ParameterSpace(model), torch.linspace(1, 2, 255, dtype=torch.float64)
+    some = ParameterSpace(model, ["0.bias", "4.weight"])
+    part = restrict(Metric(d.sqrt(), 3 * d), space, some.names)
+    named = space.unflatten(d)
+    assert part.root is not None
+    assert torch.equal(part.root, some.flatten(named).sqrt())
+    assert torch.equal(torch.as_tensor(part.decay), 3 * some.flatten(named))
+    assert restrict(Metric(None, 0.5), space, some.names) == Metric(None, 0.5)
+
+
 BAD = {
     "no step yet": lambda m: torch.optim.Adam(m.parameters()),
     "only some": lambda m: torch.optim.SGD(m[0].parameters(), lr=0.1),
     "missing names": lambda m: {"0.weight": torch.ones(12, 4)},
     "no state to read": lambda m: torch.optim.Rprop(m.parameters()),
+    "too short": lambda m: torch.ones(254),
 }
 
 
@@ -193,6 +285,13 @@ def test_metrics_that_cannot_be(name):
     model = nn.Sequential(*mlp(0))
     with pytest.raises(InputError, match="metric"):
         make(BAD[name](model), model, ParameterSpace(model))
+
+
+@pytest.mark.parametrize("wrong", [Metric(torch.ones(254)), Metric(None, torch.ones(2))])
+def test_metrics_of_another_shape(wrong):
+    model = mlp(0)
+    with pytest.raises(ShapeError, match="255"):
+        make(wrong, model, ParameterSpace(model))
 
 
 def test_adadelta_has_no_metric_of_this_kind():
