@@ -203,6 +203,8 @@ def test_the_step_of_a_jump_goes_along_the_optimizers_own():
         return torch.optim.RMSprop(groups, alpha=1 - 1e-14, eps=1e-2)  # one more step leaves its second moments
 
     model, optimizer = trained(build)
+    for k, state in enumerate(optimizer.state.values()):
+        state["square_avg"].copy_(randn(20 + k, *state["square_avg"].shape).square())
     x, y = randn(5, 8, 4), randn(6, 8, 3)
     found = js.solve(js.supervised(model, x, y), metric=optimizer, basis="dense")
     moved = found.basis.displacement(found.flow.coefficients(parse(1e-12))[0])

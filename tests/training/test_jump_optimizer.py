@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import jumpstart as js
-from jumpstart.errors import InputError
+from jumpstart.errors import InputError, NondeterministicError
 
 LOSS = nn.functional.mse_loss
 
@@ -183,12 +183,91 @@ def test_bad_arguments_are_quoted(kwargs, message):
         js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), **arguments)
 
 
-def test_a_bare_optimizers_state_is_told_apart():
+def test_a_bare_optimizers_state_is_loaded_with_a_warning_and_anything_else_refused():
     model, x, y = problem()
-    inner = torch.optim.SGD(model.parameters(), 0.1)
-    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False))
-    with pytest.raises(InputError, match="inner"):
-        optimizer.load_state_dict(inner.state_dict())
+    inner = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at=2)
+    train(model, x, y, optimizer, 4)
+    state = copy.deepcopy(inner.state_dict())
+    with pytest.warns(UserWarning, match="afresh"):
+        optimizer.load_state_dict(state)
+    assert optimizer.steps == 0
+    for wrong in ({}, {"state": {}}, {**state, "jumpstart": {"steps": -1, "moving": None, "memory": None}}):
+        with pytest.raises(InputError, match="state"):
+            optimizer.load_state_dict(wrong)
+
+
+def test_distributed_checkpoint_saves_and_loads_the_wrapper():
+    """torch.distributed.checkpoint's own way through an optimizer's state, in one process."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    def wrapped():
+        model, x, y = problem()
+        adam = torch.optim.Adam(model.parameters(), 1e-2)
+        return model, x, y, js.JumpOptimizer(adam, js.supervised(model, x, y, training=False), at=3)
+
+    model, x, y, optimizer = wrapped()
+    train(model, x, y, optimizer, 5)
+    found = copy.deepcopy(get_optimizer_state_dict(model, optimizer))
+    other, _, _, again = wrapped()
+    other.load_state_dict(model.state_dict())
+    with pytest.warns(UserWarning, match="afresh"):
+        set_optimizer_state_dict(other, again, found)
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        for key, value in optimizer.state[p].items():
+            assert torch.equal(torch.as_tensor(again.state[q][key]), torch.as_tensor(value)), key
+    assert {"state", "param_groups"} <= set(optimizer.state_dict())
+
+
+def test_it_can_be_pickled_and_goes_on_to_the_bit(tmp_path):
+    model, x, y = problem()
+    optimizer = js.JumpOptimizer(
+        torch.optim.AdamW(model.parameters(), 1e-2), js.supervised(model, x, y, training=False), at={3, 5}
+    )
+    train(model, x, y, optimizer, 3)
+    torch.save((model, optimizer), tmp_path / "pair.pt")
+    train(model, x, y, optimizer, 3)
+    twin, again = torch.load(tmp_path / "pair.pt", weights_only=False)
+    train(twin, x, y, again, 3)
+    assert again.steps == optimizer.steps == 6
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_cannot_be_jumped_along_is_found_when_the_wrapper_is_made():
+    model, x, y = problem(dropout=0.3)
+    adam = torch.optim.Adam(model.parameters())
+    with pytest.raises(NondeterministicError, match="training=False"):
+        js.JumpOptimizer(adam, js.supervised(model, x, y))
+    with pytest.raises(InputError, match="does not hold"):
+        js.JumpOptimizer(torch.optim.SGD(model[0].parameters(), 0.1), js.supervised(model, x, y, training=False))
+    with pytest.raises(InputError, match="metric has 3 entries"):
+        js.JumpOptimizer(adam, js.supervised(model, x, y, training=False), metric=torch.ones(3))
+    with pytest.raises(InputError, match="depth=0"):
+        js.JumpOptimizer(adam, js.supervised(model, x, y, training=False), depth=0)
+
+
+@pytest.mark.parametrize("frozen", [0, 4])
+def test_groups_without_a_rate_are_left_out_wherever_they_stand(frozen):
+    model, x, y = problem()
+    groups = [{"params": model[k].parameters(), "lr": 0.0 if k == frozen else 0.05} for k in (0, 1, 4)]
+    before = [p.detach().clone() for p in model[frozen].parameters()]
+    optimizer = js.JumpOptimizer(torch.optim.SGD(groups, lr=0.05), js.supervised(model, x, y, training=False), at=2)
+    train(model, x, y, optimizer, 4)
+    assert all(result.accepted for result in optimizer.results) and len(optimizer.results) == 2
+    for p, old in zip(model[frozen].parameters(), before, strict=True):
+        assert torch.equal(p, old)
+
+
+def test_moments_of_layers_that_did_not_move_are_kept():
+    model, x, y = problem()
+    adam = torch.optim.Adam(model.parameters(), 1e-3)
+    train(model, x, y, adam, 5)
+    old = adam.state[model[0].weight]["exp_avg"].clone()
+    optimizer = js.JumpOptimizer(adam, js.supervised(model, x, y, training=False), at=None, after="reset", params=["4"])
+    assert optimizer.jump().accepted
+    assert torch.equal(adam.state[model[0].weight]["exp_avg"], old) and bool((old != 0).any())
+    assert bool((adam.state[model[4].weight]["exp_avg"] == 0).all())
 
 
 def test_it_can_be_copied_and_keeps_no_displacements():
