@@ -1,24 +1,111 @@
-"""The tables of README.md and docs/pinns.md, from the results files under docs/results.
+"""Every measured figure of README.md, docs/benchmarks.md and docs/pinns.md, from the results files under docs/results.
 
-python -m experiments.readme           writes them between the pages' markers
-python -m experiments.readme --check   fails if a page does not hold them as they are
+python -m experiments.benchmarks           writes them between the pages' markers, and draws README's picture
+python -m experiments.benchmarks --check   fails if a page or the picture is not what the results say
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jumpstart.comparison.report import Report
-from jumpstart.report import records
+from jumpstart.report import plots, records
 
-from .pages import machine, markdown
-from .pinn import report
+from .pages import machine, markdown, rough
+from .pinn import figures, report
+from .pinn.problems import PROBLEMS
+from .pinn.race import JUMPS, SECOND_ORDER
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
+PICTURE = RESULTS / "pinn" / "races" / "headline.png"
+LEVEL = 1.05  # within 5% is as soon
+PICTURED = ("poisson2", "heat", "burgers")  # heat is where rivals come closest
+
+
+def headline() -> str:
+    """README: the picture, and how much lower jumps end."""
+    content = records.read(RESULTS / "pinn" / "races")
+    alt = f"Error against seconds on {', '.join(map(_short, PICTURED))}: jumps and {len(rivals(content))} rivals"
+    return (
+        f"![{alt}]({PICTURE.relative_to(ROOT)})\n\n"
+        f"PINNs on one CPU thread, medians of {len(content['environment']['seeds'])} seeds. {lower(content)}"
+    )
+
+
+def lower(content: dict[str, Any]) -> str:
+    """How far below the best rival jumps end, over all problems raced."""
+    verdict = content["settings"]["verdict"]
+    below = sorted(line["its lowest"] / line["jumps' lowest"] for line in verdict)
+    unsolved = [tuple(map(int, line["jumps above 0.1"].split("/"))) for line in verdict]
+    return (
+        f"On {len(verdict)} equations jumps end {rough(below[0])} to {rough(below[-1])} times below the best of "
+        f"{len(rivals(content))} tuned rivals after equal time; {sum(u for u, _ in unsolved)} of "
+        f"{sum(n for _, n in unsolved)} runs did not solve its equation."
+    )
+
+
+def sooner(content: dict[str, Any]) -> str:
+    """How much sooner jumps are where Adam ends, if that is a solution; and which second-order rivals are there too."""
+    verdict, suite = content["settings"]["verdict"], content["settings"]["suite"]
+    solved = {line["problem"]: line for line in verdict if line["times sooner"] is not None}
+    gains = sorted(line["times sooner"] for line in solved.values())
+    level = [
+        f"{line['contender']} on {_short(line['problem'])}"
+        for line in suite
+        if line["problem"] in solved
+        and line["contender"] in SECOND_ORDER
+        and line["seconds to Adam's best"] <= LEVEL * solved[line["problem"]]["jumps reach it in"]
+    ]
+    return (
+        f"To Adam's final error they come only {rough(gains[0])} to {rough(gains[-1])} times sooner than the quickest "
+        f"first-order method ({len(solved)} of {len(verdict)} equations"
+        + (f"; {' and '.join(level)} as soon or sooner)." if level else ").")
+    )
+
+
+def _short(problem: str) -> str:
+    return PROBLEMS[problem].title.split(",")[0]
+
+
+def rivals(content: dict[str, Any]) -> list[str]:
+    """Who raced beside jumps."""
+    return [name for name in dict.fromkeys(row["contender"] for row in content["rows"]) if name != JUMPS]
+
+
+def limits() -> str:
+    """README: where jumps lose, or cost too much."""
+    races = records.read(RESULTS / "pinn" / "races")
+    demo = records.read(RESULTS / "demo" / "digits")
+    digits = {row["contender"]: row for row in Report("digits", demo["rows"], demo["settings"]).summary()}
+    plain, ours = digits["AdamW 0.03"], digits["AdamW 0.01 + jumps"]
+    risk = {row["value"]: row for row in records.read(RESULTS / "endpoint" / "risk")["settings"]["summary"]}
+    cifar = risk["cifar vehicles"]
+    scale = {row["check"]: row["largest"] for row in records.read(RESULTS / "endpoint")["settings"]["summary"]}
+    table = [line for line in records.read(RESULTS / "pinn" / "regression")["settings"]["summary"]]
+    concrete = {line["method"]: line["test_median"] for line in table if line["part"] == "concrete"}
+    show = records.show
+    return "\n".join(
+        (
+            f"- **Classifiers from scratch.** A small CNN on scanned digits, {demo['settings']['seconds']:g} s: AdamW at "
+            f"its best rate ends at a loss of {show(plain['loss'])}, with jumps at {show(ours['loss'])} (held-out "
+            f"accuracy {show(plain['held-out accuracy'])} and {show(ours['held-out accuracy'])}).",
+            f"- **Networks that leave their linearization at once.** For a CNN on CIFAR-10 the horizon that `risk` "
+            f"chooses costs {show(cifar['excess, leave-one-out'])} of test loss, one from a held-out fifth "
+            f"{show(cifar['excess, held out'])}. `check` says how far to believe it.",
+            f"- **Large data.** A jump sees all of it: one `solve` for 20,000 MNIST images takes "
+            f"{show(scale['200000 outputs: seconds'])} s.",
+            f"- **Noisy tables.** On UCI concrete jumps end at a test error of {show(concrete['jumps'])}, AdamW "
+            f"stopped by an oracle at {show(concrete['AdamW, oracle'])}.",
+            f"- **A rough answer, soon.** {sooner(races)}",
+        )
+    )
 
 
 def demo() -> str:
@@ -41,7 +128,7 @@ def demo() -> str:
         seconds = content["settings"]["seconds"]
         parts.append(
             f"**{title}**, {seconds:g} s each, one thread; the target is where {report.contenders[0]} ends.\n\n"
-            f"{markdown(report.summary(), columns)}\n\n![{name}](docs/results/demo/{name}/{name}.png)\n\n"
+            f"{markdown(report.summary(), columns)}\n\n![{name}](results/demo/{name}/{name}.png)\n\n"
             f"<sub>{machine(content)}</sub>"
         )
     return "\n\n".join(parts)
@@ -88,10 +175,10 @@ def first_jumps() -> str:
     return "\n\n".join(
         (
             table,
-            "![pinn](docs/results/first_jumps/pinn.png)",
+            "![pinn](results/first_jumps/pinn.png)",
             f"{intro} after 40 Adam steps, medians.",
             markdown(rows, heads),
-            "![cnn](docs/results/first_jumps/cnn.png)",
+            "![cnn](results/first_jumps/cnn.png)",
             f"<sub>{machine(content)}</sub>",
         )
     )
@@ -121,7 +208,7 @@ def endpoint() -> str:
     shown = ("seconds, jump", "seconds, struct", "seconds, default", "GiB at peak", "outputs: seconds", " / ", "slope")
     rows += [row for row in summary if row["point"] > 1 and any(word in row["check"] for word in shown)]
     pictures = sorted(path.name for path in (RESULTS / "endpoint").glob("*.png"))
-    images = "\n".join(f"![{name}](docs/results/endpoint/{name})" for name in pictures)
+    images = "\n".join(f"![{name}](results/endpoint/{name})" for name in pictures)
     commits = ", ".join(f"{point}: {commit}" for point, commit in content["settings"]["commits"].items())
     return f"{markdown(rows, heads)}\n\n{images}\n\n<sub>{machine(content)}; commits by point {commits}</sub>"
 
@@ -168,7 +255,7 @@ def risk() -> str:
             "leave-one-out (over the best horizon of the plain run):",
             markdown(tuned, jumps),
             f"Beside the horizon alone, over {len(both['damping'])} runs: {'; '.join(shares)}.",
-            "![risk](docs/results/endpoint/risk/risk.png)",
+            "![risk](results/endpoint/risk/risk.png)",
             f"<sub>{machine(content)}</sub>",
             "What leave-one-out at 30 horizons costs, on one thread and without a single network pass:",
             markdown(costs["rows"], prices),
@@ -187,43 +274,96 @@ def linearity() -> str:
         "test loss at trust, real": "test loss, real", "test loss at trust, predicted": "predicted ",
     }  # fmt: skip
     table = markdown(content["settings"]["summary"], heads)
-    return f"{table}\n\n![linearity](docs/results/endpoint/linearity/linearity.png)\n\n<sub>{machine(content)}</sub>"
+    return f"{table}\n\n![linearity](results/endpoint/linearity/linearity.png)\n\n<sub>{machine(content)}</sub>"
 
 
 def pinn() -> str:
     """Partial differential equations, in short."""
-    return report.short(RESULTS / "pinn", "docs/results/pinn")
+    content = records.read(RESULTS / "pinn" / "races")
+    return f"{lower(content)} {sooner(content)}\n\n{report.verdict(RESULTS / 'pinn', 'results/pinn')}"
+
+
+def large() -> str:
+    """Networks of 10⁵ to 10⁶ parameters on a GPU."""
+    return report.large(RESULTS / "pinn", "results/pinn")
 
 
 def pinn_page() -> str:
-    """The same in full, for docs/pinns.md."""
+    """Partial differential equations in full, for docs/pinns.md."""
     return report.page(RESULTS / "pinn", "results/pinn")
 
 
-PAGES = {
-    ROOT / "README.md": (pinn, demo, first_jumps, core, endpoint, risk, linearity),
+PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
+    ROOT / "README.md": (headline, limits),
+    ROOT / "docs" / "benchmarks.md": (pinn, large, demo, first_jumps, endpoint, risk, linearity, core),
     ROOT / "docs" / "pinns.md": (pinn_page,),
 }
 
 
+def filled(page: str, makers: tuple[Callable[[], str], ...]) -> str:
+    """The page with what each maker says between ``<!-- name -->`` and ``<!-- /name -->``.
+
+    Raises:
+        ValueError: the page lacks a maker's markers.
+    """
+    for make in makers:
+        name = make.__name__
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n?<!-- /{name} -->)", flags=re.S)
+        if not pattern.search(page):
+            raise ValueError(f"there are no markers <!-- {name} --> and <!-- /{name} -->")
+        text = make()
+        page = pattern.sub(lambda match, text=text, name=name: f"{match[1]}{text}\n<!-- /{name} -->", page)
+    return page
+
+
+def source() -> str:
+    """A digest of what the picture is drawn from; the picture carries it."""
+    return hashlib.sha256((RESULTS / "pinn" / "races" / "results.json").read_bytes()).hexdigest()
+
+
+def drawn_from(picture: Path) -> str | None:
+    """The digest that a picture carries; None where there is no such picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(picture) as image:
+            return image.info.get("Source")
+    except OSError:
+        return None
+
+
+def draw() -> None:
+    """README's picture, with the digest of its source in it."""
+    figure = figures.headline(records.read(RESULTS / "pinn" / "races")["rows"], PICTURED)
+    figure.savefig(PICTURE, dpi=150, metadata={"Source": source()})
+    plots.pyplot().close(figure)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.readme", description=__doc__)
-    parser.add_argument("--check", action="store_true")
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where something is out of date")
     check = parser.parse_args().check
+    stale = []
     for page, makers in PAGES.items():
-        before = text = page.read_text()
-        for make in makers:
-            name = make.__name__
-            pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n?<!-- /{name} -->)", flags=re.S)
-            if not pattern.search(text):
-                print(f"{page.name} has no markers <!-- {name} --> and <!-- /{name} -->", file=sys.stderr)
-                return 1
-            table = make()
-            text = pattern.sub(lambda match, table=table, name=name: f"{match[1]}{table}\n<!-- /{name} -->", text)
-        if check and text != before:
-            print(f"{page.name} is not what the results say: run python -m experiments.readme", file=sys.stderr)
+        before = page.read_text()
+        try:
+            after = filled(before, makers)
+        except ValueError as error:
+            print(f"{page.name}: {error}", file=sys.stderr)
             return 1
-        page.write_text(text)
+        if after != before:
+            stale.append(page.name)
+            if not check:
+                page.write_text(after)
+    if drawn_from(PICTURE) != source():
+        stale.append(PICTURE.name)
+        if not check:
+            draw()
+    if check and stale:
+        print(f"{', '.join(stale)}: not what the results say; run python -m experiments.benchmarks", file=sys.stderr)
+        return 1
+    print(f"{'up to date' if not stale else 'written: ' + ', '.join(stale)}")
     return 0
 
 
