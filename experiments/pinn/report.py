@@ -104,7 +104,7 @@ NOTE = (
     "ran side by side, one on each core, in three runs that `--merge` puts together (commits in the file). Errors are "
     "the lowest along a run, for everyone; times to an error include building the objective, errors at equal time do "
     "not (0.1 to 0.6 s). Learning rates were chosen for each problem in runs of 6 s on seeds 100 and 101 "
-    "(`python -m experiments.pinn.tuning`), torch-LM's damping on Poisson; the constants of the march on seeds 100 to "
+    "(`python -m experiments.pinn.tuning`), torch-LM's damping on Poisson; the constants of the search on seeds 100 to "
     "105 of these same problems."
 )
 
@@ -120,8 +120,9 @@ where both do, it loses. SOAP's rate was chosen among 1e-3, 3e-3 and 1e-2 on see
 the first seed."""
 SECTIONS = {
     "ablation": ("Each part switched off in turn", """
-Final errors at equal time, medians and the worst seed. "Without boldness" never climbs; a search takes many horizons
-(or shares of the full step) a jump from eigenvectors, where a march takes one from a Cholesky factor."""),
+Final errors at equal time, medians and the worst seed. "Without boldness" never climbs (`nonmonotone=False`); "reuse"
+is `chord_steps`; a search takes many horizons (or shares of the full step) a jump from eigenvectors, where a march
+(`search="levenberg-marquardt"`) takes one from a Cholesky factor."""),
     "inverse": ("Burgers' viscosity from noisy data", """
 300 noisy values of u and the equation, no initial or boundary values; ν starts 16 times too large; no rival ran.
 Noise is relative to the rms of u; the error bar is the Gauss–Newton posterior's (`experiments/pinn/inverse.py`).
