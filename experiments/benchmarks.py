@@ -46,9 +46,9 @@ def lower(content: dict[str, Any]) -> str:
     below = sorted(line["its lowest"] / line["jumps' lowest"] for line in verdict)
     unsolved = [tuple(map(int, line["jumps above 0.1"].split("/"))) for line in verdict]
     return (
-        f"On {len(verdict)} equations jumps end {rough(below[0])} to {rough(below[-1])} times below the best of "
-        f"{len(rivals(content))} tuned rivals after equal time; {sum(u for u, _ in unsolved)} of their "
-        f"{sum(n for _, n in unsolved)} runs found no solution (error above 0.1)."
+        f"On {len(verdict)} problems jumps end {rough(below[0])} to {rough(below[-1])} times below the best of "
+        f"{len(rivals(content))} tuned rivals after equal time; {sum(u for u, _ in unsolved)} of "
+        f"{sum(n for _, n in unsolved)} runs of jumps found no solution (error above 0.1)."
     )
 
 
@@ -66,7 +66,7 @@ def sooner(content: dict[str, Any]) -> str:
     ]
     return (
         f"To Adam's final error they come only {rough(gains[0])} to {rough(gains[-1])} times sooner than the quickest "
-        f"first-order method ({len(solved)} of {len(verdict)} equations"
+        f"first-order method ({len(solved)} of {len(verdict)} problems"
         + (f"; {' and '.join(level)} as soon or sooner)." if level else ").")
     )
 
