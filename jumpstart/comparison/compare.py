@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,8 +63,8 @@ def compare(
         >>> report.contenders
         ['Adam', 'jumps']
     """
-    if not contenders:
-        raise InputError("compare needs at least one contender.")
+    times = seconds if isinstance(seconds, Mapping) else dict.fromkeys(contenders, seconds)
+    _require(contenders, objective, times, steps, evaluations)
     report = Report(name, settings={"seconds": seconds, "steps": steps, "evaluations": evaluations}, seeds=[seed])
     runs = []
     for label, contender in contenders.items():
@@ -76,9 +77,6 @@ def compare(
         runs.append(_Run(label, twin, objective(twin), contender, seed))
     for run in runs:
         _record(report, run, evaluate)
-    times = seconds if isinstance(seconds, Mapping) else dict.fromkeys(contenders, seconds)
-    if missing := set(contenders) - set(times):
-        raise InputError(f"compare: seconds names no time for {sorted(missing)}.")
     limits = {
         label: _Limits(
             times[label], math.inf if steps is None else steps, math.inf if evaluations is None else evaluations
@@ -96,6 +94,26 @@ def compare(
             bar.update(sum(run.done(limits[run.label]) for run in runs) - bar.n)
     report.settings["metrics"] = sorted({k for row in report.rows for k in row} - _Run.COLUMNS)
     return report
+
+
+def _require(
+    contenders: Mapping[str, Contender], objective: Any, times: Mapping[str, float], steps: Any, evaluations: Any
+) -> None:
+    if not contenders:
+        raise InputError("compare needs at least one contender.")
+    if not callable(objective):
+        raise InputError(f"compare: objective must be a function of the model, got {type(objective).__name__}.")
+    if missing := set(contenders) - set(times):
+        raise InputError(f"compare: seconds names no time for {sorted(missing)}.")
+    limits = {
+        **{f"seconds of {name}": value for name, value in times.items()},
+        "steps": steps,
+        "evaluations": evaluations,
+    }
+    for name, value in limits.items():
+        optional = name in ("steps", "evaluations") and value is None
+        if not optional and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
+            raise InputError(f"compare: {name}={value!r} must be a positive number.")
 
 
 @dataclass(frozen=True)

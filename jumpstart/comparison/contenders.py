@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..fitting.fit import Fit
+from ..fitting.stages import FitSettings
 from ..jumping.jumper import Jumper
 from ..objectives.objective import Objective
 from ..objectives.parts import join
@@ -91,7 +93,7 @@ def jumps_only(options: Callable[[int], dict[str, Any]], count: float = math.inf
                 asked, before = options(k), jumper
                 jumper = Jumper(objective, **asked)
                 if before is not None:
-                    jumper.memory = before.memory
+                    jumper.load_state_dict(before.state_dict())
             result = jumper.jump()
             k += 1
             cost += result.gradient_evaluations
@@ -103,7 +105,13 @@ def jumps_only(options: Callable[[int], dict[str, Any]], count: float = math.inf
 
 
 def fitted(**options: Any) -> Contender:
-    """:func:`jumpstart.fit` with these options; what is recorded are the best weights so far, which it would return."""
+    """:func:`jumpstart.fit` with these options; what is recorded are the best weights so far, which it would return.
+
+    Raises:
+        InputError: neither budget (as many seconds as ``compare`` gives it), nor jumps, nor a tolerance is given.
+    """
+    own = {f.name for f in fields(FitSettings)}
+    FitSettings(**{name: value for name, value in options.items() if name in own})
 
     def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
         for state in Fit(objective, progress=False, **options).steps():

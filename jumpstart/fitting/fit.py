@@ -16,14 +16,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from ..archive.container import digest
 from ..errors import ArchiveError, InputError, NonFiniteError
 from ..jumping.jump import JumpResult, require_objective
 from ..jumping.jumper import Jumper
 from ..jumping.settings import LEVENBERG_MARQUARDT
 from ..jumping.trust import Outcome
-from ..linearization.metric import MetricLike
+from ..linearization.metric import MetricLike, metric_of
 from ..objectives.objective import Objective
 from ..report import plots
 from ..utils.progress import counter
@@ -71,7 +72,7 @@ class FitResult:
         error: ``error(model)`` at the best weights, if given.
         jumps, accepted, restarts: how many.
         seconds: time spent, all sessions of a resumed run together, ``error`` and ``callback`` aside.
-        gradient_evaluations: as in ``jumpstart.cost``.
+        gradient_evaluations: as in ``jumpstart.utils.cost``.
         history: a row for each jump: jump, seconds, gradient_evaluations, loss, best, horizon, outcome, stage, and
             error where it was measured.
         notes: what was slower than it could be, and why.
@@ -198,8 +199,11 @@ class Fit:
         if unknown := set(options) - Jumper.OPTIONS:
             known = sorted(own | (Jumper.OPTIONS - {"nonmonotone"}))
             raise InputError(f"fit: {sorted(unknown)} is no option of fit or of jumps; there are {known}.")
+        _require_functions(error=error, resample=resample, callback=callback)
         if resample is not None and not hasattr(objective, "resampled"):
             raise InputError("fit: resample= needs an objective made by js.residual, which knows its points.")
+        if resample is None and self.settings.every != 1:
+            raise InputError(f"fit: every={self.settings.every} is how often resample= is called: give both.")
         if (params := options.pop("params", None)) is not None:
             objective = objective.subset(params)
         if _implicit(objective, options):
@@ -208,7 +212,7 @@ class Fit:
         self.run = FitRun(objective, self.settings, error, metric, options, progress)
         self.file: Checkpoint | None = None
         if path is not None and not _rehearsing.get():
-            self.file = Checkpoint(path, objective, decisive(options, metric))
+            self.file = Checkpoint(path, objective, decisive(objective, options, metric, resample is not None))
 
     def steps(self) -> Generator[State, None, FitResult]:
         """Yields the state after each jump, with the best weights so far, and returns the result."""
@@ -270,7 +274,8 @@ class Fit:
             return None if run.meet(Event.BROKEN) else FitOutcome.NOT_FINITE
         bar(run.shown())
         outcome = None
-        if result.outcome is Outcome.STATIONARY and not run.meet(Event.STILL):
+        solved = state.best_loss == 0  # a restart from there could only lose
+        if result.outcome is Outcome.STATIONARY and (solved or not run.meet(Event.STILL)):
             outcome = FitOutcome.STATIONARY
         elif run.stuck() and not run.meet(Event.STUCK):
             outcome = FitOutcome.STAGNANT
@@ -303,12 +308,20 @@ def _implicit(objective: Objective, options: dict[str, Any]) -> bool:
     return free and objective.loss.curvature is not None and isinstance(basis, str) and basis != "krylov"
 
 
-def decisive(options: dict[str, Any], metric: MetricLike) -> dict[str, Any]:
-    """The options that change what a run converges to; a resumed one must be given the same."""
+def _require_functions(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise InputError(f"fit: {name}={value!r} must be a function, or None.")
+
+
+def decisive(objective: Objective, options: dict[str, Any], metric: MetricLike, resampled: bool) -> dict[str, Any]:
+    """The options that change what a run converges to, or is measured on; a resumed one must be given the same."""
     basis, gate = options.get("basis", "auto"), options.get("gate")
+    decay = metric_of(metric, objective, options.get("weight_decay")).decay
     return {
         "basis": basis if isinstance(basis, str) else getattr(basis, "__qualname__", type(basis).__name__),
         "gate": gate if gate is None or isinstance(gate, str) else repr(gate),
         "metric": metric is not None,
-        "weight_decay": options.get("weight_decay"),
+        "weight_decay": digest(decay) if isinstance(decay, Tensor) else decay,
+        "resample": resampled,
     }

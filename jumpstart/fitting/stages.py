@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, NonFiniteError
 from ..jumping.jump import JumpResult
 from ..jumping.jumper import Jumper
 from ..jumping.settings import LEVENBERG_MARQUARDT
@@ -100,15 +100,19 @@ class FitSettings:
             raise InputError("fit: say when to stop, with budget= (seconds), jumps= or tolerance= (loss).")
         for name in ("budget", "jumps"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and value > 0):
-                raise InputError(f"fit: {name}={value!r} must be positive.")
+            if value is not None and (
+                isinstance(value, bool) or not (isinstance(value, (int, float)) and 0 < value < math.inf)
+            ):
+                raise InputError(f"fit: {name}={value!r} must be positive and finite.")
         if self.jumps is not None and self.jumps % 1:
             raise InputError(f"fit: jumps={self.jumps!r}: give a whole number.")
         if self.tolerance is not None and not (
             isinstance(self.tolerance, (int, float)) and math.isfinite(self.tolerance)
         ):
             raise InputError(f"fit: tolerance={self.tolerance!r} is a loss to stop at, or None.")
-        for name, least in (("every", 1), ("patience", 1), ("restarts", 0)):
+        if not isinstance(self.nonmonotone, bool):
+            raise InputError(f"fit: nonmonotone={self.nonmonotone!r}: give True or False.")
+        for name, least in (("every", 1), ("patience", 1), ("restarts", 0), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"fit: {name}={value!r}: give a whole number of at least {least}.")
@@ -189,7 +193,8 @@ class FitRun:
         self.metric, self.progress = metric, progress
         self.jumper = Jumper(objective, metric=metric, **options)
         implicit = options.get("search") == LEVENBERG_MARQUARDT
-        self.climbs = settings.nonmonotone and implicit and self.jumper.settings.may_climb
+        squared = objective.loss.curvature is not None
+        self.climbs = settings.nonmonotone and implicit and squared and self.jumper.settings.may_climb
         self.state = State.at(objective.theta())
         self.watched, self.last_error = 0.0, None
         self.last: JumpResult | None = None
@@ -200,6 +205,11 @@ class FitRun:
         """From the present weights on."""
         state = self.state
         state.loss = state.best_loss = state.start = self.value(state.theta)
+        if not math.isfinite(state.start):
+            raise NonFiniteError(
+                f"fit: the loss is {state.start} at the present weights, though the outputs are finite: start from "
+                "smaller weights, or scale inputs and targets."
+            )
         state.stage = Stage.DESCEND if self.climbs else Stage.LAND
 
     def resume(self, state: State) -> None:

@@ -59,6 +59,8 @@ class Gate:
     @staticmethod
     def named(rule: str | Gate | None) -> Gate | None:
         """A gate from its rule's name; None is none."""
+        if not (rule is None or isinstance(rule, (str, Gate))):
+            raise InputError(f"gate={rule!r}: give the name of a rule, a Gate, or None.")
         return Gate(rule) if isinstance(rule, str) else rule
 
     def __call__(self, mean_square: Tensor, noise: Tensor) -> Tensor:

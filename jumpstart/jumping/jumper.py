@@ -1,4 +1,4 @@
-"""``Jumper``: jumps that remember. Horizon, course, preconditioner and directions belong to it, not to its caller."""
+"""``Jumper``: jumps that remember. What was learned belongs to it, not to its caller."""
 
 from __future__ import annotations
 
@@ -83,9 +83,18 @@ class Jumper:
         require_objective(objective, "Jumper.objective")
         if objective is self._objective:
             return
+        if objective.model is not self._objective.model:
+            raise InputError(f"Jumper.objective: it is of another model: {_REMEDY}")
         objective = self._subset(objective)
-        self._known.require_parameters(objective, "the objective assigned")
-        if objective.shape != self._objective.shape:  # a preconditioner of other outputs is useless
+        self._known.require_parameters(objective)
+        if type(objective.loss) is not type(self._objective.loss):
+            raise InputError(
+                f"Jumper.objective: its loss is {type(objective.loss).__name__}, not "
+                f"{type(self._objective.loss).__name__}: {_REMEDY}"
+            )
+        # Losses of other data say nothing here, and a preconditioner of other outputs is useless.
+        self.memory = self.memory.restarted()
+        if objective.shape != self._objective.shape:
             self.memory = replace(self.memory, sketch=None)
         self._objective, self._known = objective, _Identity(objective)
 
@@ -123,7 +132,12 @@ class Jumper:
         return torch.cat(self._kept) if self._kept else torch.empty(0, self._objective.space.size)
 
     def forget(self) -> None:
-        """Start the next search from scratch, and take the objective as it is now."""
+        """Start the next search from scratch, and take the objective's loss and outputs as they are now.
+
+        Raises:
+            InputError: the model's parameters have changed, which asks for a new objective.
+        """
+        self._objective.require_current()
         self.memory, self._kept, self._known = Memory(), [], _Identity(self._objective)
 
     def state_dict(self) -> dict[str, Any]:
@@ -137,13 +151,19 @@ class Jumper:
         Raises:
             InputError: this is no memory, or one of another number of parameters.
         """
-        memory, p = Memory.from_state(state), self._objective.space.size
+        memory, space = Memory.from_state(state), self._objective.space
         for name in ("heading", "directions"):
             vector = getattr(memory, name)
-            if vector is not None and vector.shape[-1] != p:
-                raise InputError(f"this memory of jumps is about {vector.shape[-1]} parameters, the objective has {p}.")
-        self.memory = memory
-        self._kept = list(memory.directions.split(1)) if memory.directions is not None and self.keep else []
+            if vector is not None and vector.shape[-1:] != (space.size,):
+                raise InputError(
+                    f"this memory of jumps is about {tuple(vector.shape)} parameters, the objective has {space.size}."
+                )
+            if vector is not None:
+                memory = replace(memory, **{name: vector.to(space.device, space.dtype)})
+        self._kept = (
+            list(memory.directions.split(1))[-self.keep :] if memory.directions is not None and self.keep else []
+        )
+        self.memory = replace(memory, directions=None)
 
     def __repr__(self) -> str:
         horizon = self.memory.horizon
@@ -159,7 +179,8 @@ class _Identity:
 
     def require(self, objective: Objective) -> None:
         """Raise if the objective is no longer what it was."""
-        self.require_parameters(objective, "the objective")
+        objective.require_current()
+        self.require_parameters(objective)
         loss = objective.loss
         if type(loss) is not self.loss or loss.curvature != self.curvature:
             raise InputError(
@@ -172,23 +193,20 @@ class _Identity:
                 f"{tuple(objective.shape)}: {_REMEDY}"
             )
 
-    def require_parameters(self, objective: Objective, who: str) -> None:
-        """Raise if the weights that move are others, or the model no longer has them."""
+    def require_parameters(self, objective: Objective) -> None:
+        """Raise if the weights that move are others."""
         here = _described(objective)
         if here != self.space:
             gone = [name for name, _ in self.space if name not in dict(here)]
             new = [name for name, _ in here if name not in dict(self.space)]
-            other = [name for name, shape in here if dict(self.space).get(name, shape) != shape]
             raise InputError(
-                f"{who} moves other parameters than before (gone: {gone[:4]}, new: {new[:4]}, of another shape: "
-                f"{other[:4]}): {_REMEDY}"
+                f"the objective moves other parameters than before (gone: {gone[:4]}, new: {new[:4]}): {_REMEDY}"
             )
 
 
-_REMEDY = "make a new Jumper (js.Jumper(objective)), or call jumper.forget() to go on without what was learned."
+_REMEDY = "make a new Jumper, js.Jumper(objective)."
 
 
 def _described(objective: Objective) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the parameters that move, as the model has them now; frozen ones are gone."""
-    present = dict(objective.model.named_parameters())
-    return [(name, tuple(present[name].shape)) for name in objective.space.names if name in present]
+    """Names and shapes of the parameters that move."""
+    return [(name, tuple(shape)) for name, shape in zip(objective.space.names, objective.space.shapes, strict=True)]

@@ -64,8 +64,11 @@ class LevenbergMarquardt(Search):
 
 
 def goes_on(memory: Memory, loss: float, step: Tensor) -> bool:
-    """Whether a loss that has risen is accepted: (1 − cos ∠(step, last step))² · loss ≤ best; NaN is a no."""
-    if memory.heading is None:
+    """Whether a loss that has risen is accepted: (1 − cos ∠(step, last step))² · loss ≤ best; NaN is a no.
+
+    The rule compares losses by their ratio: a loss below zero, whose minimum is not known, never rises.
+    """
+    if memory.heading is None or memory.best < 0:
         return False
     norms = torch.linalg.vector_norm(step) * torch.linalg.vector_norm(memory.heading)
     cosine = float(torch.dot(step, memory.heading) / norms) if bool(norms > 0) else math.nan

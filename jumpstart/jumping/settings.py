@@ -9,11 +9,19 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import HorizonError, InputError
-from ..flow.basis import Basis
 from ..gating import Gate
+from ..linearization.metric import require_weight_decay
 from ..linearization.problem import LinearizedProblem
 from ..objectives.parameters import Select
-from ..surrogate.select import MATRIX_FREE, BasisLike, require_depth
+from ..surrogate.select import (
+    BASES,
+    MATRIX_FREE,
+    BasisLike,
+    require_basis,
+    require_depth,
+    require_effect,
+    require_memory_limit,
+)
 from .trust import Trust
 
 LEVENBERG_MARQUARDT, HORIZON, SCALE = "levenberg-marquardt", "horizon", "scale"
@@ -58,7 +66,18 @@ class Settings:
         steps = self.chord_steps
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
             raise InputError(f"chord_steps={steps!r}: give a number of corrections, 0 or more, or None.")
+        for name in ("geodesic", "nonmonotone"):
+            flag = getattr(self, name)
+            if not (isinstance(flag, bool) or (flag is None and name == "geodesic")):
+                raise InputError(f"{name}={flag!r}: give True or False.")
+        if self.directions is not None and not (
+            isinstance(self.directions, Tensor) and self.directions.dim() == 2 and self.directions.is_floating_point()
+        ):
+            raise InputError(f"directions={self.directions!r:.80}: give a tensor (r, P) of displacements.")
+        require_weight_decay(self.weight_decay)
+        require_basis(self.basis, (*BASES, MATRIX_FREE))
         require_depth(self.depth)
+        require_memory_limit(self.memory_limit)
         Gate.named(self.gate)
 
     def _require_effect(self) -> None:
@@ -72,13 +91,13 @@ class Settings:
                 f"nonmonotone=True is for search={LEVENBERG_MARQUARDT!r} by implicit steps: not for a fixed horizon, "
                 "a gate or a Krylov basis."
             )
-        if self.depth is not None and (self.basis == "dense" or isinstance(self.basis, Basis)):
+        require_effect(self.basis, self.depth, self.memory_limit)
+        implicit = self.search == LEVENBERG_MARQUARDT and self.basis == "auto"
+        if self.depth is not None and implicit:
             raise InputError(f"depth={self.depth!r} is for Krylov bases and matrix-free jumps: leave it out.")
         krylov = self.basis in ("auto", "krylov") and self.search != LEVENBERG_MARQUARDT
         if self.directions is not None and not krylov:
             raise InputError("directions= are kept in a Krylov basis: leave basis at 'auto' or 'krylov'.")
-        if self.memory_limit is not None and not isinstance(self.basis, str):
-            raise InputError("memory_limit= decides between bases; here one is given: leave it out.")
 
     @property
     def may_climb(self) -> bool:

@@ -62,8 +62,16 @@ class Memory:
             InputError: something is missing, or is no memory.
         """
         known = Memory().state_dict().keys()
-        if set(state) != set(known):
-            raise InputError(f"this is no memory of jumps: it has {sorted(state)}, not {sorted(known)}.")
+        if not isinstance(state, Mapping) or set(state) != set(known):
+            raise InputError(f"this is no memory of jumps: {state!r:.80} has not the entries {sorted(known)}.")
+        numbers = {"scale": state["scale"], "best": state["best"], "horizon": state["horizon"] or 1.0}
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+                raise InputError(f"this is no memory of jumps: {name}={state[name]!r} is no number.")
+        if not (0 < numbers["horizon"] < math.inf and 0 < numbers["scale"] <= 1):
+            raise InputError(
+                f"this is no memory of jumps: horizon={state['horizon']!r} or scale={state['scale']!r} is out of range."
+            )
         plain = {f.name: state[f.name] for f in fields(Memory) if f.name != "sketch"}
         vectors, values = state["sketch_vectors"], state["sketch_values"]
         if (vectors is None) != (values is None) or not all(

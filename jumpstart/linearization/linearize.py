@@ -1,6 +1,6 @@
 """The network's outputs linearized at θ₀: u, J·v, Jᵀ·w, f''[v, v], f''[v, ·]ᵀ·w, and the explicit Jacobian.
 
-Source: docs/theory.md, equations 1 to 3. Products are counted in a :class:`jumpstart.cost.Ledger`.
+Source: docs/theory.md, equations 1 to 3. Products are counted in a :class:`jumpstart.utils.cost.Ledger`.
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ def linearize(objective: Objective, theta: Tensor | None = None, ledger: Ledger 
         NonFiniteError: weights or outputs are not finite.
         NondeterministicError: the model answers differently when asked twice.
     """
+    objective.require_current()
     theta = objective.theta() if theta is None else theta
     with random_state_kept(theta.device):
         objective.prepare(theta)

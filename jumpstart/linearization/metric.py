@@ -6,6 +6,7 @@ decay (docs/theory.md, equations 7 and 8; the decision on weight decay is docs/d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,11 +81,17 @@ def make(source: MetricLike, model: nn.Module, space: ParameterSpace, weight_dec
             f"metric of type {type(source).__name__}: give None, a (P,) tensor, tensors by parameter name, or a "
             "torch optimizer."
         )
+    require_weight_decay(weight_decay)
     if weight_decay is not None:
-        if not (weight_decay >= 0 and weight_decay < float("inf")):
-            raise InputError(f"weight_decay={weight_decay!r} must be 0 or more.")
         metric = replace(metric, decay=float(weight_decay))
     return metric
+
+
+def require_weight_decay(rate: Any) -> None:
+    """Raise unless a rate of weight decay is None or a number of 0 or more."""
+    number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+    if rate is not None and not (number and 0 <= rate < math.inf):
+        raise InputError(f"weight_decay={rate!r} must be a number of 0 or more, or None.")
 
 
 def _root(d: Tensor, space: ParameterSpace) -> Tensor:

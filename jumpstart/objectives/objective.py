@@ -100,6 +100,25 @@ class Objective:
         """The model's present weights as a fresh vector (P,)."""
         return self.space.read(self.model)
 
+    def require_current(self) -> None:
+        """Raise where the model no longer has the parameters that were free to move when the objective was made.
+
+        Raises:
+            InputError: names those that are gone, of another shape, or (where none were asked for) frozen since.
+        """
+        present = dict(self.model.named_parameters())
+        space, other = self.space, []
+        for name, shape in zip(space.names, space.shapes, strict=True):
+            if name not in present or present[name].shape != shape:
+                other.append(name)
+            elif self.params is None and not present[name].requires_grad:
+                other.append(f"{name} (frozen)")
+        if other:
+            raise InputError(
+                f"the model has changed since the objective was made: {other[:5]} are gone, of another shape, or "
+                "frozen. Make the objective anew."
+            )
+
     def prepare(self, theta: Tensor) -> None:
         """Let every part find its fastest way, and notice where that is out of date."""
         for part in self.parts:

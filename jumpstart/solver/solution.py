@@ -199,6 +199,8 @@ class Solution:
 
     def gated(self, rule: str | None, **options: float) -> Solution:
         """The run with its modes gated by what the samples agree on: "hard", "soft" or "snr" (equation 14)."""
+        if rule is None and options:
+            raise InputError(f"gated(None, …): no gate takes {sorted(options)}; leave them out.")
         return self._with(self.flow.gated(None if rule is None else Gate(rule, options)))
 
     # -- trust and risk ----------------------------------------------------------------------------------------
@@ -229,7 +231,10 @@ class Solution:
         return self.checked
 
     def leave_out(self, t: Horizon, *, groups=None, samples=None, tolerance: float = 1e-5) -> LeftOut:
-        """The run without each sample, or each group of them, and what it predicts there (``risk.leave_out``)."""
+        """The run without each sample, or each group of them, and what it predicts there (``risk.leave_out``).
+
+        Exact for the linearized run; of a gated one the gates stay those of the run with every sample.
+        """
         horizon = self._asked(t)
         return risks.leave_out(self.flow, horizon, groups=groups, samples=samples, tolerance=tolerance)
 
@@ -284,7 +289,7 @@ class Solution:
             limit, trust, options: as in ``best_horizon``.
 
         Returns:
-            a :class:`jumpstart.tune.Tuned`: ask its ``solution`` at its ``horizon``.
+            a :class:`jumpstart.solver.tune.Tuned`: ask its ``solution`` at its ``horizon``.
         """
         return tuned(self.flow, over, self._limit(limit, trust, None), self._with, **options)
 

@@ -60,6 +60,8 @@ def solve(
     if not isinstance(objective, Objective):
         raise InputError(f"solve needs a js.Objective (see js.supervised), got {type(objective).__name__}.")
     gating = Gate.named(gate)
+    if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 < tolerance < 1):
+        raise InputError(f"solve(tolerance={tolerance!r}): give a relative local error between 0 and 1.")
     objective = objective if params is None else objective.subset(params)
     begun = time.perf_counter()
     problem = linearized(objective, metric, weight_decay)

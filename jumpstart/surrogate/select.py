@@ -27,6 +27,7 @@ from .damped_cholesky import DampedCholesky, GatheredCholesky
 
 BasisLike = str | Basis | Callable[[LinearizedProblem], Basis]
 
+BASES = ("auto", "dense", "krylov")
 MATRIX_FREE = "matrix-free"
 DEPTH = 12  # Krylov vectors where none are asked for (docs/decisions/0005)
 EIGH_FLOPS = 25.0  # eigh of an N×N matrix costs about this many N³
@@ -100,6 +101,7 @@ def build(
     directions: Tensor | None = None,
 ) -> tuple[Basis, Plan | None]:
     """The basis that was asked for, or the cheaper one that fits; ``directions`` are kept in a Krylov basis."""
+    require_effect(kind, depth, memory_limit)
     if isinstance(kind, Basis):
         return _given(problem, kind), None
     if not isinstance(kind, str) and callable(kind):
@@ -147,14 +149,9 @@ def weigh(
         MemoryLimitError: neither fits.
         InputError: an unknown kind or depth.
     """
-    if kind not in ("auto", "dense", "krylov"):
-        raise InputError(
-            f"basis={kind!r}: use 'auto', 'dense', 'krylov' (for jumps also 'matrix-free') or a Basis made with "
-            "jumpstart.bases."
-        )
+    require_basis(kind, BASES)
     require_depth(depth)
-    if memory_limit is not None and not (isinstance(memory_limit, (int, float)) and memory_limit > 0):
-        raise InputError(f"memory_limit={memory_limit!r}: give a positive number of bytes.")
+    require_memory_limit(memory_limit)
     limit = float(memory_limit) if memory_limit is not None else available_memory(problem.lin.theta.device)
     n, p = problem.jacobian.shape
     k = min(depth or DEPTH, p if problem.metric.decays else min(n, p))  # decay leads out of the span of Jᵀ
@@ -180,6 +177,29 @@ def require_depth(depth: Any) -> None:
     """Raise unless a depth is None or a number of products."""
     if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 1):
         raise InputError(f"depth={depth!r}: give a number of Krylov vectors (products) of at least 1, or None.")
+
+
+def require_basis(kind: Any, names: Sequence[str]) -> None:
+    """Raise unless a basis is one of these names, a finished one, or a function that makes one."""
+    if not (isinstance(kind, Basis) or callable(kind) or (isinstance(kind, str) and kind in names)):
+        raise InputError(
+            f"basis={kind!r}: use 'auto', 'dense', 'krylov' (for jumps also 'matrix-free'), a Basis made with "
+            "jumpstart.bases or a function (problem) -> Basis."
+        )
+
+
+def require_memory_limit(limit: Any) -> None:
+    """Raise unless a limit is None or a positive number of bytes."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0):
+        raise InputError(f"memory_limit={limit!r}: give a positive number of bytes.")
+
+
+def require_effect(kind: BasisLike, depth: int | None, memory_limit: float | None) -> None:
+    """Refuse what a basis that is given, or dense, would ignore."""
+    if depth is not None and (kind == "dense" or not isinstance(kind, str)):
+        raise InputError(f"depth={depth!r} is for Krylov bases and matrix-free jumps: leave it out.")
+    if memory_limit is not None and not isinstance(kind, str):
+        raise InputError("memory_limit= decides between bases; here one is given: leave it out.")
 
 
 def gradient_seconds(problem: LinearizedProblem) -> float:

@@ -155,3 +155,40 @@ def test_lbfgs_goes_on_below_torchs_default_tolerance():
     y = x @ torch.randn(3, 1).double()
     found = js.compare(model, lambda m: js.supervised(m, x, y), {"L-BFGS": js.lbfgs()}, steps=8, progress=False)
     assert min(found.curve("L-BFGS")[1]) < 1e-20
+
+
+WRONG = {
+    "seconds below zero": ({"seconds": -1.0}, "seconds"),
+    "no seconds": ({"seconds": 0}, "seconds"),
+    "no steps": ({"steps": 0}, "steps=0"),
+    "evaluations in words": ({"evaluations": "ten"}, "evaluations='ten'"),
+    "a time for one of two": ({"seconds": {"A": 1.0}}, "names no time for"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_limits_that_are_none_are_refused_before_anything_runs(name):
+    options, words = WRONG[name]
+    asked = []
+
+    def contender(model, objective):
+        asked.append(1)
+        yield {"gradient_evaluations": 1}
+
+    with pytest.raises(InputError, match=words):
+        js.compare(nn.Linear(2, 1), lambda m: None, {"A": contender, "B": contender}, progress=False, **options)
+    assert asked == []
+    with pytest.raises(InputError, match="function of the model"):
+        js.compare(nn.Linear(2, 1), None, {"A": contender}, progress=False)
+    with pytest.raises(InputError, match="when to stop"):
+        js.fitted()
+
+
+def test_a_rehearsal_leaves_the_timed_runs_file_alone(tmp_path):
+    x = torch.linspace(-1, 1, 12, dtype=torch.float64)[:, None]
+    model, path = nn.Linear(1, 1).double(), tmp_path / "run.npz"
+    report = js.compare(
+        model, lambda m: js.supervised(m, x, x.sin()), {"A": js.fitted(jumps=3, path=path)}, steps=3, progress=False
+    )
+    assert [row["jumps"] for row in report.rows if row["step"] == 1] == [1]
+    assert path.exists()

@@ -20,7 +20,7 @@ from jumpstart.solver.solve import solve
 from ..archive.forgery import forged
 from ..problems import classes, fill, flat, generator, mlp, randn
 
-OPTIONS = {"weight_decay": None, "gate": None, "metric": False, "basis": "auto"}
+OPTIONS = {"weight_decay": 0.0, "gate": None, "metric": False, "basis": "auto", "resample": False}
 POINTS, ENDS = randn(1, 30, 2), randn(2, 6, 2)
 
 
@@ -158,7 +158,7 @@ OTHERS = {
     "another equation": (lambda: pinn(7, fn=shifted), {}, r"outputs of 'inside' are .* \(relative\) from the saved"),
     "another network": (lambda: pinn(7, width=9), {}, r"'0.weight' has shape \[8, 2\] in the file and \[9, 2\]"),
     "fewer parameters": (lambda: pinn(7), {"params": ["0"]}, r"parameters \['2.weight', '2.bias'\], which the obj"),
-    "weight decay": (lambda: pinn(7), {"weight_decay": 0.1}, "option weight_decay was None and is 0.1 here"),
+    "weight decay": (lambda: pinn(7), {"weight_decay": 0.1}, "option weight_decay was 0.0 and is 0.1 here"),
     "a metric": (lambda: pinn(7), {"metric": torch.ones(33)}, "option metric was False and is True here"),
     "a gate": (lambda: pinn(7), {"gate": "hard"}, "option gate was None and is 'hard' here"),
     "a basis": (lambda: pinn(7), {"basis": "krylov"}, "option basis was 'auto' and is 'krylov' here"),

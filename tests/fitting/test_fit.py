@@ -355,3 +355,40 @@ def test_an_unknown_coefficient_is_recovered(start):
     result = js.fit(objective, jumps=80, tolerance=1e-16)
     assert result.loss < 1e-10
     assert model.rate.item() == pytest.approx(2.5, abs=1e-4)
+
+
+def test_a_start_that_is_not_finite_is_named_and_one_that_is_perfect_left_alone():
+    model = net()
+    objective = regression(model=model)
+    perfect = js.supervised(model, X, model(X).detach())
+    before = flat(model).clone()
+    result = js.fit(perfect, jumps=10)
+    assert (result.outcome, result.restarts, result.loss) == (js.FitOutcome.STATIONARY, 0, 0.0)
+    assert torch.equal(flat(model), before)
+    with torch.no_grad():
+        model[4].weight.mul_(1e200)
+    with pytest.raises(errors.NonFiniteError, match="loss is inf"):
+        js.fit(objective, jumps=3)
+
+
+@pytest.mark.parametrize("name", ["error", "resample", "callback"])
+def test_what_must_be_a_function_is_checked_at_the_door(name):
+    with pytest.raises(errors.InputError, match=f"{name}=3"):
+        js.fit(pinn(net()), jumps=3, **{name: 3})
+
+
+def test_losses_below_zero_are_fitted_as_well_as_others():
+    """The same loss less a constant: no rule takes zero for the end, or a negative loss for one that cannot fall."""
+
+    def shifted(shift):
+        loss = js.losses.Convex(lambda u, y: (u - y).square().sum() - shift, Y)
+        return js.supervised(net(2), X, loss=loss)
+
+    plain, below = js.fit(shifted(0.0), jumps=12), js.fit(shifted(50.0), jumps=12)
+    assert plain.jumps == below.jumps == 12
+    assert below.start == pytest.approx(plain.start - 50, rel=1e-12)
+    assert plain.loss < 0.01 * plain.start
+    assert below.loss + 50 < 0.01 * plain.start
+    found = js.fit(shifted(50.0), tolerance=-49.99, jumps=40)
+    assert found.outcome is js.FitOutcome.TOLERANCE
+    assert found.loss <= -49.99 < found.start

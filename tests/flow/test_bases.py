@@ -155,7 +155,7 @@ def test_decay_at_full_depth_is_exact(kind):
     """With decay the run leaves the span of Jᵀ along θ₀ itself: depth is not capped by the number of outputs."""
     _, objective, _ = setting()
     exact = js.solve(objective, basis="dense", weight_decay=0.1)
-    found = js.solve(objective, basis=kind, depth=40, weight_decay=0.1)
+    found = js.solve(objective, basis=kind, depth=40 if kind == "krylov" else None, weight_decay=0.1)
     for t in (1.0, 30.0, math.inf):
         assert relative(found.outputs(t), exact.outputs(t)) < 1e-8
         a, b = found.parameters(t), exact.parameters(t)

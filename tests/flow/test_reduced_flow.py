@@ -186,8 +186,8 @@ def test_dense_basis_with_rates_that_differ_admits_its_error():
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_scores_sum_to_the_slope(name):
     p = PROBLEMS[name](0)
-    for built in ("dense", "krylov"):
-        flow = js.solve(js.supervised(p.model, p.x, p.y), basis=built, depth=4).flow
+    for options in ({"basis": "dense"}, {"basis": "krylov", "depth": 4}):
+        flow = js.solve(js.supervised(p.model, p.x, p.y), **options).flow
         assert flow.scores().shape == (flow.size, len(p.x))
         assert relative(flow.scores().sum(1), flow.start.into(flow.initial_gradient)) < 1e-10
 

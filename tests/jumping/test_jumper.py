@@ -114,6 +114,7 @@ CHANGES = {
     "fewer outputs": (lambda o: setattr(o, "shape", torch.Size((4, 3))), "outputs have changed"),
     "a layer replaced by a wider one": (lambda o: o.model.__setitem__(2, nn.Linear(12, 13).double()), "another shape"),
     "a layer gone": (lambda o: o.model.__setitem__(4, nn.Identity()), "gone"),
+    "a layer frozen": (lambda o: o.model[0].requires_grad_(False), r"0.weight \(frozen\)"),
 }
 
 
@@ -139,10 +140,32 @@ def test_another_objective_for_the_same_weights_may_be_assigned():
     jumper.objective = js.supervised(model, randn(2, 7, 4), randn(3, 7, 3))
     assert jumper.memory.horizon == horizon
     assert jumper.jump().accepted
+    with pytest.raises(errors.InputError, match="another model"):
+        jumper.objective = js.supervised(mlp(0), randn(2, 7, 4), randn(3, 7, 3))
     with pytest.raises(errors.InputError, match="other parameters"):
-        jumper.objective = js.supervised(mlp(0, width=9), randn(2, 7, 4), randn(3, 7, 3))
+        jumper.objective = js.supervised(model, randn(2, 7, 4), randn(3, 7, 3), params=["4"])
+    with pytest.raises(errors.InputError, match="Logistic, not Squares"):
+        jumper.objective = js.supervised(model, randn(2, 7, 4), torch.ones(7, 3).double(), "logistic")
     with pytest.raises(errors.InputError, match=r"js\.Objective"):
         jumper.objective = model
+
+
+def test_memory_of_losses_does_not_outlive_other_data():
+    objective = anchor()
+    jumper = js.Jumper(objective, nonmonotone=True)
+    for _ in range(3):
+        jumper.jump()
+    assert jumper.memory.best < 1e9 and jumper.memory.heading is not None
+    jumper.objective = poisson.objective(objective.model, 9, 9)
+    assert jumper.memory.best == float("inf") and jumper.memory.heading is None
+
+
+def test_forgetting_is_no_way_around_a_model_that_has_changed():
+    objective = regression()
+    jumper = js.Jumper(objective)
+    objective.model[4] = nn.Linear(12, 4).double()
+    with pytest.raises(errors.InputError, match="anew"):
+        jumper.forget()
 
 
 def test_forgetting_begins_anew():
@@ -173,6 +196,15 @@ REFUSED = {
     "horizon and scale": ({"horizon": 1.0, "search": "scale"}, ["horizon", "scale"]),
     "chord steps below none": ({"chord_steps": -1}, ["chord_steps=-1"]),
     "memory_limit for a given basis": ({"basis": lambda problem: None, "memory_limit": 1e9}, ["memory_limit"]),
+    "depth in implicit steps": ({"search": "levenberg-marquardt", "depth": 3}, ["depth=3"]),
+    "depth for a given basis": ({"basis": lambda problem: None, "depth": 3}, ["depth=3"]),
+    "an unknown basis": ({"basis": "modes"}, ["'modes'", "krylov"]),
+    "weight decay below zero": ({"weight_decay": -1.0}, ["weight_decay=-1.0"]),
+    "weight decay in words": ({"weight_decay": "a"}, ["weight_decay='a'"]),
+    "a memory limit in words": ({"memory_limit": "1GB"}, ["memory_limit='1GB'"]),
+    "geodesic in words": ({"geodesic": "yes"}, ["geodesic='yes'"]),
+    "directions as a list": ({"directions": [1, 2]}, ["directions=[1, 2]", "(r, P)"]),
+    "a gate that is a number": ({"gate": 3}, ["gate=3"]),
     "an unknown gate": ({"gate": "ajar"}, ["ajar"]),
     "trust that is none": ({"trust": 0.5}, ["trust=0.5", "js.Trust"]),
 }  # fmt: skip
@@ -197,6 +229,12 @@ BROKEN = {
     "an entry too many": {**Memory().state_dict(), "more": 1},
     "text for a heading": {**Memory().state_dict(), "heading": "north"},
     "half a sketch": {**Memory().state_dict(), "sketch_values": torch.ones(3)},
+    "a horizon in words": {**Memory().state_dict(), "horizon": "far"},
+    "a horizon below zero": {**Memory().state_dict(), "horizon": -1.0},
+    "a horizon that is NaN": {**Memory().state_dict(), "horizon": float("nan")},
+    "no best": {**Memory().state_dict(), "best": None},
+    "no scale": {**Memory().state_dict(), "scale": None},
+    "none at all": None,
     "a heading of another model": {**Memory().state_dict(), "heading": torch.ones(3)},
     "directions of another model": {**Memory().state_dict(), "directions": torch.ones(2, 3)},
 }

@@ -155,6 +155,13 @@ def test_what_a_course_allows(name):
     assert not goes_on(Memory(), loss, step)
 
 
+def test_a_loss_below_zero_never_rises():
+    """The rule compares losses by their ratio, which says nothing of one whose minimum is not known."""
+    heading = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    for step in (heading, -heading):
+        assert not goes_on(Memory(best=-5.0, heading=heading), -4.9, step)
+
+
 def test_an_infinite_loss_is_refused_even_straight_ahead():
     heading = torch.tensor([1.0, 0.0], dtype=torch.float64)
     assert not goes_on(Memory(best=1.0, heading=heading), math.inf, heading)
