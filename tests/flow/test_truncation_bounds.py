@@ -59,6 +59,7 @@ def test_bound_holds_and_is_within_a_hundredfold(name, depth, side):
             if error > 1e-12 * size:
                 worst, seen = max(worst, bound / error), seen + 1
     print(f"{name}, depth {depth}, {side}: bound ≤ {worst:.1f} × error in {seen} cases")
+    assert seen > 10
     assert worst <= 100
 
 
