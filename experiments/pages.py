@@ -24,3 +24,8 @@ def machine(content: Mapping[str, Any]) -> str:
     return (
         f"`{content['command']}`, commit {found['commit']}, {found['machine']}, torch {found['torch']}, seeds {seeds}"
     )
+
+
+def rough(value: float) -> str:
+    """Two digits, as prose says it: 1.4, 14, 2,300."""
+    return f"{float(f'{value:.2g}'):,.0f}" if value >= 10 else f"{value:.2g}"

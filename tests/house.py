@@ -72,12 +72,14 @@ def drawn() -> str:
         ".name{font:bold 14px sans-serif;fill:#0b4f8a}.edge{fill:none;stroke:#9a9a9a;marker-end:url(#tip)}"
     )
     tip = '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {high}" width="{WIDTH}" role="img" '
-        f'aria-label="The rooms of jumpstart; arrows point to what a room imports">\n<style>{style}</style>\n<defs>{tip}'
-        f'<path d="M0,0 L8,4 L0,8 z" fill="#9a9a9a"/></marker></defs>\n<rect x="0" y="0" width="{WIDTH}" height="{high}" '
-        f'style="fill:white;stroke:none"/>\n' + "\n".join(parts) + "\n</svg>\n"
-    )
+    head = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {high}" width="{WIDTH}" role="img"',
+        'aria-label="The rooms of jumpstart; arrows point to what a room imports">',
+        f"<style>{style}</style>",
+        f'<defs>{tip}<path d="M0,0 L8,4 L0,8 z" fill="#9a9a9a"/></marker></defs>',
+        f'<rect x="0" y="0" width="{WIDTH}" height="{high}" style="fill:white;stroke:none"/>',
+    ]
+    return "\n".join([*head, *parts, "</svg>\n"])
 
 
 def test_the_picture_is_of_this_house():

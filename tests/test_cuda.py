@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 import jumpstart as js
-from jumpstart.jumping.levenberg_marquardt import Course
 from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.ntk.collocation import gathered_kernel
 from jumpstart.utils.memory import available_memory
@@ -98,7 +97,7 @@ def test_residuals_and_their_derivatives(dtype, tolerance, general):
     "options",
     [
         {"search": "levenberg-marquardt"},
-        {"search": "levenberg-marquardt", "course": Course(), "chord_steps": 2},
+        {"search": "levenberg-marquardt", "chord_steps": 2},
         {"search": "levenberg-marquardt", "weight_decay": 1e-3},
         {"search": "horizon"},
         {"search": "scale"},

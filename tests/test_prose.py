@@ -14,12 +14,14 @@ import pytest
 import torch
 
 import jumpstart
+from experiments import benchmarks
 from jumpstart import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ALL = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs" / "decisions").glob("*.md"))]
 EXPERIMENTS = sorted(
-    [p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem not in ("__init__", "common", "pages", "readme")]
+    [p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem not in ("__init__", "common", "pages", "benchmarks")]
     + [p.parent.name for p in (ROOT / "experiments").glob("*/__main__.py")]
 )
 
@@ -40,18 +42,91 @@ def test_code_in_prose_runs(page, tmp_path, monkeypatch):
         torch.set_default_dtype(dtype)  # a page may ask for double precision
 
 
-def test_readme_holds_what_the_results_say():
+def test_pages_hold_what_the_results_say():
     run = subprocess.run(
-        [sys.executable, "-m", "experiments.readme", "--check"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "experiments.benchmarks", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        if "://" not in target:
-            assert (page.parent / target).exists(), target
+@pytest.fixture
+def pages(tmp_path, monkeypatch):
+    """Copies of the pages and of README's picture, which may be spoilt."""
+    copies = {}
+    for page, makers in benchmarks.PAGES.items():
+        copies[tmp_path / page.name] = makers
+        (tmp_path / page.name).write_bytes(page.read_bytes())
+    picture = tmp_path / benchmarks.PICTURE.name
+    picture.write_bytes(benchmarks.PICTURE.read_bytes())
+    monkeypatch.setattr(benchmarks, "PAGES", copies)
+    monkeypatch.setattr(benchmarks, "PICTURE", picture)
+    return tmp_path
+
+
+def spoil(path):
+    """Change the last digit between the page's first markers that are not empty."""
+    text = path.read_text()
+    inside = re.search(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", text, flags=re.S)
+    digit = list(re.finditer(r"\d", inside[2]))[-1]
+    at = inside.start(2) + digit.start()
+    path.write_text(f"{text[:at]}{(int(text[at]) + 1) % 10}{text[at + 1 :]}")
+
+
+@pytest.mark.parametrize("name", ["README.md", "benchmarks.md", "pinns.md"])
+def test_a_figure_of_another_run_is_found_and_put_right(name, pages, capsys):
+    good = (pages / name).read_text()
+    spoil(pages / name)
+    bad = (pages / name).read_text()
+    assert bad != good
+    assert benchmarks.main(["--check"]) == 1
+    assert name in capsys.readouterr().err
+    assert (pages / name).read_text() == bad  # a check writes nothing
+    assert benchmarks.main([]) == 0
+    assert (pages / name).read_text() == good
+
+
+def test_a_picture_of_another_run_is_found_and_drawn_again(pages, capsys):
+    picture = pages / benchmarks.PICTURE.name
+    picture.write_bytes((benchmarks.RESULTS / "pinn" / "races" / "races.png").read_bytes())
+    assert benchmarks.main(["--check"]) == 1
+    assert picture.name in capsys.readouterr().err
+    assert benchmarks.main([]) == 0
+    assert benchmarks.main(["--check"]) == 0
+
+
+def test_a_page_without_markers_is_refused(pages, capsys):
+    page = pages / "README.md"
+    page.write_text(page.read_text().replace("<!-- limits -->", ""))
+    assert benchmarks.main(["--check"]) == 1
+    assert "<!-- limits -->" in capsys.readouterr().err
+
+
+def test_readme_is_short_and_tells_ci_what_to_run():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 900
+    assert len(re.findall(r"!\[", text)) == 1
+    commands = re.findall(r"<!-- tests -->\n```sh\n(.+)\n```", text)
+    assert len(commands) == 1
+    for tool in ("ruff check .", "ruff format --check .", "basedpyright", "-m pytest"):
+        assert tool in commands[0]
+
+
+@pytest.mark.parametrize("page", ALL, ids=lambda p: p.name)
+def test_links_and_images_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        path, _, heading = target.partition("#")
+        aim = page.parent / path if path else page
+        assert aim.exists(), target
+        if heading:
+            assert heading in anchors(aim), target
+
+
+def anchors(page):
+    """What GitHub calls a page's headings: lower case, no punctuation, dashes for spaces."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in re.findall(r"^#+ (.+)$", text, re.M)}
 
 
 def test_docstring_examples():
@@ -63,6 +138,7 @@ def test_docstring_examples():
     assert tried >= 10
 
 
+@pytest.mark.experiments
 def test_demo_at_toy_size(tmp_path, capsys):
     threads = torch.get_num_threads()
     try:
@@ -77,6 +153,7 @@ def test_demo_at_toy_size(tmp_path, capsys):
         assert (tmp_path / name / f"{name}.png").stat().st_size > 10_000
 
 
+@pytest.mark.experiments
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_at_toy_size(name, tmp_path):
     command = [sys.executable, "-m", f"experiments.{name}", "--quick", "--seeds", "1", "--no-progress"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,22 +27,7 @@ def races(rows: list[Row], init: str = "torch") -> Any:
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
     for axis, name in zip(axes.flat, names, strict=False):
-        for i, label in enumerate(labels):
-            own = [r for r in rows if (r["problem"], r["init"], r["contender"]) == (name, init, label)]
-            if not own:
-                continue
-            end = max(row["seconds"][-1] for row in own)
-            grid = np.geomspace(min(row["seconds"][min(1, len(row["seconds"]) - 1)] for row in own) + 1e-3, end, 80)
-            curves = np.array([[_best(row, t) for t in grid] for row in own])
-            middle = np.median(curves, axis=0)
-            ours = label == JUMPS
-            colour = COLOURS[i % len(COLOURS)]
-            axis.plot(
-                grid, middle, color=colour, label=label, linewidth=2.2 if ours else 1.1, zorder=3 if ours else 2,
-                linestyle="-" if ours else (0, (4, 1.2)),
-            )  # fmt: skip
-            if ours and len(own) > 1:
-                axis.fill_between(grid, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
+        _curves(axis, [r for r in rows if (r["problem"], r["init"]) == (name, init)], labels)
         axis.set(xscale="log", yscale="log", title=PROBLEMS[name].title if len(PROBLEMS[name].title) < 34 else name)
         axis.title.set_fontsize(8)
         axis.grid(alpha=0.25, linewidth=0.5)
@@ -54,6 +41,43 @@ def races(rows: list[Row], init: str = "torch") -> Any:
     below = 0.25 if across == 1 else 0.12 if down == 1 else 0.07
     figure.tight_layout(rect=(0, below, 1, 1))
     return figure
+
+
+def headline(rows: list[Row], names: Sequence[str]) -> Any:
+    """The same for a few problems, side by side, to be read at the width of a page: README's picture."""
+    plt = pyplot()
+    figure, axes = plt.subplots(1, len(names), figsize=(2.8 * len(names), 3.4), squeeze=False)
+    labels = list(dict.fromkeys(row["contender"] for row in rows))
+    for axis, name in zip(axes[0], names, strict=True):
+        own = [row for row in rows if (row["problem"], row["init"]) == (name, "torch")]
+        end = max(row["seconds"][-1] for row in own if row["contender"] == JUMPS)
+        _curves(axis, own, labels, width=1.4)
+        axis.set(xscale="log", yscale="log", xlim=(0.02, end), xlabel="seconds")
+        axis.set_title(PROBLEMS[name].title.split(",")[0])
+        axis.grid(alpha=0.25, linewidth=0.5)
+    axes[0][0].set_ylabel("relative L² error")
+    handles, found = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, found, loc="lower center", ncol=len(found) // 2, frameon=False, fontsize=10)
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    return figure
+
+
+def _curves(axis: Any, rows: list[Row], labels: Sequence[str], width: float = 1.1) -> None:
+    """One panel: each contender's median over seeds, jumps with their range."""
+    for colour, label in zip(itertools.cycle(COLOURS), labels, strict=False):
+        own = [row for row in rows if row["contender"] == label]
+        if not own:
+            continue
+        end = max(row["seconds"][-1] for row in own)
+        grid = np.geomspace(min(row["seconds"][min(1, len(row["seconds"]) - 1)] for row in own) + 1e-3, end, 80)
+        curves = np.array([[_best(row, t) for t in grid] for row in own])
+        ours = label == JUMPS
+        axis.plot(
+            grid, np.median(curves, axis=0), color=colour, label=label, linewidth=2 * width if ours else width,
+            zorder=3 if ours else 2, linestyle="-" if ours else (0, (4, 1.2)),
+        )  # fmt: skip
+        if ours and len(own) > 1:
+            axis.fill_between(grid, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
 
 
 def _best(row: Row, seconds: float) -> float:

@@ -1,4 +1,7 @@
-"""Tables of docs/pinns.md and README.md from docs/results/pinn; a part that has not been run is left out."""
+"""Tables of docs/pinns.md and docs/benchmarks.md from docs/results/pinn.
+
+A part that has not been run is left out of docs/pinns.md.
+"""
 
 from __future__ import annotations
 
@@ -19,28 +22,28 @@ def _part(root: Path, name: str) -> Mapping[str, Any] | None:
         return None
 
 
-def short(root: Path, folder: str) -> str:
-    """What README shows: the aims, problem by problem, and the largest networks."""
-    parts = []
-    if (content := _part(root, "races")) is not None:
-        heads = {
-            "problem": "", "seconds each": "seconds each", "jumps' lowest": "jumps: relative error",
-            "jumps above 0.1": "runs above 0.1", "best rival": "best of seven rivals", "its lowest": "its error",
-            "it is there in": "it is there in s", "jumps are there in": "jumps are there in s",
-            "Adam's best": "Adam's error", "Adam's seconds": "in s",
-            "times sooner": "jumps there times sooner than first-order rivals",
-        }  # fmt: skip
-        parts += [
-            markdown(_titled(content["settings"]["verdict"]), heads),
-            f"![error against time]({folder}/races/races.png)", _source(content),
-        ]  # fmt: skip
-    if (content := _part(root, "cuda/large")) is not None:
-        parts += [
-            f"**Networks of 10⁵ to 10⁶ parameters**, {content['settings']['summary'][0]['seconds']:g} s each on one "
-            f"{content['environment']['cuda']}, float64 (a line a seed):",
-            f"![large networks]({folder}/cuda/large/large.png)", _source(content),
-        ]  # fmt: skip
-    return "\n\n".join(parts)
+def verdict(root: Path, folder: str) -> str:
+    """docs/benchmarks.md, in short: how low, and how soon, problem by problem."""
+    content = records.read(root / "races")
+    heads = {
+        "problem": "", "seconds each": "seconds each", "jumps' lowest": "jumps: relative error",
+        "jumps above 0.1": "runs above 0.1", "best rival": "best of seven rivals", "its lowest": "its error",
+        "it is there in": "it is there in s", "jumps are there in": "jumps are there in s",
+        "Adam's best": "Adam's error", "Adam's seconds": "in s",
+        "times sooner": "jumps there times sooner than first-order rivals",
+    }  # fmt: skip
+    picture = f"![error against time]({folder}/races/races.png)"
+    return "\n\n".join((markdown(_titled(content["settings"]["verdict"]), heads), picture, _source(content)))
+
+
+def large(root: Path, folder: str) -> str:
+    """docs/benchmarks.md: the largest networks."""
+    content = records.read(root / "cuda/large")
+    title = (
+        f"{content['settings']['summary'][0]['seconds']:g} s each on one {content['environment']['cuda']}, float64 "
+        "(a line a seed):"
+    )
+    return "\n\n".join((title, f"![large networks]({folder}/cuda/large/large.png)", _source(content)))
 
 
 def _anchor(content: Mapping[str, Any]) -> str:
@@ -101,7 +104,7 @@ NOTE = (
     "ran side by side, one on each core, in three runs that `--merge` puts together (commits in the file). Errors are "
     "the lowest along a run, for everyone; times to an error include building the objective, errors at equal time do "
     "not (0.1 to 0.6 s). Learning rates were chosen for each problem in runs of 6 s on seeds 100 and 101 "
-    "(`python -m experiments.pinn.tuning`), torch-LM's damping on Poisson; the constants of the march on seeds 100 to "
+    "(`python -m experiments.pinn.tuning`), torch-LM's damping on Poisson; the constants of the search on seeds 100 to "
     "105 of these same problems."
 )
 
@@ -117,8 +120,9 @@ where both do, it loses. SOAP's rate was chosen among 1e-3, 3e-3 and 1e-2 on see
 the first seed."""
 SECTIONS = {
     "ablation": ("Each part switched off in turn", """
-Final errors at equal time, medians and the worst seed. "Without boldness" never climbs; a search takes many horizons
-(or shares of the full step) a jump from eigenvectors, where a march takes one from a Cholesky factor."""),
+Final errors at equal time, medians and the worst seed. "Without boldness" never climbs (`nonmonotone=False`); "reuse"
+is `chord_steps`; a search takes many horizons (or shares of the full step) a jump from eigenvectors, where a march
+(`search="levenberg-marquardt"`) takes one from a Cholesky factor."""),
     "inverse": ("Burgers' viscosity from noisy data", """
 300 noisy values of u and the equation, no initial or boundary values; ν starts 16 times too large; no rival ran.
 Noise is relative to the rms of u; the error bar is the Gauss–Newton posterior's (`experiments/pinn/inverse.py`).

@@ -188,8 +188,8 @@ class FitRun:
         self.objective, self.settings, self.error = objective, settings, error
         self.metric, self.progress = metric, progress
         self.jumper = Jumper(objective, metric=metric, **options)
-        marches = options.get("search") == LEVENBERG_MARQUARDT
-        self.climbs = settings.nonmonotone and marches and self.jumper.settings.may_climb
+        implicit = options.get("search") == LEVENBERG_MARQUARDT
+        self.climbs = settings.nonmonotone and implicit and self.jumper.settings.may_climb
         self.state = State.at(objective.theta())
         self.watched, self.last_error = 0.0, None
         self.last: JumpResult | None = None

@@ -155,9 +155,8 @@ def held(optimizer: torch.optim.Optimizer, model: nn.Module, space: ParameterSpa
     missing = [name for name in space.names if id(present[name]) not in groups]
     if missing:
         raise InputError(
-            f"the optimizer ({type(optimizer).__name__}) does not hold {missing[:5]}: it has no metric for them and "
-            "never moves them; "
-            "restrict the objective with params=[…] to what it trains."
+            f"the optimizer {type(optimizer).__name__} does not hold {missing[:5]}: no metric for them, and never "
+            "moves them; restrict the objective with params=[…] to what it trains."
         )
     return {name: groups[id(present[name])] for name in space.names}
 

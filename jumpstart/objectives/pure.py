@@ -25,7 +25,7 @@ class Net:
 
     def __init__(self, model: nn.Module, space: ParameterSpace, training: bool | None = None) -> None:
         self.model, self.space, self.training = model, space, training
-        # By part and modes: the ways into the kernel that were found to be exact (kernel.assemble).
+        # By part and modes: the ways into the kernel that were found to be exact (linearization.ntk.assemble).
         self.routes: WeakKeyDictionary[Any, dict] = WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import InputError, MetricError, NonFiniteError
 from ..jumping.jump import JumpResult
 from ..jumping.jumper import Jumper
+from ..jumping.settings import Settings
 from ..linearization.linearize import linearize
 from ..linearization.metric import MetricLike, held, metric_of, restrict
 from ..objectives.objective import Objective
@@ -88,6 +89,7 @@ class JumpOptimizer(torch.optim.Optimizer):
             raise InputError(
                 f"JumpOptimizer: {sorted(unknown)} is no option of its jumps; there are {sorted(OPTIONS)}."
             )
+        Settings.of({name: value for name, value in options.items() if name != "keep"}, "JumpOptimizer")
         self.inner, self.objective, self.after, self.metric = optimizer, objective, after, metric
         self.params, self.options = params, options
         self._asked()  # refuses other names than "optimizer"
@@ -171,7 +173,8 @@ class JumpOptimizer(torch.optim.Optimizer):
             except MetricError as error:
                 if metric is not self.inner:
                     raise
-                warnings.warn(f"jumping in the plain metric: {error}", RuntimeWarning, stacklevel=2)
+                why = str(error).removeprefix("metric: ")
+                warnings.warn(f"jumping in the plain metric: {why}", RuntimeWarning, stacklevel=2)
                 result = jumper.jump(metric=None)
         except NonFiniteError as error:
             # The loop is the user's: a run that has diverged goes on or stops by its own rules.
@@ -245,10 +248,10 @@ class JumpOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's ``state`` and ``param_groups``, and under "jumpstart" what jumps remember."""
-        moving, memory = self._memory if self._memory is not None else (None, None)
-        if self._memory is None and self.jumper is not None:
+        moving, memory = self._memory if self._memory is not None else ((), None)
+        if self.jumper is not None:
             moving, memory = self.jumper.objective.space.names, self.jumper.state_dict()
-        own = {"steps": self.steps, "moving": None if moving is None else list(moving), "memory": memory}
+        own = {"steps": self.steps, "moving": list(moving), "memory": memory}
         return {**self.inner.state_dict(), OWN: own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -108,7 +108,7 @@ def test_parameter_groups_keep_their_ratio_of_rates_and_their_decay():
         return torch.optim.AdamW(
             [
                 {"params": [*model[0].parameters()], "lr": 1e-2, "weight_decay": 0.3},
-                {"params": [*model[2].parameters(), *model[4].parameters()], "lr": 4e-2, "weight_decay": 0.0},
+                {"params": [*model[2].parameters(), *model[4].parameters()], "lr": 4e-2, "weight_decay": 0.2},
             ]
         )
 
@@ -121,7 +121,7 @@ def test_parameter_groups_keep_their_ratio_of_rates_and_their_decay():
     assert relative(metric.root.square(), expected.clamp(max=CLIP * float(expected.median()))) < 1e-12
     assert isinstance(metric.decay, torch.Tensor)
     assert bool((metric.decay[:first] == 0.3).all())
-    assert bool((metric.decay[first:] == 0).all())
+    assert relative(metric.decay[first:], torch.full((255 - first,), 0.8, dtype=torch.float64)) < 1e-12
 
 
 def test_dead_parameters_do_not_own_the_metric():
@@ -156,6 +156,11 @@ def test_the_largest_entry_is_a_thousand_medians():
     assert relative(metric.decay, 0.01 * expected) < 1e-12
 
 
+def displacement(solution, t):
+    """(P,) at a flow time so short that weights would round it away."""
+    return solution.flow.displacement(solution.flow.coefficients(parse(t))[0])
+
+
 def test_one_jump_step_in_adams_metric_goes_along_adams_direction():
     """For t → 0 the displacement is −t·D∇Φ, with momentum off that is Adam's own step."""
     model, optimizer = trained(lambda m: torch.optim.Adam(m.parameters(), betas=(0.0, 0.99)))
@@ -165,7 +170,7 @@ def test_one_jump_step_in_adams_metric_goes_along_adams_direction():
     d = d.clamp(max=CLIP * float(d.median()))
     for basis in ("dense", "krylov"):
         found = js.solve(js.supervised(model, x, y), metric=optimizer, basis=basis)
-        moved = found.basis.displacement(found.flow.coefficients(parse(1e-12))[0])
+        moved = displacement(found, 1e-12)
         assert relative(moved, -1e-12 * d * torch.cat([g.reshape(-1) for g in grads])) < 1e-8
 
 
@@ -200,19 +205,18 @@ def test_the_step_of_a_jump_goes_along_the_optimizers_own():
 
     def build(model):
         groups = [{"params": model[k].parameters(), "lr": lr} for k, lr in ((0, 1e-3), (2, 4e-3), (4, 2e-3))]
-        return torch.optim.RMSprop(groups, alpha=1 - 1e-14, eps=1e-2)  # one more step leaves its second moments
+        return torch.optim.RMSprop(groups, alpha=0.9, eps=1e-3)
 
     model, optimizer = trained(build)
-    for k, state in enumerate(optimizer.state.values()):
-        state["square_avg"].copy_(randn(20 + k, *state["square_avg"].shape).square())
+    for group in optimizer.param_groups:
+        group["alpha"] = 1.0  # one more step leaves the second moments as they are
     x, y = randn(5, 8, 4), randn(6, 8, 3)
-    found = js.solve(js.supervised(model, x, y), metric=optimizer, basis="dense")
-    moved = found.basis.displacement(found.flow.coefficients(parse(1e-12))[0])
+    moved = displacement(js.solve(js.supervised(model, x, y), metric=optimizer, basis="dense"), 1e-12)
     before = flat(model)
     optimizer.zero_grad()
     mse_loss(model(x), y).backward()
     optimizer.step()
-    assert relative(moved / 1e-12, (flat(model) - before) / 1e-3) < 1e-6
+    assert relative(moved / 1e-12, (flat(model) - before) / 1e-3) < 1e-9
 
 
 def test_time_is_in_units_of_the_first_rate_that_is_not_zero():

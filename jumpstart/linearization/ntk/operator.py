@@ -16,7 +16,7 @@ class NTKOperator(LinearOperator):
 
     A product with one vector costs a vjp on the right and a jvp on the left. Use ``to_dense()``, solvers and
     preconditioners of ``linear_operator`` and gpytorch on it; for the dense kernel of small problems
-    ``jumpstart.kernel.train_kernel`` is faster. Built by :func:`ntk_operator`; the base class takes copies of an
+    ``linearization.ntk.train_kernel`` is faster. Built by :func:`ntk_operator`; the base class takes copies of an
     operator apart into tensors and keywords, hence the ``anchor``, which gives dtype and device.
     """
 
