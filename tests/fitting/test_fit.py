@@ -77,11 +77,13 @@ def test_it_stops_at_the_number_of_jumps():
     assert seconds == sorted(seconds) and seconds[-1] == result.seconds and "BUDGET" in str(result)
 
 
-def test_it_stops_at_the_budget_of_seconds():
-    result = js.fit(pinn(net(), 200), budget=0.3)
+def test_it_stops_at_the_budget_of_seconds(monkeypatch):
+    clock = iter(range(10_000))
+    monkeypatch.setattr("time.perf_counter", lambda: 0.05 * next(clock))
+    result = js.fit(pinn(net()), budget=0.5)
     assert result.outcome is js.FitOutcome.BUDGET
-    assert result.seconds >= 0.3
-    assert len(result.history) < 2 or result.history[-2]["seconds"] < 0.3
+    assert result.jumps > 1
+    assert result.history[-2]["seconds"] < 0.5 <= result.history[-1]["seconds"] == result.seconds
 
 
 def test_a_callback_ends_it():
@@ -197,8 +199,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, name, at, e
     options, path = OPTIONS[name], tmp_path / "deep" / "run.pt"
     whole, broken = net(3), net(3)
     reference = js.fit(regression(model=whole), **options)
-    if reference.jumps <= at:
-        pytest.skip("it stops before")
+    assert reference.jumps > at
     with pytest.raises(KeyboardInterrupt):
         js.fit(regression(model=broken), path=path, callback=interrupt(at), **options)
     if name == "plain":  # landed at 60% of 12 jumps
@@ -284,7 +285,7 @@ def test_a_residual_that_is_finite_at_the_start_alone():
         return (f(X) - Y).squeeze(1) * torch.where(moved > 0, math.nan, 1.0)
 
     result = js.fit(js.residual(model, fragile), jumps=30)
-    assert result.outcome in (js.FitOutcome.STAGNANT, js.FitOutcome.NOT_FINITE)
+    assert result.outcome is js.FitOutcome.STAGNANT
     assert torch.equal(flat(model), start)
     assert result.loss == result.start
     assert result.jumps < 30
@@ -295,7 +296,7 @@ def test_terms_that_contradict_each_other_stagnate_soon_and_say_so():
     terms = [js.Term(lambda f, x: f(x) - 1, X, name="up"), js.Term(lambda f, x: f(x) + 1, X, 3.0, name="down")]
     with pytest.warns(js.StagnationWarning, match="contradict") as caught:
         result = js.fit(js.residual(model, *terms), jumps=300, tolerance=1e-9, patience=5)
-    assert result.outcome in (js.FitOutcome.STAGNANT, js.FitOutcome.STATIONARY)
+    assert result.outcome is js.FitOutcome.STAGNANT
     assert result.loss == pytest.approx(0.5 * len(X) * (1.5**2 + 3 * 0.5**2), rel=1e-4)
     assert result.jumps < 60
     assert "'up'" in result.cause

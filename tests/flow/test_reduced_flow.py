@@ -16,6 +16,7 @@ import jumpstart as js
 from jumpstart.flow import bases
 from jumpstart.flow.horizon import parse
 from jumpstart.flow.reduced_flow import ReducedFlow
+from jumpstart.gating import Gate
 from jumpstart.linalg.etdrk4 import phis
 from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.metric import Metric
@@ -181,6 +182,22 @@ def test_dense_basis_with_rates_that_differ_admits_its_error():
     for t in (0.1, 1.0, 5.0):
         miss = float((partial.outputs(t) - exact.outputs(t)).norm())
         assert miss <= partial.error_bound(t), (t, miss)
+
+
+@pytest.mark.parametrize("rule", ["hard", "soft", "snr"])
+def test_a_gate_stays_under_every_other_condition(rule):
+    """Asked again of the other targets or weights: as in a run that began under both."""
+    model, x, y, other = mlp(0), randn(0, 9, 4), randn(1, 9, 3), randn(2, 9, 3)
+    plain = js.solve(js.supervised(model, x, y), basis="dense").flow
+    gate, weights = Gate(rule), torch.linspace(0, 2, 9, dtype=torch.float64)
+    for change in (
+        lambda flow: flow.with_targets(other), lambda flow: flow.reweighted(weights), lambda flow: flow.damped(0.1),
+        lambda flow: flow.without(torch.tensor([2, 5])),
+    ):  # fmt: skip
+        found, expected, bare = change(plain.gated(gate)), change(plain).gated(gate), change(plain)
+        c = found.coefficients(parse(3.0))
+        assert relative(c, expected.coefficients(parse(3.0))) < 1e-12
+        assert relative(c, bare.coefficients(parse(3.0))) > 1e-3
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

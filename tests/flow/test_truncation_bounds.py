@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,6 +59,7 @@ def test_bound_holds_and_is_within_a_hundredfold(name, depth, side):
             if error > 1e-12 * size:
                 worst, seen = max(worst, bound / error), seen + 1
     print(f"{name}, depth {depth}, {side}: bound ≤ {worst:.1f} × error in {seen} cases")
+    assert seen > 10
     assert worst <= 100
 
 
@@ -116,6 +118,19 @@ def test_bound_for_steps(stretch):
             horizon = js.steps(count, lr)
             error = float((found.outputs(horizon) - exact.outputs(horizon)).norm())
             assert error <= found.error_bound(horizon), (depth, count)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_a_basis_of_everything_has_no_defect_damped_or_not(loss, rate):
+    """All modes, without saying that they are all: the quadrature of what is left out has to find nothing."""
+    y = randn(50, 9, 3) if loss == "mse" else classes(0, 9, 3)
+    objective = js.supervised(mlp(0), randn(0, 9, 4), y, loss)
+    problem = LinearizedProblem(linearize(objective), objective.loss, Metric())
+    basis = replace(bases.dense(problem), complete=False, remainder=None)
+    found = js.solve(objective, basis=basis).damped(rate)
+    assert not found.flow.basis.complete
+    assert found.error_bound(5.0) < 1e-9
 
 
 def test_nothing_left_out_at_time_zero():

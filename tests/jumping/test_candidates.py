@@ -73,6 +73,20 @@ def test_the_correction_solves_for_the_bend_with_the_flows_filter():
     assert relative(found.candidate(c, t).displacement, first + second) < 1e-9
 
 
+def test_second_order_is_believed_up_to_half_of_the_first_and_no_further():
+    """Along one step, ½ f''[δ, δ] grows with the square of the share that is taken: δ₂/δ₁ grows in proportion."""
+    found = descent(exact=True)
+    t = 2.0 / float(found.run.start.rates.max())
+    c = found.run.coefficients(parse(t))[0]
+    bend = found.curvature_term(found.run.displacement(c), c)
+    second = found.run.response(bend, parse(t))[0]  # of a squared loss, whose B is a number
+    limit = 0.5 / (found.problem.loss.curvature * float(second.norm() / c.norm()))
+    for share, believed in ((0.99 * limit, True), (1.01 * limit, False), (10 * limit, False)):
+        candidate = found.candidate(c, t, share)
+        assert candidate.corrected == believed
+        assert torch.equal(candidate.displacement, candidate.first) == (not believed)
+
+
 def test_what_is_measured_is_the_real_network():
     found = descent(metric=Metric(None, 0.2))
     displacement = 0.1 * randn(3, 255)

@@ -57,7 +57,8 @@ def test_relation_orthogonality_and_count(name, depth):
     run = lanczos(product, randn(8, 150), depth)
     v, k = run.vectors, run.depth
     assert product.calls == k
-    assert k == depth or run.outcome is LanczosOutcome.BREAKDOWN
+    ends = (name, depth) == ("clustered", 100)  # one eigenvalue 75 times: its space is used up before
+    assert (k < depth) == (run.outcome is LanczosOutcome.BREAKDOWN) == ends
     assert float((v @ v.T - EYE(k, dtype=torch.float64)).abs().max()) < 1e-12
     assert float((v @ run.remainder).abs().max()) < 1e-12
     t = run.matrix()

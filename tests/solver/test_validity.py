@@ -104,6 +104,7 @@ def test_trust_horizon_against_a_scan(name, tolerance):
     if (errors_seen[over[0] :] > tolerance).all():  # crossed once
         assert 0.9 * first <= trust <= 1.1 * first
     else:  # several crossings: some time at which it holds, and the error is beyond it soon after
+        assert trust > 0
         assert error(trust) <= tolerance * (1 + 1e-9)
     assert found.trust_horizon == trust
 

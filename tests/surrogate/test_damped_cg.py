@@ -75,7 +75,7 @@ def test_a_gathered_kernel_is_that_of_the_jacobian(name, frozen):
     kernel = gathered_kernel(lin)
     assert kernel is not None
     assert relative(kernel, j @ j.T) < 1e-12
-    assert torch.equal(kernel, kernel.T) or relative(kernel, kernel.T) < 1e-15
+    assert relative(kernel, kernel.T) < 1e-15
 
 
 def test_no_kernel_is_gathered_where_there_are_no_outer_products():
@@ -231,9 +231,12 @@ def test_a_trial_that_is_not_finite_is_no_end(monkeypatch):
 
     objective = js.residual(model, js.Term(fragile, randn(0, 9, 2)))
     jumper = js.Jumper(objective, basis="matrix-free", depth=4)
+    tried = []
     for _ in range(3):
         result = jumper.jump()
-        sketch = jumper.memory.sketch
+        tried.append(result.candidates)
+        assert result.outcome is js.Outcome.ACCEPTED
         assert bool(torch.isfinite(flat(model)).all())
-        assert result.outcome in (js.Outcome.ACCEPTED, js.Outcome.NOT_FINITE, js.Outcome.NO_DECREASE)
-    assert sketch is None or bool(torch.isfinite(sketch.vectors).all())
+        assert jumper.memory.sketch is not None
+        assert bool(torch.isfinite(jumper.memory.sketch.vectors).all())
+    assert min(tried) > 1  # each met a step too long

@@ -1,0 +1,218 @@
+"""One-line faults of the core that would hurt a user, and the tests that must find each.
+
+``python -m tests.mutants [word]`` breaks a copy of the package in one place at a time, runs the tests named for it, and
+prints which mutants were killed; it exits with 1 if one survives. ``tests/test_mutants.py`` does the same.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``text``, which occurs once in ``file``, becomes ``fault``; one of ``tests`` (below tests/) must then fail."""
+
+    name: str
+    file: str
+    text: str
+    fault: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = [
+    Mutant(
+        "weights stay half written when a write is interrupted",
+        "jumping/jump.py",
+        "objective.space.write(objective.model, problem.lin.theta)\n",
+        "pass\n",
+        ("jumping/test_jump.py::test_weights_are_put_back_when_a_write_is_interrupted",),
+    ),
+    Mutant(
+        "a metric is not clipped",
+        "linearization/metric.py",
+        "flat = flat.clamp(max=CLIP * float(flat.median()))",
+        'flat = flat.clamp(max=float("inf"))',
+        ("linearization/test_metric.py::test_the_largest_entry_is_a_thousand_medians",),
+    ),
+    Mutant(
+        "losses that are integrated cost what squared ones do",
+        "surrogate/select.py",
+        "RENEWALS = 20.0",
+        "RENEWALS = 0.0",
+        ("surrogate/test_contract.py::test_losses_that_are_integrated_count_their_renewed_factorizations",),
+    ),
+    Mutant(
+        "a climb goes anywhere",
+        "jumping/levenberg_marquardt.py",
+        "return (1 - cosine) ** 2 * loss <= memory.best",
+        "return 0.0 * loss <= memory.best",
+        (
+            "jumping/test_levenberg_marquardt.py::test_what_a_course_allows",
+            "jumping/test_levenberg_marquardt.py::test_a_whole_march_follows_its_naive_twin",
+        ),
+    ),
+    Mutant(
+        "second order is believed at any size",
+        "jumping/candidates.py",
+        "GEODESIC = 0.5",
+        "GEODESIC = math.inf",
+        ("jumping/test_candidates.py::test_second_order_is_believed_up_to_half_of_the_first_and_no_further",),
+    ),
+    Mutant(
+        "NaN passes for a loss that fell",
+        "jumping/trust.py",
+        "return delivered > 0 and hoped > 0 and delivered >= self.floor * hoped",
+        "return not (delivered <= 0 or hoped <= 0 or delivered < self.floor * hoped)",
+        ("jumping/test_trust.py::test_acceptance",),
+    ),
+    Mutant(
+        "weight decay is no part of the loss that is measured",
+        "linearization/problem.py",
+        "loss = float(self.loss.value(u)) + self.metric.penalty(theta)",
+        "loss = float(self.loss.value(u))",
+        ("jumping/test_candidates.py::test_what_is_measured_is_the_real_network",),
+    ),
+    Mutant(
+        "a refused search starts the next where it started itself",
+        "jumping/search.py",
+        "return Found(Outcome.NO_DECREASE, best, before, result.tried, done, shrunk, hoped)",
+        "return Found(Outcome.NO_DECREASE, best, before, result.tried, done, memory, hoped)",
+        ("jumping/test_jumper.py::test_a_rejected_jump_keeps_what_was_learned_and_shortens_the_next",),
+    ),
+    Mutant(
+        "a refused step starts the next where it started itself",
+        "jumping/levenberg_marquardt.py",
+        "memory = memory.at(max(t, 1e-280))",
+        "pass",
+        ("jumping/test_levenberg_marquardt.py::test_a_rejected_march_changes_nothing_to_the_bit",),
+    ),
+    Mutant(
+        "a jump that was refused is kept as a direction",
+        "jumping/jump.py",
+        "if best is not None and found.outcome.accepted else None",
+        "if best is not None else None",
+        ("jumping/test_jump.py::test_rejected_jump_leaves_everything_bit_identical",),
+    ),
+    Mutant(
+        "a jumper goes on although its objective has changed",
+        "jumping/jumper.py",
+        "        self._known.require(self._objective)\n",
+        "",
+        ("jumping/test_jumper.py::test_an_objective_that_has_changed_is_refused_and_nothing_moves",),
+    ),
+    Mutant(
+        "a gate is dropped by what-ifs",
+        "flow/reduced_flow.py",
+        "if basis is None else basis, loss, self.tolerance, self.gate)",
+        "if basis is None else basis, loss, self.tolerance)",
+        ("flow/test_reduced_flow.py::test_a_gate_stays_under_every_other_condition",),
+    ),
+    Mutant(
+        "the bound of a truncated run forgets damping",
+        "flow/truncation_bounds.py",
+        " + basis.damping * moved",
+        "",
+        ("flow/test_truncation_bounds.py::test_a_basis_of_everything_has_no_defect_damped_or_not",),
+    ),
+    Mutant(
+        "the variance of a mean over n samples is taken with n",
+        "gating/statistics.py",
+        "/ (n - 1)",
+        "/ n",
+        ("gating/test_rules.py",),
+    ),
+    Mutant(
+        "a damaged file is read",
+        "archive/container.py",
+        "if tail[-SEAL:] != seal(file).encode():",
+        "if False:",
+        ("archive/test_container.py::test_every_flipped_bit_is_found",),
+    ),
+    Mutant(
+        "a fit is resumed on other data",
+        "fitting/checkpoint.py",
+        "        if message:\n",
+        "        if False:\n",
+        ("fitting/test_checkpoint.py::test_another_problem_is_refused_by_name",),
+    ),
+    Mutant(
+        "a fit lands from where it is instead of from the best weights",
+        "fitting/stages.py",
+        "Stage.LAND, state.best, state.best_loss",
+        "Stage.LAND, state.theta, state.loss",
+        ("fitting/test_stages.py",),
+    ),
+    Mutant(
+        "an interrupted fit leaves the model where it was",
+        "fitting/fit.py",
+        "            run.write(run.state.best)\n            self._save()\n            raise\n",
+        "            self._save()\n            raise\n",
+        ("fitting/test_fit.py::test_an_interrupted_run_ends_like_an_uninterrupted_one",),
+    ),
+    Mutant(
+        "parameters without a rate are jumped along",
+        "training/jump_optimizer.py",
+        "if name not in frozen and adapters.moves(groups[name]))",
+        "if name not in frozen)",
+        ("training/test_jump_optimizer.py::test_groups_with_rate_zero_do_not_jump_wherever_they_stand",),
+    ),
+]
+
+
+def copied(folder: pathlib.Path, mutant: Mutant | None) -> None:
+    """The package and its tests in a folder of their own, broken in one place."""
+    cache = shutil.ignore_patterns("__pycache__")
+    for name in ("jumpstart", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=cache)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    if mutant is not None:
+        path = folder / "jumpstart" / mutant.file
+        path.write_text(path.read_text().replace(mutant.text, mutant.fault))
+
+
+def survives(mutant: Mutant | None, tests: tuple[str, ...]) -> bool:
+    """Whether the tests pass.
+
+    Raises:
+        RuntimeError: they neither pass nor fail: a mutant that cannot be imported, a test that is not there.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        copied(pathlib.Path(name), mutant)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        command += [f"tests/{test}" for test in tests]
+        table = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+        done = subprocess.run(
+            command, cwd=name, env=table | {"PYTHONPATH": name}, capture_output=True, text=True, check=False
+        )
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.returncode == 0
+
+
+def main(word: str = "") -> int:
+    """Print the table; 1 if a mutant survives, or a test fails without any."""
+    chosen = [mutant for mutant in MUTANTS if word in mutant.name]
+    tests = tuple(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
+    if not survives(None, tests):
+        print("the tests fail without a mutant too: nothing can be said.")
+        return 1
+    alive = 0
+    for mutant in chosen:
+        survived = survives(mutant, mutant.tests)
+        alive += survived
+        print(f"{'SURVIVED' if survived else 'killed':<9} {mutant.name}  ({mutant.file})", flush=True)
+    print(f"{len(chosen) - alive} of {len(chosen)} killed")
+    return 1 if alive or not chosen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))
