@@ -34,9 +34,10 @@ def headline() -> str:
     """README: the picture, and how much lower jumps end."""
     content = records.read(RESULTS / "pinn" / "races")
     alt = f"Error against seconds on {', '.join(map(_short, PICTURED))}: jumps and {len(rivals(content))} rivals"
+    seeds = len(content["environment"]["seeds"])
     return (
         f"![{alt}](docs/results/pinn/races/headline.png)\n\n"
-        f"PINNs on one CPU thread, medians of {len(content['environment']['seeds'])} seeds. {lower(content)}"
+        f"PINNs on one CPU thread, medians of {seeds} seeds (shaded: all). {lower(content)}"
     )
 
 
@@ -65,7 +66,7 @@ def sooner(content: dict[str, Any]) -> str:
         and line["seconds to Adam's best"] <= LEVEL * solved[line["problem"]]["jumps reach it in"]
     ]
     return (
-        f"To Adam's final error they come only {rough(gains[0])} to {rough(gains[-1])} times sooner than the quickest "
+        f"To Adam's final error jumps come only {rough(gains[0])} to {rough(gains[-1])} times sooner than the quickest "
         f"first-order method ({len(solved)} of {len(verdict)} problems"
         + (f"; {' and '.join(level)} as soon or sooner)." if level else ").")
     )

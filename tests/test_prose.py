@@ -1,6 +1,7 @@
 """README, docs, docstrings, the demo and every experiment are run, at toy size."""
 
 import doctest
+import functools
 import importlib
 import json
 import os
@@ -8,6 +9,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ EXPERIMENTS = sorted(
     [p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem not in ("__init__", "common", "pages", "benchmarks")]
     + [p.parent.name for p in (ROOT / "experiments").glob("*/__main__.py")]
 )
+WORD = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Pc")  # Unicode's kinds in Ruby's [[:word:]]
 
 
 def blocks(page):
@@ -124,9 +127,29 @@ def test_links_and_images_lead_somewhere(page):
 
 
 def anchors(page):
-    """What GitHub calls a page's headings: lower case, no punctuation, dashes for spaces."""
+    """What GitHub calls a page's headings: lower case, no punctuation, no superscripts, dashes for spaces."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
-    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in re.findall(r"^#+ (.+)$", text, re.M)}
+    return {
+        "".join("-" if c == " " else c for c in head.lower() if c in "- " or unicodedata.category(c) in WORD)
+        for head in re.findall(r"^#+ (.+)$", text, re.M)
+    }
+
+
+def test_headings_are_named_as_github_does(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# From 10⁵, say\n```\n# a comment\n```\n## Größe λ_max & `solve`\n")
+    assert anchors(page) == {"from-10-say", "größe-λ_max--solve"}
+
+
+@functools.cache
+def files():
+    return [str(p) for room in ("jumpstart", "tests", "experiments", "docs") for p in (ROOT / room).rglob("*.*")]
+
+
+@pytest.mark.parametrize("page", ALL, ids=lambda p: p.name)
+def test_files_that_are_named_exist(page):
+    named = re.findall(r"`((?:\w+/)+\w+\.(?:py|json|md))`", page.read_text())
+    assert [path for path in named if not any(file.endswith(f"/{path}") for file in files())] == []
 
 
 def test_docstring_examples():
