@@ -324,7 +324,8 @@ FORGERIES = {
     "a table": put("jumps", {"a": 1}),
     "a list of numbers": put("history", [1, 2]),
     "a list of lists": put("history", [[1], [2]]),
-    "a list in a table": put("history", [{"a": [1]}]),
+    "a list in a table": put("history", [{"a": []}]),
+    "a tensor and more": put("theta", {"tensor": "state.theta", "more": 1}),
     "a tensor too many": more,
 }
 
