@@ -193,12 +193,12 @@ class Reader:
             if np.lib.format.read_magic(entry) != (1, 0):
                 raise ValueError(f"{name} is of another .npy version")
             told, by_columns, dtype = np.lib.format.read_array_header_1_0(entry)
-            stored = torch.empty(0, dtype=STORED[spec.dtype]).numpy().dtype
+            stored = torch.empty(0, dtype=STORED[spec.dtype], device="cpu").numpy().dtype
             if (told, by_columns, dtype) != (shape, False, stored):
                 raise ValueError(f"{name} is {told} of {dtype}, and {shape} of {stored} by the header")
             if self.entries.getinfo(f"{name}.npy").file_size - entry.tell() != spec.bytes:
                 raise ValueError(f"{name} is of another size than its shape says")
-            packed = torch.empty(shape, dtype=spec.dtype)
+            packed = torch.empty(shape, dtype=spec.dtype, device="cpu")
             buffer = packed.reshape(-1).view(torch.uint8).numpy()
             for start in range(0, spec.bytes, CHUNK):
                 piece = entry.read(min(CHUNK, spec.bytes - start))

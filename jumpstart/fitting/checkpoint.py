@@ -7,21 +7,18 @@ again. It is described once, so that writing evaluates nothing and may happen in
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..archive import fingerprint
 from ..archive.container import Kind, reading, require_writable, write
+from ..archive.state import checked, packed, unpacked
 from ..errors import ArchiveError
 from ..objectives.objective import Objective
 
 FIT = Kind("fit", 2, "checkpoint of js.fit", "give another path, or delete it")
-PLAIN = (type(None), bool, int, float, str)
 PROBE = "probe"  # the tensor of the weights that the problem was probed at
-TENSOR = "tensor"  # the key of what stands for a tensor in the header
 
 
 class Checkpoint:
@@ -54,21 +51,21 @@ class Checkpoint:
         """Write a state; an interrupt leaves the file as it was.
 
         Args:
-            state: by name: tensors, None, booleans, numbers (NaN and infinity included), text, and lists of tables of
+            state: by name: tensors, None, booleans, numbers (NaN and infinity included), text, and lists of rows of
                 these.
 
         Raises:
             ArchiveError: the file cannot be written, or the state holds something else.
         """
-        tensors: dict[str, Tensor] = {}
         try:
-            told = {name: _told(f"state.{name}", value, tensors) for name, value in state.items()}
+            told, tensors = packed(state)
         except TypeError as error:
             raise ArchiveError(f"{self.path} cannot be written: {error}") from error
+        columns = checked(told, tensors)
         content = {"problem": self.problem, "probe": None, "state": told}
         if self.probed is not None:
             tensors[PROBE], content["probe"] = self.probed
-        write(self.path, FIT, content, tensors)
+        write(self.path, FIT, content, tensors, unbounded=columns)
 
     def load(self, fields: set[str]) -> dict[str, Any]:
         """The state as it was saved, tensors on the objective's device; the model is left alone.
@@ -88,7 +85,7 @@ class Checkpoint:
                     f"less in its state: {FIT.remedy}."
                 )
             self._require_same(fingerprint.difference(problem, self.problem))
-            named = {name for value in told.values() for name in _tensors(value)}
+            columns = checked(told, {name: spec for name, spec in file.specs.items() if name != PROBE})
             probe, probed = file.content["probe"], file.specs.get(PROBE)
             if probe is not None:
                 fingerprint.require_probe(probe, problem)
@@ -96,9 +93,8 @@ class Checkpoint:
             expected = None if probe is None else ((space.size,), space.dtype)
             if expected != (None if probed is None else (probed.shape, probed.dtype)):
                 raise ValueError("the probed weights are not the model's")
-            if named != file.specs.keys() - {PROBE}:
-                raise ValueError(f"the state names {sorted(named)[:9]}, the tensors are {sorted(file.specs)[:9]}")
-            tensors = {name: tensor.to(space.device) for name, tensor in file.load().items()}
+            tensors = file.load(unbounded=columns)
+            tensors |= {name: tensor.to(space.device) for name, tensor in tensors.items() if name not in columns}
         if probe is not None:
             here = fingerprint.probe_at(self.objective, tensors[PROBE])
             if here is None:
@@ -106,7 +102,7 @@ class Checkpoint:
             else:
                 self._require_same(fingerprint.probe_difference(probe, here))
         self.probed = None if probe is None else (tensors[PROBE], probe)
-        return {name: _value(value, tensors) for name, value in told.items()}
+        return unpacked(told, tensors)
 
     def _require_same(self, message: str | None) -> None:
         if message:
@@ -125,47 +121,3 @@ def load(
 ) -> dict[str, Any]:
     """Read a state of a fit once; see :class:`Checkpoint`."""
     return Checkpoint(path, objective, options).load(fields)
-
-
-# -- a state in JSON: tensors are named, all else is written as it is ----------------------------------------------
-
-
-def _told(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_row(f"{name}.{i}", row, tensors) for i, row in enumerate(value)]
-    return _item(name, value, tensors)
-
-
-def _row(name: str, row: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    if not isinstance(row, dict) or not all(isinstance(key, str) for key in row):
-        raise TypeError(f"{name} is a {type(row).__name__}, not a table of named values.")
-    return {key: _item(f"{name}.{key}", value, tensors) for key, value in row.items()}
-
-
-def _item(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        tensors[name] = value
-        return {TENSOR: name}
-    if not isinstance(value, PLAIN):
-        raise TypeError(f"{name} is a {type(value).__name__}; tensors, None, booleans, numbers and text can be stored.")
-    return value
-
-
-def _tensors(told: Any) -> Iterator[str]:
-    """Names of the tensors in what stands for a field; raises for what :func:`_told` does not make."""
-    if isinstance(told, list):
-        for row in told:
-            for value in dict(row).values():
-                if isinstance(value, list):
-                    raise TypeError("a list in a list")
-                yield from _tensors(value)
-    elif isinstance(told, dict):
-        if told.keys() != {TENSOR} or not isinstance(told[TENSOR], str):
-            raise ValueError(f"a table of {sorted(told)[:9]} in the state")
-        yield told[TENSOR]
-
-
-def _value(told: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(told, list):
-        return [{key: _value(value, tensors) for key, value in row.items()} for row in told]
-    return tensors[told[TENSOR]] if isinstance(told, dict) else told

@@ -83,6 +83,8 @@ def test_numpy_opens_it_without_pickle(saved):
 
 def test_the_same_content_makes_the_same_bytes(saved, tmp_path):
     assert write(tmp_path / "b", KIND, CONTENT, tensors()).read_bytes() == saved.read_bytes()
+    with zipfile.ZipFile(saved) as file:
+        assert {info.date_time for info in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_numbers_that_are_not_finite_are_kept_and_the_header_stays_json(tmp_path):
@@ -218,7 +220,7 @@ def test_links_are_followed_long_names_are_fine_and_permissions_are_the_users(tm
     (tmp_path / "link").symlink_to(tmp_path / "real" / "a")
     write(tmp_path / "link", KIND, {"n": 5}, {})
     assert (tmp_path / "link").is_symlink() and read(tmp_path / "real" / "a")[0] == {"n": 5}
-    long = write(tmp_path / ("Ω" * 120), KIND, {"n": 6}, {})
+    long = write(tmp_path / ("Ω" * 127), KIND, {"n": 6}, {})
     assert read(long)[0] == {"n": 6}
     mask = os.umask(0)
     os.umask(mask)
@@ -368,6 +370,7 @@ LIES = {
     "no digest": told("float64", sha256=""),
     "other numbers": lambda header, arrays: arrays.update(float64=arrays["float64"] + 1),
     "other bytes": lambda header, arrays: arrays.update(float64=arrays["float64"].astype(">f8")),
+    "the same bytes as integers": lambda header, arrays: arrays.update(float64=arrays["float64"].view(np.int64)),
     "integers": lambda header, arrays: arrays.update(float64=arrays["float64"].astype(np.int64)),
     "by columns": lambda header, arrays: arrays.update(float64=np.asfortranarray(arrays["float64"])),
     "an object": lambda header, arrays: arrays.update(scalar=np.array(2.0, dtype=object)),
@@ -379,6 +382,21 @@ def test_headers_and_entries_that_do_not_belong_together(name, saved, tmp_path):
     path = forged(saved, tmp_path / "x", LIES[name], digests=False)
     with pytest.raises(ArchiveError, match=r"holds no kept test, is damaged or too large"):
         read(path)
+
+
+def test_sizes_are_compared_before_the_first_tensor_is_asked_for(saved, tmp_path):
+    for shape in ([4, 6, 6], [4, 6, 5_000_000_000]):
+        path = forged(saved, tmp_path / "x", told("float64", shape=shape), digests=False)
+        with pytest.raises(ArchiveError, match="larger than its entry"), reading(path, KIND):
+            pass
+
+
+def test_entries_that_go_on_behind_their_data(saved, tmp_path):
+    header, arrays = unpacked(saved)
+    entries = {name: npy(array) for name, array in arrays.items()}
+    read(packed(tmp_path / "x", header, entries))
+    with pytest.raises(ArchiveError, match="of another size than its shape says"):
+        read(packed(tmp_path / "x", header, {**entries, "float64": entries["float64"] + b"more"}))
 
 
 def test_a_forgery_that_changes_nothing_is_read(saved, tmp_path):
@@ -393,6 +411,31 @@ def test_a_forgery_that_changes_nothing_is_read(saved, tmp_path):
 def test_headers_that_are_no_table(text, tmp_path):
     with pytest.raises(ArchiveError, match="damaged or too large"):
         read(packed(tmp_path / "x", text, {}))
+
+
+def test_words_for_numbers_that_are_finite_are_refused(tmp_path):
+    for word, good in (("inf", True), ("1.5", False), ("x", False), (None, False)):
+        header = {"kind": "test", "version": 3, "tensors": {}, "content": {"a": {"not finite": word}}}
+        path = packed(tmp_path / "x", header, {})
+        if good:
+            assert read(path)[0] == {"a": math.inf}
+        else:
+            with pytest.raises(ArchiveError, match="damaged"):
+                read(path)
+
+
+def test_a_header_of_other_than_bytes(tmp_path):
+    text = json.dumps({"kind": "test", "version": 3, "tensors": {}, "content": {}}).encode()
+    for dtype, good in ((np.uint8, True), (np.int8, False), (np.bool_, False)):
+        with zipfile.ZipFile(tmp_path / "x", "w") as file:
+            file.comment = b"0" * container.SEAL
+            file.writestr(zipfile.ZipInfo("jumpstart.npy"), npy(np.frombuffer(text, dtype=dtype)))
+        sealed(tmp_path / "x")
+        if good:
+            assert read(tmp_path / "x") == ({}, {})
+        else:
+            with pytest.raises(ArchiveError, match="the header is no text"):
+                read(tmp_path / "x")
 
 
 def header_of(shape, dtype="float64"):

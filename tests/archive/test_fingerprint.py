@@ -181,6 +181,8 @@ def test_options_that_differ_are_named():
         assert message is not None and f"the option {name} was " in message
     without = {name: value for name, value in plain.items() if name != "weight_decay"}
     assert "weight_decay was 0.1 and is None" in str(told(a, a, plain, without))
+    direct = fingerprint.describe(a.space, a.parts, a.shape, a.loss, plain)
+    assert fingerprint.difference(described(a, plain), direct) is None  # a tuple is a list by now, on both sides
     infinite = fingerprint.describe(a.space, a.parts, a.shape, a.loss, here)
     assert fingerprint.difference(infinite, infinite) is None
     with pytest.raises(TypeError):

@@ -516,9 +516,10 @@ def test_a_metric_of_zero_is_refused(tmp_path):
     root = torch.ones(objective.space.size, dtype=torch.float64)
     path = stored(built(objective, BASES["kernel"], Metric(root, 0.1 * root)), tmp_path / "a")
     archive.load(forged(path, tmp_path / "b", lambda header, arrays: None), again())
-    for name, value in (("root", 0.0), ("root", -1.0), ("rates", -1.0)):
+    changes = [spoil("root", 0.0), spoil("root", -1.0), spoil("rates", -1.0), forget("drift"), forget("decay")]
+    for change in changes:
         with pytest.raises(ArchiveError, match="damaged"):
-            archive.load(forged(path, tmp_path / "b", spoil(name, value)), again())
+            archive.load(forged(path, tmp_path / "b", change), again())
 
 
 def test_outputs_and_weights_that_do_not_belong_together(saved, tmp_path):
@@ -530,6 +531,28 @@ def test_outputs_and_weights_that_do_not_belong_together(saved, tmp_path):
     path = forged(saved, tmp_path / "x", put("loss", [1.0, 1.0, 1.0]))
     with pytest.raises(ArchiveError, match="another loss"):
         archive.load(path, other())
+
+
+def test_outputs_that_another_machine_rounds_otherwise(tmp_path):
+    """The saved ones are kept, and the loss is asked at them: close to its targets, rounding is all that is left."""
+
+    class Rounding(Named):
+        factor = 1.0
+
+        def forward(self, x):
+            return self.net(x) * self.factor
+
+    model = Rounding(mlp(0))
+    x = randn(0, 8, 4)
+    y = model(x).detach() + 1e-10 * randn(1, 8, 3)
+    objective = js.supervised(model, x, y)
+    solution = solve(objective)
+    path = stored(solution, tmp_path / "a")
+    model.factor = 1 + 1e-13
+    assert not torch.equal(objective.outputs(objective.theta()), solution.lin.u)
+    found = loaded(path, objective)
+    assert torch.equal(found.lin.u, solution.lin.u)
+    assert found.loss(0.0) == solution.loss(0.0)
 
 
 def test_weights_at_which_the_model_is_not_finite_any_more(tmp_path):
