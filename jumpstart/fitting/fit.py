@@ -246,7 +246,11 @@ class Fit:
         if self.file is None or not self.file.exists():
             run.begin()
             return
-        state = State.from_flat(self.file.load(State.names()))
+        found = self.file.load(State.names())
+        try:
+            state = State.from_flat(found, self.objective.space.size)
+        except InputError as error:
+            raise ArchiveError(f"{self.file.path}: {error} Give another path, or delete it.") from error
         run.resume(state)
         if self.resample is not None and state.jumps >= every and state.jumps % every:
             run.resample(self.resample(state.jumps // every * every))  # the points it was on

@@ -163,13 +163,36 @@ class State:
         return set(State.at(torch.empty(0)).flat())
 
     @staticmethod
-    def from_flat(table: dict[str, Any]) -> State:
-        """What ``flat`` gave."""
+    def from_flat(table: dict[str, Any], size: int) -> State:
+        """What ``flat`` gave, for ``size`` parameters.
+
+        Raises:
+            InputError: a value that no fit can have; named.
+        """
         table = dict(table)
+        for name, value in table.items():
+            if not _possible(name, value, size):
+                raise InputError(f"{name}={value!r:.60} is nothing that a fit of {size} parameters leaves behind.")
         memory = {name: table.pop(name) for name in Memory().state_dict() if name not in ("best", "horizon")}
         memory |= {"best": table.pop("best_met"), "horizon": table.pop("next_horizon")}
         stage, best = Stage[table.pop("stage")], table.pop("best_theta")
         return State(**table, best=best, stage=stage, memory=Memory.from_state(memory))
+
+
+COUNTS = ("jumps", "accepted", "refused", "restarts", "since")
+
+
+def _possible(name: str, value: Any, size: int) -> bool:
+    """Whether a flat state can hold this; what memory holds is checked by itself."""
+    if name in ("theta", "best_theta"):
+        return isinstance(value, Tensor) and value.shape == (size,) and bool(torch.isfinite(value).all())
+    if name in COUNTS:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if name in ("loss", "best_loss", "start", "seconds", "cost", "reach", "mark", "predicted"):
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    if name == "stage":
+        return value in Stage.__members__
+    return isinstance(value, list) if name == "history" else True
 
 
 class FitRun:

@@ -169,3 +169,25 @@ def test_a_user_loop_sees_what_the_residual_reads_now():
         torch.testing.assert_close(part.outputs(model), (nu * model(X)).reshape(-1))
     twin = nn.Sequential(*[nn.Sigmoid() if isinstance(m, nn.Tanh) else m for m in model])
     torch.testing.assert_close(part.outputs(twin), (3 * twin(X)).reshape(-1))
+
+
+IMPOSSIBLE = {
+    "fewer weights": ("theta", torch.zeros(5).double()),
+    "no weights": ("best_theta", None),
+    "NaN for weights": ("theta", torch.full((46,), math.nan).double()),
+    "a count in words": ("jumps", "5"),
+    "a count below zero": ("restarts", -1),
+    "a loss that is NaN": ("best_loss", math.nan),
+    "a stage that is none": ("stage", "FLY"),
+    "a history that is none": ("history", None),
+    "a horizon below zero": ("next_horizon", -1.0),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_a_state_that_no_fit_leaves_behind_is_refused_before_it_is_used(name):
+    key, value = IMPOSSIBLE[name]
+    flat_state = stages.State.at(torch.zeros(46).double()).flat()
+    assert stages.State.from_flat(flat_state, 46).flat().keys() == flat_state.keys()
+    with pytest.raises(errors.InputError, match=key if key != "next_horizon" else "horizon"):
+        stages.State.from_flat({**flat_state, key: value}, 46)
