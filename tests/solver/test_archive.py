@@ -516,7 +516,7 @@ def test_a_metric_of_zero_is_refused(tmp_path):
     root = torch.ones(objective.space.size, dtype=torch.float64)
     path = stored(built(objective, BASES["kernel"], Metric(root, 0.1 * root)), tmp_path / "a")
     archive.load(forged(path, tmp_path / "b", lambda header, arrays: None), again())
-    changes = [spoil("root", 0.0), spoil("root", -1.0), spoil("rates", -1.0), forget("drift"), forget("decay")]
+    changes = [spoil("root", 0.0), spoil("root", -1.0), spoil("rates", -1.0), forget("decay_force"), forget("decay")]
     for change in changes:
         with pytest.raises(ArchiveError, match="damaged"):
             archive.load(forged(path, tmp_path / "b", change), again())
