@@ -75,14 +75,15 @@ class JumpResult:
 
     def __str__(self) -> str:
         spent = f"{self.gradient_evaluations:.3g} gradient evaluations, {self.seconds:.3g} s"
+        tried = f"{self.candidates} candidate{'' if self.candidates == 1 else 's'}"
         if self.outcome is Outcome.STATIONARY:
             return f"Not moved, loss {self.before:.4g}: the gradient vanishes ({spent})."
         if not self.accepted:
-            return f"Not moved, loss {self.before:.4g} ({self.candidates} candidates, {spent}). {self.outcome.value}"
+            return f"Not moved, loss {self.before:.4g} ({tried}, {spent}). {self.outcome.value}"
         how = f"{self.basis} run of {self.modes} numbers" if self.basis == "matrix-free" else f"{self.basis} basis"
         return (
             f"Jumped {self.horizon:.3g} of flow time: loss {self.before:.4g} → {self.actual:.4g} (predicted "
-            f"{self.predicted:.4g}; {how}, {self.candidates} candidates, {spent})."
+            f"{self.predicted:.4g}; {how}, {tried}, {spent})."
         )
 
 
