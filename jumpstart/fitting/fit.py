@@ -29,7 +29,7 @@ from ..objectives.objective import Objective
 from ..report import plots
 from ..utils.progress import counter
 from .checkpoint import Checkpoint
-from .stages import Event, FitRun, FitSettings, State
+from .stages import Event, FitRun, FitSettings, FitState
 
 SAVING = 1.0  # seconds between checkpoints
 
@@ -214,7 +214,7 @@ class Fit:
         if path is not None and not _rehearsing.get():
             self.file = Checkpoint(path, objective, decisive(objective, options, metric, resample is not None))
 
-    def steps(self) -> Generator[State, None, FitResult]:
+    def steps(self) -> Generator[FitState, None, FitResult]:
         """Yields the state after each jump, with the best weights so far, and returns the result."""
         run = self.run
         self._start()
@@ -246,9 +246,9 @@ class Fit:
         if self.file is None or not self.file.exists():
             run.begin()
             return
-        found = self.file.load(State.names())
+        found = self.file.load(FitState.names())
         try:
-            state = State.from_flat(found, self.objective.space.size)
+            state = FitState.from_flat(found, self.objective.space.size)
         except InputError as error:
             raise ArchiveError(f"{self.file.path}: {error} Give another path, or delete it.") from error
         run.resume(state)

@@ -124,7 +124,7 @@ class FitSettings:
 
 
 @dataclass
-class State:
+class FitState:
     """Everything that a fit needs to go on where it was interrupted: present and best weights, losses, counts."""
 
     theta: Tensor
@@ -147,9 +147,9 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @staticmethod
-    def at(theta: Tensor) -> State:
+    def at(theta: Tensor) -> FitState:
         """The start of a fit at weights θ, before anything is measured."""
-        return State(theta, theta.clone())
+        return FitState(theta, theta.clone())
 
     def flat(self) -> dict[str, Any]:
         """Tensors, plain numbers and rows of them by name, for a file."""
@@ -160,10 +160,10 @@ class State:
     @staticmethod
     def names() -> set[str]:
         """The names in a flat state."""
-        return set(State.at(torch.empty(0)).flat())
+        return set(FitState.at(torch.empty(0)).flat())
 
     @staticmethod
-    def from_flat(table: dict[str, Any], size: int) -> State:
+    def from_flat(table: dict[str, Any], size: int) -> FitState:
         """What ``flat`` gave, for ``size`` parameters.
 
         Raises:
@@ -176,7 +176,7 @@ class State:
         memory = {name: table.pop(name) for name in Memory().state_dict() if name not in ("best", "horizon")}
         memory |= {"best": table.pop("best_met"), "horizon": table.pop("next_horizon")}
         stage, best = Stage[table.pop("stage")], table.pop("best_theta")
-        return State(**table, best=best, stage=stage, memory=Memory.from_state(memory))
+        return FitState(**table, best=best, stage=stage, memory=Memory.from_state(memory))
 
 
 COUNTS = ("jumps", "accepted", "refused", "restarts", "since")
@@ -218,7 +218,7 @@ class FitRun:
         implicit = options.get("search") == LEVENBERG_MARQUARDT
         squared = objective.loss.curvature is not None
         self.climbs = settings.nonmonotone and implicit and squared and self.jumper.settings.may_climb
-        self.state = State.at(objective.theta())
+        self.state = FitState.at(objective.theta())
         self.watched, self.last_error = 0.0, None
         self.last: JumpResult | None = None
 
@@ -235,7 +235,7 @@ class FitRun:
             )
         state.stage = Stage.DESCEND if self.climbs else Stage.LAND
 
-    def resume(self, state: State) -> None:
+    def resume(self, state: FitState) -> None:
         """From a state that an earlier run left behind."""
         self.state = state
         self.write(state.theta)

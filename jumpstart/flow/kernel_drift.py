@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from ..errors import HorizonError, InputError
-from ..linalg.etdrk4 import Integrator, Modes, State
+from ..linalg.etdrk4 import FlowPoint, Integrator, Modes
 from ..linearization.linearize import Linearization
 from .horizon import Horizon, Steps, Times, parse
 from .reduced_flow import ReducedFlow
 
 NODES = 12  # at most; short horizons need three to five
 PRECISION = 1e-4  # relative misfit of b and s at which no further node is spent
-TOLERANCE = 1e-6  # local error of the integration, relative
+DRIFT_TOLERANCE = 1e-6  # local error of the integration, relative
 GRID = 16  # times a decade among which nodes are chosen and at which the integration stops
 LEFT = 0.01  # share of the drift that a gradient at the end may add before t = ∞ has no answer
 END = 40.0  # e^{−40} is below rounding: where the slowest mode has come to rest
@@ -36,7 +36,7 @@ END = 40.0  # e^{−40} is below rounding: where the slowest mode has come to re
 Force = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # (c₂, c₁) -> (ċ₂, weights for s, ċ₁)
 
 
-class Fit:
+class ProductFit:
     """x ⊗ y made up from x_j ⊗ y_j at nodes, by least squares; rows of ``left`` and ``right`` (m, …) are x_j, y_j."""
 
     def __init__(self, left: Tensor, right: Tensor) -> None:
@@ -56,8 +56,8 @@ class Nodes:
         bends: (m, N) b. pulls: (r, P) s; inside: (r, k) Qᵀ s; images: (r, N) A s, None if p₂ moves no outputs.
     """
 
-    bend: Fit
-    pull: Fit
+    bend: ProductFit
+    pull: ProductFit
     bends: Tensor
     pulls: Tensor
     inside: Tensor
@@ -228,8 +228,8 @@ class Drift:
                 within.append(basis.vectors.double() @ pulls[i].double())
             inside.append(torch.cat(within))
         return Nodes(
-            Fit(c[for_bends], c[for_bends]),
-            Fit(c[for_pulls], g[for_pulls]),
+            ProductFit(c[for_bends], c[for_bends]),
+            ProductFit(c[for_pulls], g[for_pulls]),
             torch.stack([bends[i] for i in for_bends]),
             torch.stack([pulls[i] for i in for_pulls]),
             torch.stack(inside),
@@ -238,7 +238,7 @@ class Drift:
 
     # -- integration in the reduced problem: no network evaluation ---------------------------------------------
 
-    def _integrator(self, nodes: Nodes) -> tuple[Integrator, State]:
+    def _integrator(self, nodes: Nodes) -> tuple[Integrator, FlowPoint]:
         """For rows (c₂, shares, c₁) in k + r coordinates, the first k for c's and the last r for shares."""
         flow, k, r = self.flow, self.flow.size, len(nodes.inside)
         forces = self._quadratic(nodes) if flow.loss.quadratic else self._general(nodes)
@@ -255,12 +255,12 @@ class Drift:
             vectors = None if here.vectors is None else torch.block_diag(here.vectors, eye)
             return Modes(torch.cat([here.rates, here.rates.new_full((r,), self._rate)]), vectors)
 
-        moved = flow.integrator(force, TOLERANCE, 0.0).curvature
+        moved = flow.integrator(force, DRIFT_TOLERANCE, 0.0).curvature
         fixed = flow.loss.quadratic
         integrator = Integrator(
-            force, modes, lambda c: flow.initial_gradient if fixed else moved(c[:k]), TOLERANCE, 0.0
+            force, modes, lambda c: flow.initial_gradient if fixed else moved(c[:k]), DRIFT_TOLERANCE, 0.0
         )
-        return integrator, State(0.0, flow.initial_gradient.new_zeros(3, k + r), flow.origin().step)
+        return integrator, FlowPoint(0.0, flow.initial_gradient.new_zeros(3, k + r), flow.origin().step)
 
     def _quadratic(self, nodes: Nodes) -> Force:
         """B is constant: everything is projected once, and forces cost k numbers a node."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import NonFiniteError
 from ..gating import Gate, moments
-from ..linalg.etdrk4 import Integrator, Modes, State
+from ..linalg.etdrk4 import FlowPoint, Integrator, Modes
 from ..linearization.problem import LinearizedProblem
 from ..losses.base import Loss, require_convex
 from ..losses.weighted import weighted
@@ -22,7 +22,7 @@ from .basis import Basis, rounding
 from .horizon import Parsed, Steps, Times, filters
 from .run import LinearizedRun
 
-TOLERANCE = 1e-8  # local error of the integration, relative to the displacement
+FLOW_TOLERANCE = 1e-8  # local error of the integration, relative to the displacement
 SETTLED = 1e-11  # the end of the run for losses that are not quadratic: the gradient has fallen by this factor
 
 
@@ -44,7 +44,7 @@ class ReducedFlow(LinearizedRun):
         self,
         basis: Basis,
         loss: Loss,
-        tolerance: float = TOLERANCE,
+        tolerance: float = FLOW_TOLERANCE,
         gate: Gate | None = None,
         start: Modes | None = None,
     ) -> None:
@@ -247,9 +247,9 @@ class ReducedFlow(LinearizedRun):
         g = self.loss.grad(self.u).reshape(-1).abs()
         return 8 * torch.finfo(torch.float64).eps * float(torch.linalg.vector_norm(self.images.abs() @ g))
 
-    def origin(self, rows: int = 1) -> State:
+    def origin(self, rows: int = 1) -> FlowPoint:
         """Where every integration starts."""
-        return State(0.0, self.initial_gradient.new_zeros(rows, self.size), 0.1 * self.timescale())
+        return FlowPoint(0.0, self.initial_gradient.new_zeros(rows, self.size), 0.1 * self.timescale())
 
     def timescale(self) -> float:
         """Relaxation time of the fastest mode, 1 where nothing relaxes."""

@@ -138,7 +138,7 @@ class NTKKernel(gpytorch.kernels.Kernel):
         super().__init__()
         self.matrix_free: bool | None = options.pop("matrix_free", None)
         self.function = f = Function(model, params, **options)
-        self.metric = metrics.make(metric, model, f.space)
+        self.metric = metrics.as_metric(metric, model, f.space)
         self._kept: list[tuple[Tensor, Tensor, Any]] = []
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **_: Any) -> Any:

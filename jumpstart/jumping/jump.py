@@ -27,7 +27,7 @@ from .settings import HORIZON, LEVENBERG_MARQUARDT, SCALE, Settings
 from .state import Memory
 from .trust import Outcome, Trust, ratio
 
-TOLERANCE = 1e-3  # of the reduced flow inside a jump: the real loss decides, so more digits buy nothing
+JUMP_TOLERANCE = 1e-3  # of the reduced flow inside a jump: the real loss decides, so more digits buy nothing
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _searched(
             depth=settings.depth,
             memory_limit=settings.memory_limit,
             gate=Gate.named(settings.gate),
-            tolerance=TOLERANCE,
+            tolerance=JUMP_TOLERANCE,
             directions=settings.directions,
             sketch=memory.sketch,
         )

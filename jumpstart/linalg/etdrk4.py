@@ -41,7 +41,7 @@ class Modes:
 
 
 @dataclass(frozen=True)
-class State:
+class FlowPoint:
     """A point that the integration has come by: flow time, rows c (G, k), and the step to try next."""
 
     time: float
@@ -75,7 +75,7 @@ class Integrator:
         self._linear: tuple[Modes, Tensor] | None = None
         self._table: tuple[float, list[Tensor]] | None = None
 
-    def advance(self, state: State, end: float) -> State:
+    def advance(self, state: FlowPoint, end: float) -> FlowPoint:
         """From a state to flow time ``end``, or to rest.
 
         Raises:
@@ -88,7 +88,7 @@ class Integrator:
         self._renew(c[-1])
         for _ in range(STEPS):
             if t >= end or bool(torch.linalg.vector_norm(f, dim=1).max() <= self.settled) or step > 1e250:
-                return State(max(t, end), c, step)
+                return FlowPoint(max(t, end), c, step)
             h = min(step, end - t)
             new, force, error = self._step(c, f, h)
             scale = self.tolerance * torch.linalg.vector_norm(new, dim=1) + h * self.rounding

@@ -51,7 +51,7 @@ class Metric:
 MetricLike = Metric | Tensor | Mapping[str, Tensor] | torch.optim.Optimizer | None
 
 
-def make(source: MetricLike, model: nn.Module, space: ParameterSpace, weight_decay: float | None = None) -> Metric:
+def as_metric(source: MetricLike, model: nn.Module, space: ParameterSpace, weight_decay: float | None = None) -> Metric:
     """A metric from None, D itself (a vector (P,) or tensors by name), or the state of an optimizer.
 
     Args:
@@ -184,4 +184,4 @@ def restrict(metric: Metric, space: ParameterSpace, names: Collection[str]) -> M
 
 def metric_of(source: MetricLike, objective: Objective, weight_decay: float | None = None) -> Metric:
     """A checked metric for an objective's parameters."""
-    return make(source, objective.model, objective.space, weight_decay)
+    return as_metric(source, objective.model, objective.space, weight_decay)

@@ -8,8 +8,8 @@ dimensions before that shape, so that many horizons or basis vectors go through 
 from .base import Loss
 from .classification import CrossEntropy, Logistic
 from .convex import Convex
-from .named import make
+from .named import as_loss
 from .squared import Squares, mse
 from .weighted import Weighted, weighted
 
-__all__ = ["Convex", "CrossEntropy", "Logistic", "Loss", "Squares", "Weighted", "make", "mse", "weighted"]
+__all__ = ["Convex", "CrossEntropy", "Logistic", "Loss", "Squares", "Weighted", "as_loss", "mse", "weighted"]

@@ -13,7 +13,7 @@ from .convex import Convex
 from .squared import mse
 
 
-def make(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tensor | None) -> Loss:
+def as_loss(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tensor | None) -> Loss:
     """A loss from its name, a per-sample function, or itself."""
     if isinstance(loss, Loss):
         return loss

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import EmptyBatchError, InputError, NonFiniteError, ShapeError
 from ..losses.base import Loss
-from ..losses.named import make
+from ..losses.named import as_loss
 from ..utils.autodiff import pullback
 from ..utils.cost import Work
 from .parameters import ParameterSpace, Select
@@ -230,7 +230,7 @@ def supervised(
     require_finite(inputs, "inputs")
     if isinstance(loss, Loss) and targets is not None:
         raise InputError("supervised: a js.Loss holds its targets already; pass targets=None beside it.")
-    bound = make(loss, targets)
+    bound = as_loss(loss, targets)
     if bound.targets.dim() == 0 or bound.targets.shape[0] != batch.size:
         raise ShapeError(f"{batch.size} inputs but targets of shape {tuple(bound.targets.shape)}: one row a sample.")
     parts = [batch] if chunk is None or chunk >= batch.size else batch.split(chunk)

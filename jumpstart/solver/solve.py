@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from ..errors import InputError
-from ..flow.reduced_flow import TOLERANCE, ReducedFlow
+from ..flow.reduced_flow import FLOW_TOLERANCE, ReducedFlow
 from ..gating import Gate
 from ..linearization.metric import MetricLike
 from ..linearization.problem import linearized
@@ -67,7 +67,7 @@ def solve(
     problem = linearized(objective, metric, weight_decay)
     with shown(progress):
         built, plan = build(problem, basis, depth, memory_limit)
-    flow = ReducedFlow(built, problem.loss, TOLERANCE if tolerance is None else tolerance, gating)
+    flow = ReducedFlow(built, problem.loss, FLOW_TOLERANCE if tolerance is None else tolerance, gating)
     return Solution(objective, flow, plan, time.perf_counter() - begun)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import InputError, MemoryLimitError
 from ..flow import bases
 from ..flow.basis import Basis
-from ..flow.reduced_flow import TOLERANCE, ReducedFlow
+from ..flow.reduced_flow import FLOW_TOLERANCE, ReducedFlow
 from ..flow.run import LinearizedRun
 from ..gating import Gate
 from ..linalg.nystrom import Nystrom
@@ -72,7 +72,7 @@ def run(
     depth: int | None = None,
     memory_limit: float | None = None,
     gate: Gate | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = FLOW_TOLERANCE,
     directions: Tensor | None = None,
     sketch: Nystrom | None = None,
 ) -> tuple[LinearizedRun, Plan | None]:

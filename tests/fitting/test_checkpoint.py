@@ -246,7 +246,7 @@ def run(tmp_path_factory):
     return interrupted(pinn(3), tmp_path_factory.mktemp("run") / "run")
 
 
-FIELDS = stages.State.names()
+FIELDS = stages.FitState.names()
 
 
 def test_every_flipped_bit_is_found(run, tmp_path):

@@ -187,7 +187,7 @@ IMPOSSIBLE = {
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_a_state_that_no_fit_leaves_behind_is_refused_before_it_is_used(name):
     key, value = IMPOSSIBLE[name]
-    flat_state = stages.State.at(torch.zeros(46).double()).flat()
-    assert stages.State.from_flat(flat_state, 46).flat().keys() == flat_state.keys()
+    flat_state = stages.FitState.at(torch.zeros(46).double()).flat()
+    assert stages.FitState.from_flat(flat_state, 46).flat().keys() == flat_state.keys()
     with pytest.raises(errors.InputError, match=key if key != "next_horizon" else "horizon"):
-        stages.State.from_flat({**flat_state, key: value}, 46)
+        stages.FitState.from_flat({**flat_state, key: value}, 46)

@@ -14,7 +14,7 @@ import jumpstart as js
 from jumpstart import errors
 from jumpstart.flow.horizon import filters, parse, phi
 from jumpstart.linalg import etdrk4 as exponential
-from jumpstart.linalg.etdrk4 import Integrator, Modes, State
+from jumpstart.linalg.etdrk4 import FlowPoint, Integrator, Modes
 
 from ..problems import fill, integrate, randn, relative, slope
 
@@ -133,7 +133,7 @@ def test_stiff_problem_in_few_steps(tolerance):
 
     exact = solve_ivp(rate, (0, 100.0), np.zeros(5), "Radau", times, rtol=1e-9, atol=1e-11, jac=jac).y.T
     run = Integrator(force, problem.modes, lambda c: c, tolerance, 0.0)
-    state = State(0.0, torch.zeros(1, 5, dtype=torch.float64), 1e-6)
+    state = FlowPoint(0.0, torch.zeros(1, 5, dtype=torch.float64), 1e-6)
     for t, reference in zip(times, exact, strict=True):
         state = run.advance(state, t)
         assert state.time == t
@@ -148,7 +148,7 @@ def test_a_linear_part_that_is_too_large_is_stable():
     larger = problem.modes(torch.zeros(3, dtype=torch.float64))
     larger = Modes(3 * larger.rates, larger.vectors)
     run = Integrator(problem.force, lambda c: larger, lambda c: c, 1e-5, 0.0)
-    state = run.advance(State(0.0, torch.zeros(1, 3, dtype=torch.float64), 1e-3), 60.0)
+    state = run.advance(FlowPoint(0.0, torch.zeros(1, 3, dtype=torch.float64), 1e-3), 60.0)
     assert relative(state.rows[0], problem.exact(torch.zeros(3, dtype=torch.float64), [0.0, 60.0])[-1]) < 1e-3
 
 
@@ -156,20 +156,20 @@ def test_rest():
     """At t = ∞ every row's force has fallen to what counts as settled, and time is ∞."""
     problem = Quartic([2.0, 1.0, 0.5], seed=2)
     run = integrator(problem, problem.modes, 1e-8, 1e-9)
-    end = run.advance(State(0.0, randn(8, 4, 3), 0.01), INF)
+    end = run.advance(FlowPoint(0.0, randn(8, 4, 3), 0.01), INF)
     assert end.time == INF
     assert float(problem.force(end.rows).norm(dim=1).max()) <= 1e-9
     assert relative(end.rows[1:], end.rows[:1].expand(3, 3)) < 1e-7  # one minimum
     again = run.advance(end, INF)
     assert again is end
-    early = run.advance(State(0.0, randn(8, 4, 3), 0.01), 1e6)
+    early = run.advance(FlowPoint(0.0, randn(8, 4, 3), 0.01), 1e6)
     assert early.time == 1e6
 
 
 def test_states_are_left_alone_and_can_be_resumed():
     problem = Quartic([2.0, 1.0, 0.5], seed=4)
     run = integrator(problem, problem.modes, 1e-9)
-    origin = State(0.0, torch.zeros(1, 3, dtype=torch.float64), 0.1)
+    origin = FlowPoint(0.0, torch.zeros(1, 3, dtype=torch.float64), 0.1)
     middle = run.advance(origin, 0.7)
     kept = middle.rows.clone()
     later = run.advance(middle, 5.0)
@@ -188,7 +188,7 @@ def test_rows_of_different_dynamics(tolerance):
     last = torch.ones(1, 1, dtype=torch.float64)
     scale = torch.cat([share, last])
     run = Integrator(lambda c: scale * problem.force(c), problem.modes, lambda c: c, tolerance, 0.0)
-    end = run.advance(State(0.0, torch.zeros(6, 4, dtype=torch.float64), 1e-3), 6.0)
+    end = run.advance(FlowPoint(0.0, torch.zeros(6, 4, dtype=torch.float64), 1e-3), 6.0)
     for row, s in zip(end.rows, scale[:, 0].tolist(), strict=True):
         exact = problem.exact(torch.zeros(4, dtype=torch.float64), [0.0, 6.0 * s])[-1] if s else torch.zeros(4)
         assert float((row - exact).norm()) <= 100 * tolerance * float(exact.norm())
@@ -207,7 +207,7 @@ def test_what_cannot_be_integrated(name, monkeypatch):
     monkeypatch.setattr(exponential, "STEPS", 400)
     run = Integrator(FAILURES[name], none, lambda c: c, 1e-8, 0.0)
     with pytest.raises(errors.FlowError, match="flow time"):
-        run.advance(State(0.0, torch.zeros(1, 2, dtype=torch.float64), 0.1), 50.0)
+        run.advance(FlowPoint(0.0, torch.zeros(1, 2, dtype=torch.float64), 0.1), 50.0)
 
 
 def test_too_many_steps_are_an_error(monkeypatch):
@@ -215,7 +215,7 @@ def test_too_many_steps_are_an_error(monkeypatch):
     problem = Quartic([2.0, 1.0])
     run = integrator(problem, none, 1e-10)
     with pytest.raises(errors.FlowError, match="10"):
-        run.advance(State(0.0, torch.zeros(1, 2, dtype=torch.float64), 1e-3), 10.0)
+        run.advance(FlowPoint(0.0, torch.zeros(1, 2, dtype=torch.float64), 1e-3), 10.0)
 
 
 def test_modes_turn_and_filter():

@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 import jumpstart as js
 from jumpstart.errors import InputError, MetricError, ShapeError
 from jumpstart.flow.horizon import parse
-from jumpstart.linearization.metric import CLIP, Metric, from_optimizer, make, restrict
+from jumpstart.linearization.metric import CLIP, Metric, as_metric, from_optimizer, restrict
 from jumpstart.objectives.parameters import ParameterSpace
 
 from ..problems import flat, mlp, randn, relative
@@ -189,7 +189,7 @@ GIVEN = {
 def test_given_metrics(name):
     model = mlp(0)
     source, expected = GIVEN[name]
-    metric = make(source(model), model, ParameterSpace(model), 0.25)
+    metric = as_metric(source(model), model, ParameterSpace(model), 0.25)
     assert metric.decay == 0.25
     if expected(model) is None:
         assert metric.root is None
@@ -290,14 +290,14 @@ BAD = {
 def test_metrics_that_cannot_be(name):
     model = nn.Sequential(*mlp(0))
     with pytest.raises(InputError, match="metric"):
-        make(BAD[name](model), model, ParameterSpace(model))
+        as_metric(BAD[name](model), model, ParameterSpace(model))
 
 
 @pytest.mark.parametrize("wrong", [Metric(torch.ones(254)), Metric(None, torch.ones(2))])
 def test_metrics_of_another_shape(wrong):
     model = mlp(0)
     with pytest.raises(ShapeError, match="255"):
-        make(wrong, model, ParameterSpace(model))
+        as_metric(wrong, model, ParameterSpace(model))
 
 
 def test_adadelta_has_no_metric_of_this_kind():

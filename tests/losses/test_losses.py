@@ -12,7 +12,7 @@ from jumpstart import errors
 from jumpstart.losses.base import require_convex
 from jumpstart.losses.classification import CrossEntropy, Logistic
 from jumpstart.losses.convex import Convex
-from jumpstart.losses.named import make
+from jumpstart.losses.named import as_loss
 from jumpstart.losses.squared import Squares, mse
 
 from ..problems import classes, generator, randn
@@ -157,15 +157,15 @@ MAKE = {
 @pytest.mark.parametrize("name", MAKE)
 def test_make_by_name(name):
     targets, kind = MAKE[name]
-    assert isinstance(make(name, targets), kind)
+    assert isinstance(as_loss(name, targets), kind)
     with pytest.raises(errors.InputError, match="targets"):
-        make(name, None)
+        as_loss(name, None)
 
 
 def test_make_of_functions_and_losses():
-    assert isinstance(make(huber, randn(0, 4)), Convex)
+    assert isinstance(as_loss(huber, randn(0, 4)), Convex)
     bound = mse(randn(0, 4))
-    assert make(bound, None) is bound
+    assert as_loss(bound, None) is bound
     with pytest.raises(errors.InputError, match="function"):
         Convex("huber", randn(0, 4))  # type: ignore[arg-type]
 
