@@ -12,10 +12,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..errors import InputError, KernelError, NonFiniteError
+from ..errors import InputError, KernelError
 from ..linalg.lanczos import independent_rows, lanczos, lanczos_dual, orthogonalize
 from ..linearization.ntk import assemble
-from ..linearization.operators import Kernel
+from ..linearization.operators import Kernel, require_finite_derivatives
 from ..linearization.problem import LinearizedProblem
 from .basis import Basis, Remainder, rounding, with_decay
 
@@ -97,7 +97,7 @@ def dense(
 
 
 def _eigh(k: Tensor) -> tuple[Tensor, Tensor]:
-    _require_finite(k)
+    require_finite_derivatives(k)
     lam, u = torch.linalg.eigh(k.double())
     return lam.flip(0), u.flip(1)
 
@@ -105,7 +105,7 @@ def _eigh(k: Tensor) -> tuple[Tensor, Tensor]:
 def _require_kernel(kernel: Tensor, n: int) -> None:
     if kernel.shape != (n, n):
         raise KernelError(f"kernel of shape {tuple(kernel.shape)} for {n} outputs: it must be ({n}, {n}).")
-    _require_finite(kernel)
+    require_finite_derivatives(kernel)
     skew = float((kernel - kernel.T).abs().max() / kernel.abs().max().clamp_min(1e-300))
     if skew > torch.finfo(kernel.dtype).eps ** 0.5:
         raise KernelError(f"kernel is not symmetric ({skew:.1e} relative): give J D Jᵀ of one set of outputs.")
@@ -117,14 +117,6 @@ def _require_semidefinite(squares: Tensor, eps: float) -> None:
         raise KernelError(
             f"the kernel has a negative eigenvalue, {low:.3g} beside {high:.3g}, which is more than rounding: it is no "
             "J D Jᵀ. Solve in float64, or look for an operation in the model whose derivative is wrong."
-        )
-
-
-def _require_finite(derivatives: Tensor) -> None:
-    if not bool(torch.isfinite(derivatives).all()):
-        raise NonFiniteError(
-            "the network's derivatives hold NaN or infinity at the present weights, though its outputs do not (a "
-            "square root or a norm at 0, say): move off that point, or add a small constant under the root."
         )
 
 
@@ -141,7 +133,7 @@ def _thin_svd(j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if j.shape[0] < j.shape[1]:
         v, s, uh = _thin_svd(j.T)
         return uh.T, s, v.T
-    _require_finite(j)
+    require_finite_derivatives(j)
     q, r = torch.linalg.qr(j)
     u, s, vh = torch.linalg.svd(r)
     return q @ u, s, vh
@@ -165,7 +157,7 @@ def krylov(problem: LinearizedProblem, depth: int, *, side: str = "auto") -> Bas
     if side != "parameters":
         raise InputError(f"krylov: side={side!r} is none of 'auto', 'parameters', 'outputs'.")
     start = problem.gradient()
-    _require_finite(start)
+    require_finite_derivatives(start)
     if not bool((start != 0).any()):
         return _nothing(problem)
     product, images = _recording(problem)

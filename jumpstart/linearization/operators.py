@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import NonFiniteError
 from ..linalg.operator import LinearOperator
 from ..losses.base import Loss
 from .linearize import Linearization
@@ -104,3 +105,12 @@ class GaussNewton(LinearOperator):
         a, metric = self.jacobian, self.jacobian.metric
         found = a.apply_adjoint(self.loss.hvp(a.lin.u, image))
         return found + metric.decay * v if metric.decays else found
+
+
+def require_finite_derivatives(derivatives: Tensor) -> None:
+    """Refuse A, its kernel, their diagonal or a product with them where NaN or infinity stands in it."""
+    if not bool(torch.isfinite(derivatives).all()):
+        raise NonFiniteError(
+            "the network's derivatives hold NaN or infinity at the present weights, though its outputs do not (a "
+            "square root or a norm at 0, say): move off that point, or add a small constant under the root."
+        )

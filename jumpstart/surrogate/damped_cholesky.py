@@ -10,10 +10,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..errors import NonFiniteError
 from ..linalg.cholesky import Factor, factor, lower_gram
 from ..linearization.ntk.collocation import gathered_kernel
-from ..linearization.operators import GraphJacobian
+from ..linearization.operators import GraphJacobian, require_finite_derivatives
 from ..linearization.problem import LinearizedProblem
 from .implicit_euler import ImplicitEuler
 
@@ -44,7 +43,7 @@ class DampedCholesky(ImplicitEuler):
         self.matrix = lower_gram(self.rows.T if self.dual else self.rows)  # its lower triangle
         if self.beta != 1:
             self.matrix.mul_(self.beta)
-        self._require_finite()
+        require_finite_derivatives(self.matrix.diagonal())
         if metric.decays:
             self.matrix.diagonal().add_(metric.decay.double() if isinstance(metric.decay, Tensor) else metric.decay)
         self._z0 = problem.z.double()
@@ -56,13 +55,6 @@ class DampedCholesky(ImplicitEuler):
             self.u,
         )  # the last step and A times it
         self._pulled = self._image
-
-    def _require_finite(self) -> None:
-        if not bool(torch.isfinite(self.matrix.diagonal()).all()):
-            raise NonFiniteError(
-                "the network's derivatives hold NaN or infinity at the present weights, though its outputs do not (a "
-                "square root or a norm at 0, say): move off that point, or add a small constant under the root."
-            )
 
     @cached_property
     def max_rate(self) -> float:
@@ -157,7 +149,7 @@ class GatheredCholesky(DampedCholesky):
         kernel = gathered_kernel(problem.lin)
         assert kernel is not None
         self.matrix = self.beta * kernel.double()
-        self._require_finite()
+        require_finite_derivatives(self.matrix.diagonal())
         self.initial_gradient = self.loss.grad(self.u).reshape(-1)
         self._factors = {}
 

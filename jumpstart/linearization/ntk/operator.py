@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..linearize import Linearization
 from ..metric import Metric
-from ..operators import Jacobian
+from ..operators import Jacobian, Kernel
 
 
 class NTKOperator(LinearOperator):
@@ -25,7 +25,7 @@ class NTKOperator(LinearOperator):
         self.left, self.right, self.metric = left, right, metric
 
     def _product(self, w: Tensor) -> Tensor:
-        return Jacobian(self.left, self.metric) @ (Jacobian(self.right, self.metric).T @ w)
+        return Kernel(Jacobian(self.left, self.metric), Jacobian(self.right, self.metric)).apply(w)
 
     def _matmul(self, rhs: Tensor) -> Tensor:
         columns = rhs[:, None] if rhs.dim() == 1 else rhs
@@ -42,8 +42,8 @@ class NTKOperator(LinearOperator):
         if self.left is not self.right:
             return super()._diagonal()
         eye = torch.eye(self.left.u.numel(), dtype=self.left.u.dtype, device=self.left.u.device)
-        pulled = (self.metric.scale(self.left.vjp(row.reshape(self.left.u.shape))) for row in eye)
-        return torch.stack([v.square().sum() for v in pulled])
+        jacobian = Jacobian(self.left, self.metric)
+        return torch.stack([jacobian.apply_adjoint(row).square().sum() for row in eye])
 
 
 def ntk_operator(left: Linearization, right: Linearization | None = None, metric: Metric | None = None) -> NTKOperator:
