@@ -1,40 +1,34 @@
-"""Gram matrices and their damped Cholesky factors: by LAPACK in place on one thread, by torch on more or on a GPU."""
+"""Gram matrices and their damped Cholesky factors, by torch alone.
+
+scipy's LAPACK would bring a second pool of threads beside torch's, which spins where the machine is busy
+(docs/decisions/0018-guard-and-threads.md).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy
 import torch
-from scipy.linalg import get_blas_funcs, get_lapack_funcs
 from torch import Tensor
 
 LARGEST = 1e300  # diagonal entry of a matrix that can be damped
-_syrk: Any = get_blas_funcs("syrk", dtype=numpy.float64)
-_potrf: Any = get_lapack_funcs("potrf", dtype=numpy.float64)
-_potrs: Any = get_lapack_funcs("potrs", dtype=numpy.float64)
-
-
-def _in_place(t: Tensor) -> bool:
-    """Whether scipy's routines serve best: on several threads, its pool of them and torch's get in each other's way."""
-    return t.device.type == "cpu" and torch.get_num_threads() == 1
+BLOCKS = (512, 64, 128)  # columns of a block of the Gram matrix: up to that many columns the first size, else the second
 
 
 def lower_gram(rows: Tensor) -> Tensor:
-    """The lower triangle of rowsᵀ·rows (P, P) for rows (N, P) in float64; what stands above it is undefined.
+    """The lower triangle of rowsᵀ·rows (P, P) for rows (N, P); what stands above it is undefined.
 
-    On a single thread of a CPU this takes half of the multiplications of a matrix product.
+    By blocks of columns, so that it takes little more than half of the multiplications of a matrix product.
     """
-    if not _in_place(rows) or rows.numel() == 0:
+    p = rows.shape[1]
+    block = BLOCKS[1] if p <= BLOCKS[0] else BLOCKS[2]
+    if p <= block or rows.device.type != "cpu":
         return rows.T @ rows
-    rows = rows if rows.is_contiguous() or rows.T.is_contiguous() else rows.contiguous()
-    # BLAS reads columns first: it sees a C-ordered (N, P) as its transpose, without a copy.
-    if rows.is_contiguous():
-        found = _syrk(1.0, rows.numpy().T, lower=0)
-    else:
-        found = _syrk(1.0, rows.numpy(), trans=1, lower=0)
-    return torch.from_numpy(found.T)
+    found = rows.new_zeros(p, p)
+    for at in range(0, p, block):
+        end = min(at + block, p)
+        torch.mm(rows[:, at:end].T, rows[:, :end], out=found[at:end, :end])
+    return found
 
 
 @dataclass(frozen=True)
@@ -46,10 +40,8 @@ class Factor:
 
     def solve(self, b: Tensor) -> Tensor:
         """(M + shift)⁻¹ b for b (P,)."""
-        if not _in_place(self.lower):
-            return torch.cholesky_solve(b[:, None], self.lower)[:, 0]
-        found, _ = _potrs(self.lower.numpy().T, b.numpy(), lower=0)
-        return torch.from_numpy(found)
+        half = torch.linalg.solve_triangular(self.lower, b[:, None], upper=False)
+        return torch.linalg.solve_triangular(self.lower.T, half, upper=True)[:, 0]
 
 
 def factor(matrix: Tensor, shift: float, least: float) -> Factor:
@@ -58,20 +50,18 @@ def factor(matrix: Tensor, shift: float, least: float) -> Factor:
     Raises:
         torch.linalg.LinAlgError: no shift below 1e6 times the largest diagonal entry is enough (M is not finite).
     """
-    least, top = max(least, 1e-300), None
+    least, top, diagonal = max(least, 1e-300), None, matrix.diagonal().clone()
     while top is None or shift <= top:
-        damped = matrix.clone(memory_format=torch.contiguous_format)
-        damped.diagonal().add_(shift)
-        if _in_place(damped):
-            upper, info = _potrf(damped.numpy().T, lower=0, clean=0, overwrite_a=1)
-            lower = torch.from_numpy(upper.T)
-        else:
-            lower, info = torch.linalg.cholesky_ex(damped)
+        try:  # in place, which saves a copy of M
+            matrix.diagonal().add_(shift)
+            lower, info = torch.linalg.cholesky_ex(matrix)
+        finally:
+            matrix.diagonal().copy_(diagonal)
         # NaN passes LAPACK's own test; one question in all, since each waits for a GPU.
         if bool(torch.isfinite(lower.diagonal()).all() & (info == 0)):
             return Factor(lower, shift)
         if top is None:
-            largest = float(matrix.diagonal().max())
+            largest = float(diagonal.max())
             if not largest < LARGEST:  # infinite, or NaN
                 break
             top = 1e6 * max(largest, shift, least)
