@@ -39,11 +39,14 @@ class Part(abc.ABC):
         n = u.numel()
         # Each cotangent in a chunk holds the network's activations besides its row, hence the factor on n.
         chunk = max(1, int(JACOBIAN_BYTES // ((theta.numel() + 64 * n) * theta.element_size())))
-        rows = []
+        rows, batched = [], True
         for at in track(range(0, n, chunk), label="Jacobian: outputs"):
             one_hot = u.new_zeros(min(chunk, n - at), n)
             one_hot[:, at : at + chunk].fill_diagonal_(1)
-            rows.append(vmap(pull)(one_hot.view(-1, *u.shape)))
+            seeds = one_hot.view(-1, *u.shape)
+            found = _pulled_together(pull, seeds) if batched else None
+            batched = found is not None
+            rows.append(torch.stack([pull(seed) for seed in seeds]) if found is None else found)
         return torch.cat(rows), float(n)
 
     def pulls(self, u: Tensor) -> float:
@@ -64,6 +67,22 @@ class Part(abc.ABC):
 
     def prepare(self, net: Net, theta: Tensor) -> None:  # noqa: B027 (most parts have nothing to do)
         """Called before the outputs are linearized at θ: a chance to find, or to find again, a faster way to them."""
+
+
+def _pulled_together(pull: Callable[[Tensor], Tensor], seeds: Tensor) -> Tensor | None:
+    """Jᵀw (k, P) for cotangents w (k, …) at once; None where a batching rule of torch's is lacking, or wrong: then the
+    rows, mixed at random, are not what one backward pass makes of the cotangents mixed likewise."""
+    try:
+        found = vmap(pull)(seeds)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError):  # what vmap cannot batch; one by one, real faults come again
+        return None
+    mix = normal((len(seeds),), len(seeds)).to(found)
+    exact = pull(torch.tensordot(mix.to(seeds), seeds, dims=1))
+    miss = torch.linalg.vector_norm(mix @ found - exact)
+    tolerance = torch.finfo(seeds.dtype).eps ** 0.5
+    return found if bool(miss <= tolerance * torch.linalg.vector_norm(found)) else None
 
 
 class Batch(Part):

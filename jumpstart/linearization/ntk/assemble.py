@@ -11,7 +11,7 @@ from torch import Tensor
 from ...objectives.parts import Batch
 from ..linearize import Linearization
 from ..metric import Metric
-from .dense import dense_kernel
+from .dense import LOOPED, dense_kernel
 
 NAMED = 3  # parameters that a note names
 
@@ -74,7 +74,8 @@ def _told(report: dict[str, str], reasons: dict[str, str]) -> list[str]:
     """A sentence for each way and reason that some parameters do not go layer by layer."""
     names: dict[tuple[str, str], list[str]] = {}
     for name, why in reasons.items():
-        names.setdefault((report.get(name, "one by one"), why), []).append(name)
+        way = "an output at a time" if name == LOOPED else "one by one"
+        names.setdefault((report.get(name, way), why), []).append(name)
     found = []
     for (route, why), group in names.items():
         listed = ", ".join(repr(name) if name in report else name for name in group[:NAMED])

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jacrev, vjp, vmap
+from torch.func import grad, jacrev, vjp, vmap
 
 from ...objectives.pure import plain_attention
 from ...utils.autodiff import normal
 from ...utils.fallback import described, fallback, theirs
 from .contract import Layer
-from .record import Call, Tape, backpropagate, pull_back, record, split_batch
-
-# Relative disagreement at which a check against autograd fails.
-_RTOL = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+from .record import WRONG_RULE, Call, Tape, backpropagate, disagree, pull_back, record, split_batch
 
 TOGETHER = "samples cannot be taken one by one"
+APART = "samples interact (as under BatchNorm in train mode)"
 _MATRICES = {("linear", "weight"), ("conv", "weight")}  # roles whose gradients are matrices
 
 
 class RecordedBatch:
-    """One batch: its recorded pass and the three ways to differentiate it."""
+    """One batch: its recorded pass and the three ways to differentiate it.
 
-    def __init__(self, call: Call, params: Mapping[str, Tensor], x: Any) -> None:
+    Args:
+        trusted: the ways were compared with autograd before. unbatched: why backward passes went one by one then.
+        looped: why samples were differentiated an output at a time then.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        params: Mapping[str, Tensor],
+        x: Any,
+        trusted: bool = False,
+        unbatched: str | None = None,
+        looped: str | None = None,
+    ) -> None:
         self.call = call
         self.tape: Tape = record(call, params, x)
+        self.tape.trusted, self.tape.unbatched = trusted, unbatched
+        self.looped = looped  # why samples are differentiated an output at a time: one level of vmap, not two
+        self._kept: dict[tuple[str, ...], dict[str, Tensor]] = {}  # whole Jacobians that a check has formed
         self.batch, self.rebuild = split_batch(x, self.tape.n)
         dtype = self.tape.u.dtype
         for p in params.values():
@@ -68,14 +82,7 @@ class RecordedBatch:
         return {k: strided(g).to(self.dtype) for k, g in pairs if g is not None}
 
     def _disagree(self, guess: Tensor, truth: Tensor, floor: Tensor) -> bool:
-        """Do guess and truth differ by more than rounding?  `floor` is the scale of all gradients together:
-        below its rounding error a gradient that vanishes by symmetry (a key bias) is noise on both sides."""
-        rtol = _RTOL.get(self.precision, 1e-3)
-        atol = min(256 * torch.finfo(self.precision).eps, 0.1 * rtol)
-        error = (guess - truth).norm()
-        scale = torch.maximum(guess.norm(), truth.norm())
-        # written so that NaN counts as disagreement
-        return not bool(error <= rtol * scale + atol * floor)
+        return disagree(guess, truth, floor, self.precision)
 
     def _floor(self) -> Tensor:
         norms = [g.norm() for g in self.exact.values()]
@@ -90,7 +97,12 @@ class RecordedBatch:
             uses, truth = self.used.get(name, []), self.exact.get(name)
             if name in bad:
                 continue
-            if uses and self._astray(mixed, uses, truth, floor):
+            try:
+                astray = bool(uses) and self._astray(mixed, uses, truth, floor)
+            except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
+                bad[name] = f"its recorded uses cannot be put together ({described(error)})"
+                continue
+            if astray:
                 bad[name] = "its recorded uses do not make up its gradient (another use, or samples that interact)"
             elif not uses and truth is not None:
                 bad[name] = "no layer, sum or product that is known here uses it"
@@ -110,22 +122,68 @@ class RecordedBatch:
         guess = sum(totals, start=torch.zeros_like(truth.flatten()))
         return self._disagree(guess, truth.flatten(), floor)
 
-    def check_samples(self, names: list[str]) -> dict[str, str]:
-        """Names whose gradient is not the sum of those of the samples taken one by one, and why."""
+    def check_samples(self, names: list[str], step: int) -> dict[str, str]:
+        """Names whose Jacobian is not that of the samples taken one by one, and why.
+
+        Blocks of ``step`` samples, as the kernel is later made of, are formed and contracted with random cotangents;
+        once more with an output at a time, where a batching rule is wrong or lacking for all outputs at once.
+        """
         truths = {k: self.exact[k] for k in names if k in self.exact}
         if not truths:
             return {}
         if not self.batch:
             return dict.fromkeys(truths, f"no input has {self.tape.n} samples in its first dimension")
+        first = self._checked(truths, step)
+        if not first or APART in first.values():
+            return first
+        self.looped = WRONG_RULE if WRONG_RULE in first.values() else next(iter(first.values()))
+        second = self._checked(truths, step)
+        if len(second) < len(first):
+            return second
+        self.looped = None
+        return first
+
+    def _checked(self, truths: dict[str, Tensor], step: int) -> dict[str, str]:
         try:
-            sums = self._sums_over_samples(truths)
-            self.jacobian_by_sample(list(truths), 0, 1)  # one level of vmap more: does that work too?
+            wrong = self._blocks_astray(truths, step)
+            return {**wrong, **self._interacting(truths)} if wrong and APART not in wrong.values() else wrong
         except Exception as error:
             # Whatever a model does that vmap or a batch of one cannot follow, the general route can.
             return dict.fromkeys(truths, self._left(error))
-        floor = self._floor()
-        apart = {k for k, truth in truths.items() if self._disagree(sums[k], truth, floor)}
-        return dict.fromkeys(apart, "samples interact (as under BatchNorm in train mode)")
+
+    def _blocks_astray(self, truths: dict[str, Tensor], step: int) -> dict[str, str]:
+        """Names whose blocks of at most ``step`` samples, of each size that occurs, are not what autograd gives."""
+        n, names = self.tape.n, list(truths)
+        spans = [(0, min(step, n))] + ([(n - n % step, n)] if n % step and n > step else [])
+        if len(spans) > 1 or spans[0][1] < n:  # blocks alone do not show that samples far apart interact
+            if apart := self._interacting(truths):
+                return apart
+        wrong: dict[str, str] = {}
+        for lo, hi in spans:
+            blocks = self.jacobian_by_sample(names, lo, hi)
+            expected = truths if hi - lo == n else self._pulled(names, lo, hi)
+            w = self.w[lo:hi].reshape(-1)
+            for k in names:
+                found = w @ blocks[k].detach().to(self.dtype).reshape(w.numel(), -1)
+                if self._disagree(found, expected[k].reshape(-1), self._floor()):
+                    wrong[k] = WRONG_RULE
+            if hi - lo == n and not wrong:
+                self._kept[tuple(names)] = blocks
+        return wrong
+
+    def _pulled(self, names: list[str], lo: int, hi: int) -> dict[str, Tensor]:
+        """Autograd's gradient of (w * u).sum() over samples [lo, hi), by name."""
+        seed = torch.zeros_like(self.tape.u)
+        seed[lo:hi] = self.w[lo:hi].to(seed.dtype)
+        leaves = [self.tape.leaves[k] for k in names]
+        got = torch.autograd.grad(self.tape.u, leaves, seed, retain_graph=True, allow_unused=True)
+        pairs = zip(names, leaves, got, strict=True)
+        return {k: torch.zeros_like(p) if g is None else strided(g).to(self.dtype) for k, p, g in pairs}
+
+    def _interacting(self, truths: dict[str, Tensor]) -> dict[str, str]:
+        """Names whose gradient is not the sum of those of the samples taken one by one."""
+        sums, floor = self._sums_over_samples(truths), self._floor()
+        return dict.fromkeys((k for k, truth in truths.items() if self._disagree(sums[k], truth, floor)), APART)
 
     def _left(self, error: Exception) -> str:
         """Why samples are not taken one by one; torch's refusals to batch what the model does are no fault of ours."""
@@ -162,14 +220,23 @@ class RecordedBatch:
 
     def jacobian_by_sample(self, names: list[str], lo: int, hi: int) -> dict[str, Tensor]:
         """Jacobian blocks (m, c, *shape) of samples [lo, hi), each sample passed through alone."""
+        if hi - lo == self.tape.n and (kept := self._kept.pop(tuple(names), None)) is not None:
+            return kept
         fixed = {k: p.detach() for k, p in self.tape.leaves.items()}
         chosen = {k: fixed[k] for k in names}
+        samples = [t[lo:hi] for t in self.batch]
 
         def rows(*sample: Tensor) -> Any:
             return jacrev(lambda p: self._alone(fixed, p, sample))(chosen)
 
+        def row(j: int) -> Callable[..., Any]:
+            return lambda *sample: grad(lambda p: self._alone(fixed, p, sample)[j])(chosen)
+
         with _functorch():
-            return vmap(rows)(*(t[lo:hi] for t in self.batch))
+            if self.looped is None:
+                return vmap(rows)(*samples)
+            found = [vmap(row(j))(*samples) for j in range(self.tape.c)]
+        return {k: torch.stack([one[k] for one in found], 1) for k in names}
 
     def jacobian_by_output(self, names: list[str], lo: int, hi: int) -> dict[str, Tensor]:
         """Jacobian blocks (m, c, *shape) of samples [lo, hi), every output through the whole batch."""

@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import KernelError
+from ...utils.fallback import fallback
 from ...utils.progress import track
 from .batch import RecordedBatch
 from .contract import Accumulator, Layer
-from .record import Call, Use
+from .record import Call, Use, disagree
 
 UNBATCHED = "backward passes"  # among reasons by parameter
+LOOPED = "samples"  # likewise
 Diagonal = Mapping[str, Tensor] | None  # of a metric, by parameter
 
 
@@ -47,10 +50,12 @@ def dense_kernel(
         metric: D = diag(metric), name -> nonnegative tensor shaped like the parameter; None is the identity.
         chunk_bytes: bound in bytes on explicit per-sample gradients held at a time (at least one row of the
             parameter, or one sample, is held).
-        trusted: a report of an earlier call with the same `call` and batches; its routes are taken unchecked.
+        trusted: a report of an earlier call with the same `call` and batches; its routes, and what ``reasons`` then
+            received, are taken unchecked.
         report: if given, receives name -> "layerwise", "per-sample" or "per-output", the route taken.
         reasons: if given, receives name -> why, for parameters that are not "layerwise", unless routes are trusted;
-            and under ``UNBATCHED`` why backward passes go one by one, where they do.
+            under ``UNBATCHED`` why backward passes go one by one and under ``LOOPED`` why samples do, an output at a
+            time, where they do.
 
     K has the dtype of u and the parameters, float32 for half precision.  Memory besides K and chunks: the
     deltas, c times the outputs of the recorded layers.  No `.grad` is touched, no global RNG is used.
@@ -58,42 +63,116 @@ def dense_kernel(
     Raises:
         TypeError: `call` does not return one real floating tensor.
         ValueError: u has no batch dimension, u and u2 disagree in c, or `metric` does not fit `params`.
+        KernelError: not even one backward pass after the other gives one linear map J.
     """
     _check_metric(params, metric)
-    batches = [RecordedBatch(call, params, x)]
-    if x2 is not None:
-        batches.append(RecordedBatch(call, params, x2))
+    known = trusted is not None and trusted.keys() == params.keys()
+    told = dict(reasons or {}) if known else {}
+    batches = [
+        RecordedBatch(call, params, given, known, told.get(UNBATCHED), told.get(LOOPED))
+        for given in ([x] if x2 is None else [x, x2])
+    ]
     one, two = batches[0], batches[-1]
     if one.tape.c != two.tape.c:
         raise ValueError(f"u has {one.tape.c} outputs per sample on x but {two.tape.c} on x2")
-    acc = Accumulator(one.tape.c, one.tape.n, two.tape.n, x2 is None, one.tape.u, one.dtype)
-
     found: dict[str, str] = {}
-    known = trusted is not None and trusted.keys() == params.keys()
-    route = dict(trusted) if trusted is not None and known else _routes(params, batches, found)
-    _add_layers(acc, one, two, [k for k in params if route[k] == "layerwise"], metric, chunk_bytes)
+    if trusted is not None and known:
+        route = dict(trusted)
+        kernel = _formed(one, two, x2 is None, route, metric, chunk_bytes)
+    else:
+        route = _routes(params, batches, found, chunk_bytes)
+        kernel, route = _confirmed(one, two, x2 is None, route, found, metric, chunk_bytes)
+    if report is not None:
+        report.update(route)
+    if reasons is not None:
+        reasons.update(found)
+        for key, why in ((UNBATCHED, [b.tape.unbatched for b in batches]), (LOOPED, [b.looped for b in batches])):
+            reasons.update({key: reason for reason in why if reason is not None})
+    return kernel
+
+
+def _formed(
+    one: RecordedBatch,
+    two: RecordedBatch,
+    symmetric: bool,
+    route: Mapping[str, str],
+    metric: Diagonal,
+    chunk_bytes: int,
+) -> Tensor:
+    """The kernel by the given route for each parameter."""
+    acc = Accumulator(one.tape.c, one.tape.n, two.tape.n, symmetric, one.tape.u, one.dtype)
+    _add_layers(acc, one, two, [k for k in route if route[k] == "layerwise"], metric, chunk_bytes)
     for kind, jacobian in (
         ("per-sample", RecordedBatch.jacobian_by_sample),
         ("per-output", RecordedBatch.jacobian_by_output),
     ):
-        groups = _groups([k for k in params if route[k] == kind], params, one, two, chunk_bytes)
+        groups = _groups([k for k in route if route[k] == kind], one, two, chunk_bytes)
         for group in track(groups, label=f"kernel: {kind}"):
             _add_explicit(acc, one, two, group, jacobian, metric, chunk_bytes)
-    if report is not None:
-        report.update(route)
-    if reasons is not None:
-        single = [batch.tape.unbatched for batch in batches if batch.tape.unbatched is not None]
-        reasons.update(found if not single else {**found, UNBATCHED: single[0]})
     return acc.finish()
 
 
-def _routes(params: Mapping[str, Tensor], batches: list[RecordedBatch], reasons: dict[str, str]) -> dict[str, str]:
+def _confirmed(
+    one: RecordedBatch,
+    two: RecordedBatch,
+    symmetric: bool,
+    route: dict[str, str],
+    reasons: dict[str, str],
+    metric: Diagonal,
+    chunk_bytes: int,
+) -> tuple[Tensor, dict[str, str]]:
+    """The kernel, compared with autograd as a whole, and the routes taken: if need be one backward pass an output."""
+    try:
+        kernel = _formed(one, two, symmetric, route, metric, chunk_bytes)
+        if not _astray(kernel, one, two, metric):
+            return kernel, route
+        why = "the kernel that it was part of disagreed with autograd"
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the general way is exact whatever a fast one has run into
+        found = fallback(error)
+        found.warn("the kernel")
+        why = found.reason
+    reasons.update({k: f"{reasons[k]}; {why}" if k in reasons else why for k in route if route[k] != "per-output"})
+    route = dict.fromkeys(route, "per-output")
+    one.tape.unbatched = two.tape.unbatched = why
+    kernel = _formed(one, two, symmetric, route, metric, chunk_bytes)
+    if _astray(kernel, one, two, metric):
+        raise KernelError(
+            "the model's backward passes are not one linear map: ⟨w, K w⟩ differs from ‖Jᵀw‖² for a random w, taken one "
+            "output at a time. Look for backward hooks that clip or change gradients, or a custom backward that is not "
+            "linear in what it is given."
+        )
+    return kernel, route
+
+
+def _astray(kernel: Tensor, one: RecordedBatch, two: RecordedBatch, metric: Diagonal) -> bool:
+    """Does w₁ᵀ K w₂ differ from <J₁ᵀw₁, D J₂ᵀw₂>?  Both gradients are there from the checks of the routes."""
+    shared = [k for k in one.exact if k in two.exact]
+
+    def inner(a: RecordedBatch, b: RecordedBatch) -> Tensor:
+        terms = [
+            (a.exact[k].double() * b.exact[k] * (1.0 if metric is None else metric[k].detach())).sum() for k in shared
+        ]
+        return torch.stack(terms).sum() if terms else kernel.new_zeros((), dtype=torch.float64)
+
+    guess = torch.dot(one.w.reshape(-1), (kernel @ two.w.reshape(-1))).double()
+    size = inner(one, one).clamp_min(0).sqrt() * inner(two, two).clamp_min(0).sqrt()
+    # Relative to what it could be, as it may cancel; entries round each at their own size.
+    return disagree(guess + size, inner(one, two) + size, kernel.double().norm(), one.precision)
+
+
+def _routes(
+    params: Mapping[str, Tensor], batches: list[RecordedBatch], reasons: dict[str, str], chunk_bytes: int
+) -> dict[str, str]:
     """The way that each parameter is taken, checked against autograd on every batch; ``reasons`` receives why."""
     for batch in batches:
         reasons.update(batch.check_layers())
     route = {name: "per-sample" if name in reasons else "layerwise" for name in params}
-    names = [k for k in params if k in reasons]
-    together = {name: why for batch in batches for name, why in batch.check_samples(names).items()} if names else {}
+    together: dict[str, str] = {}
+    for group in _groups([k for k in params if k in reasons], batches[0], batches[-1], chunk_bytes):
+        for batch in batches:
+            together |= batch.check_samples(group, _step(batches[0], group, chunk_bytes))
     for name, why in together.items():
         route[name] = "per-output"
         reasons[name] = f"{reasons[name]}; {why}"
@@ -190,14 +269,20 @@ def _add_gradients(
         acc.add_outer(parts[0], parts[-1])
 
 
-def _groups(
-    names: list[str], params: Mapping[str, Tensor], one: RecordedBatch, two: RecordedBatch, chunk_bytes: int
-) -> list[list[str]]:
+def _groups(names: list[str], one: RecordedBatch, two: RecordedBatch, chunk_bytes: int) -> list[list[str]]:
     """All names at once if their explicit Jacobians fit in chunk_bytes, else one by one."""
     names = [k for k in names if k in one.exact and k in two.exact]  # without a path to u: zero
     rows = (one.tape.n + two.tape.n) * one.tape.c
-    fits = rows * sum(params[k].numel() for k in names) * 8 <= chunk_bytes
+    fits = rows * sum(one.tape.leaves[k].numel() for k in names) * 8 <= chunk_bytes
     return ([names] if names else []) if fits else [[k] for k in names]
+
+
+def _step(one: RecordedBatch, names: list[str], chunk_bytes: int) -> int:
+    """Samples whose explicit Jacobian is formed at a time."""
+    c = one.tape.c
+    row_bytes = c * sum(one.tape.leaves[k].numel() for k in names) * one.w.element_size()
+    # Differentiation holds activations for every row besides the gradients, hence the cap.
+    return max(1, min(chunk_bytes // max(1, 2 * row_bytes), max(1, 1024 // c)))
 
 
 def _add_explicit(
@@ -210,10 +295,7 @@ def _add_explicit(
     chunk_bytes: int,
 ) -> None:
     """Add parameters by explicit Jacobians, blocks of samples against blocks of samples."""
-    c = acc.c
-    row_bytes = c * sum(one.tape.leaves[k].numel() for k in names) * acc.k.element_size()
-    # Differentiation holds activations for every row besides the gradients, hence the cap.
-    step = max(1, min(chunk_bytes // (2 * row_bytes), max(1, 1024 // c)))
+    c, step = acc.c, _step(one, names, chunk_bytes)
 
     def block(batch: RecordedBatch, lo: int) -> tuple[slice, Tensor]:
         hi = min(lo + step, batch.tape.n)

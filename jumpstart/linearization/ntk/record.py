@@ -2,7 +2,8 @@
 
 One forward pass runs under a `TorchFunctionMode` that sees every functional call (F.linear, conv, embedding,
 norms).  A call that receives one of the watched parameter tensors, matched by identity, is kept as a `Use`.
-Backward passes to the recorded outputs then give all that per-sample parameter gradients are made of.
+Backward passes to the recorded outputs then give all that per-sample parameter gradients are made of; several at a
+time where torch's batching rules give what one backward pass for a random combination of them does.
 Anything this file does not recognise is simply not recorded; `batch` finds out by a check against autograd, and
 `dense` takes a slower route for the parameters concerned.
 """
@@ -20,9 +21,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ...utils.autodiff import normal
 from ...utils.fallback import described
 
 Call = Callable[[dict[str, Tensor], Any], Tensor]
+
+# Relative disagreement at which a check against autograd fails.
+_RTOL = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+
+WRONG_RULE = "torch's batching rule for an operation in the model gives other derivatives than autograd"
 
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
@@ -85,7 +92,7 @@ class Tape:
     """A recorded forward pass: `u` (n, c) with its graph, `leaves` the parameter copies it was taken at.
 
     `dropped` names the parameters with a use that has no per-sample form, and why; `unbatched` says why backward passes
-    for several cotangents go one by one, once that was met.
+    for several cotangents go one by one, once that was met; `trusted` that they were compared before, in an earlier tape.
     """
 
     u: Tensor
@@ -95,6 +102,7 @@ class Tape:
     uses: list[Use] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
     unbatched: str | None = None
+    trusted: bool = False
 
 
 class _UseRecorder(TorchFunctionMode):
@@ -222,23 +230,58 @@ def backpropagate(tape: Tape, dtype: torch.dtype) -> None:
 def pull_back(tape: Tape, inputs: list[Tensor], seeds: Tensor) -> list[Tensor | None]:
     """Vector-Jacobian products (k, *input) of u with k cotangents `seeds` (k, *u.shape); None for unreached.
 
-    Batched over cotangents where every operation has a batching rule (1.2 to 2 times faster), else a loop, and
-    `tape.unbatched` says why.
+    Batched over cotangents where every operation has a batching rule (1.2 to 2 times faster) that is right, else a
+    loop, and `tape.unbatched` says why. A rule can be wrong without an error (PReLU's, where cotangents are as many as
+    channels): one more backward pass, for a random combination of the cotangents, tells.
     """
 
     def pull(seed: Tensor, batched: bool) -> list[Tensor | None]:
         got = torch.autograd.grad(tape.u, inputs, seed, retain_graph=True, allow_unused=True, is_grads_batched=batched)
         return [g.to_dense() if g is not None and g.is_sparse else g for g in got]
 
-    if len(seeds) > 1:
+    if len(seeds) > 1 and tape.unbatched is None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*performance drop.*")
             try:
-                return pull(seeds, True)
-            except RuntimeError as error:
+                found = pull(seeds, True)
+                mix = normal((len(seeds),), len(seeds)).to(seeds)
+                truth = None if tape.trusted else pull(torch.tensordot(mix, seeds, dims=1), False)
+                if truth is None or _mixed_alike(found, mix, truth):
+                    return found
+                tape.unbatched = WRONG_RULE
+            except Exception as error:  # whatever a batching rule runs into, a loop is exact
                 tape.unbatched = described(error)
     rows = [pull(seed, False) for seed in seeds]
     return [None if g[0] is None else torch.stack([t for t in g if t is not None]) for g in zip(*rows, strict=True)]
+
+
+def _mixed_alike(found: list[Tensor | None], mix: Tensor, truth: list[Tensor | None]) -> bool:
+    """Are products for several cotangents, mixed with weights (k,), the product for the mixed cotangent?"""
+    pairs = [
+        (torch.tensordot(mix.to(g.dtype), g, dims=1) if g is not None else None, t)
+        for g, t in zip(found, truth, strict=True)
+    ]
+    norms = [t.double().norm() for _, t in pairs if t is not None]
+    floor = torch.stack(norms).norm() if norms else mix.new_zeros(())
+    for g, t in pairs:
+        one = g if g is not None else t
+        if one is None:
+            continue
+        left, right = (torch.zeros_like(one) if v is None else v for v in (g, t))
+        if disagree(left, right, floor, max((mix.dtype, one.dtype), key=lambda d: torch.finfo(d).eps)):
+            return False
+    return True
+
+
+def disagree(guess: Tensor, truth: Tensor, floor: Tensor | float, precision: torch.dtype) -> bool:
+    """Do guess and truth differ by more than rounding?  `floor` is the scale of all gradients together:
+    below its rounding error a gradient that vanishes by symmetry (a key bias) is noise on both sides."""
+    rtol = _RTOL.get(precision, 1e-3)
+    atol = min(256 * torch.finfo(precision).eps, 0.1 * rtol)
+    error = (guess - truth).norm()
+    scale = torch.maximum(guess.norm(), truth.norm())
+    # written so that NaN counts as disagreement
+    return not bool(error <= rtol * scale + atol * floor)
 
 
 def split_batch(x: Any, n: int) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:

@@ -137,7 +137,7 @@ class Squared(nn.Module):
 
 
 BROKEN = {
-    "samples": ("_sums_over_samples", NameError),
+    "samples": ("_blocks_astray", NameError),
     "Jacobian": ("jacobian_by_sample", AttributeError),
     "a sample": ("_alone", KeyError),
 }
