@@ -15,6 +15,7 @@ from ..errors import NondeterministicError
 from ..objectives.objective import Objective, require_finite_outputs
 from ..objectives.parts import Part, join
 from ..objectives.pure import Net, random_state_kept
+from ..objectives.snapshot import Witness
 from ..utils.autodiff import Function, pullback, push, push_by_reverse, push_symmetric
 from ..utils.cost import Counting, Ledger, Work
 
@@ -39,6 +40,7 @@ class Linearization:
         self._pull: Function | None = None
         self._reverse_only = False
         self.work = Work()  # of a forward pass; filled in by ``linearize``
+        self.witness: Witness | None = None  # where answers are given later (``problem.kept``)
         if len(self.parts) == 1:
             u, self._pull = pullback(self._functions[0], theta)
             pieces = [u.detach()]
@@ -56,6 +58,15 @@ class Linearization:
     @torch.no_grad()
     def _pieces(self, theta: Tensor) -> list[Tensor]:
         return [f(theta) for f in self._functions]
+
+    def require_unchanged(self) -> None:
+        """Raise where the network, or what it reads, is no longer what was linearized, as far as that is watched.
+
+        Raises:
+            InputError: names what has changed.
+        """
+        if self.witness is not None:
+            self.witness.require_unchanged()
 
     def outputs(self, theta: Tensor) -> Tensor:
         """The true (not linearized) outputs at other weights θ (P,); one forward pass."""

@@ -43,6 +43,11 @@ class Metric:
             return 0.0
         return float(0.5 * (self.decay * self.unscale(theta).square()).sum())
 
+    def owned(self) -> Metric:
+        """The same numbers in tensors of its own."""
+        decay = self.decay.clone() if isinstance(self.decay, Tensor) else self.decay
+        return Metric(None if self.root is None else self.root.clone(), decay)
+
     @property
     def decays(self) -> bool:
         return isinstance(self.decay, Tensor) or self.decay != 0

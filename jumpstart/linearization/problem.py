@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..losses.base import Loss
 from ..objectives.objective import Objective
+from ..objectives.snapshot import Witness, held
 from ..utils.cost import Ledger
 from .linearize import Linearization, linearize
 from .metric import Metric, MetricLike, metric_of
@@ -68,12 +69,38 @@ class LinearizedProblem:
 
 
 def linearized(
-    objective: Objective, metric: MetricLike = None, weight_decay: float | None = None, ledger: Ledger | None = None
+    objective: Objective,
+    metric: MetricLike = None,
+    weight_decay: float | None = None,
+    ledger: Ledger | None = None,
+    *,
+    keep: bool = False,
+    memory_limit: float | None = None,
 ) -> LinearizedProblem:
     """An objective at the model's present weights, linearized.
+
+    Args:
+        keep: own what is read, so that answers given later are about this moment (``objectives.snapshot``).
+        memory_limit: bytes, a share of which copies may take; None for half of what is free.
 
     Raises:
         NonFiniteError, NondeterministicError: see ``linearize``; InputError and its kinds for the metric.
     """
-    lin = linearize(objective, ledger=ledger if ledger is not None else Ledger())
-    return LinearizedProblem(lin, objective.loss, metric_of(metric, objective, weight_decay))
+    ledger = ledger if ledger is not None else Ledger()
+    if not keep:
+        lin = linearize(objective, ledger=ledger)
+        return LinearizedProblem(lin, objective.loss, metric_of(metric, objective, weight_decay))
+    lin, loss = kept(objective, None, ledger, memory_limit)
+    return LinearizedProblem(lin, loss, metric_of(metric, objective, weight_decay).owned())
+
+
+def kept(
+    objective: Objective, theta: Tensor | None, ledger: Ledger, memory_limit: float | None = None
+) -> tuple[Linearization, Loss]:
+    """A linearization at θ (P,), the present weights by default, that owns what it reads, and a loss that does."""
+    objective.require_current()
+    twin, watched = held(objective, memory_limit)
+    lin = linearize(twin, theta, ledger)
+    objective.checked, objective.work = twin.checked, twin.work
+    lin.witness = Witness(lin.net, lin.parts, lin.theta, watched)
+    return lin, twin.loss

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,16 +15,30 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .parameters import ParameterSpace
 
 
+class Constants(Protocol):
+    """What a network reads besides the weights that move, as it was at some time (``snapshot``)."""
+
+    modes: Sequence[tuple[nn.Module, bool]]
+
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    def difference(self, model: nn.Module) -> str | None: ...
+
+
 class Net:
     """The model as a pure function: ``Net(...).bind(θ)(x)`` evaluates it at θ and changes nothing.
 
     Args:
         training: None leaves every submodule's mode as it is; False or True evaluates in that mode, and puts
             each submodule's own mode back afterwards.
+
+    Attributes:
+        snapshot: buffers, weights that do not move and modes to read in place of the model's present ones.
     """
 
     def __init__(self, model: nn.Module, space: ParameterSpace, training: bool | None = None) -> None:
         self.model, self.space, self.training = model, space, training
+        self.snapshot: Constants | None = None
         # By part and modes: the ways into the kernel that were found to be exact (linearization.ntk.assemble).
         self.routes: WeakKeyDictionary[Any, dict] = WeakKeyDictionary()
 
@@ -37,9 +51,17 @@ class Net:
     def call(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """Evaluate with parameters given by name; buffers are copies, so that none is written to."""
         tensors = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        mode = self.training
+        if self.snapshot is not None:
+            tensors.update(self.snapshot.tensors())
+            mode = self.snapshot.modes if mode is None else mode
         tensors.update(params)
-        with module_mode(self.model, self.training), plain_attention():
+        with module_mode(self.model, mode), plain_attention():
             return functional_call(self.model, tensors, args, kwargs)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every parameter and buffer by name, as the model holds them or the snapshot does."""
+        return {**tensors_of(self.model), **({} if self.snapshot is None else self.snapshot.tensors())}
 
     def bind(self, theta: Tensor) -> Bound:
         return Bound(self, self.space.unflatten(theta))
@@ -66,7 +88,7 @@ class Bound:
     def __getitem__(self, name: str) -> Tensor:
         if name in self._params:
             return self._params[name]
-        return tensors_of(self._net.model)[name]
+        return self._net.tensors()[name]
 
     def __getattr__(self, name: str) -> Tensor:
         if name.startswith("_"):  # copying and pickling ask for what is not there yet
@@ -82,7 +104,7 @@ class Bound:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter and buffer by name, those that move at the given weights."""
-        return {**tensors_of(self._net.model), **self._params}
+        return {**self._net.tensors(), **self._params}
 
 
 def tensors_of(net: Any) -> dict[str, Tensor]:
@@ -110,14 +132,18 @@ def plain_attention() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def module_mode(model: nn.Module, training: bool | None) -> Iterator[None]:
-    """Every submodule in train or eval mode for a while; None leaves them as they are."""
+def module_mode(model: nn.Module, training: bool | Sequence[tuple[nn.Module, bool]] | None) -> Iterator[None]:
+    """Every submodule in train or eval mode (or in one of its own each) for a while; None leaves them as they are."""
     if training is None:
         yield
         return
     before = [(module, module.training) for module in model.modules()]
     try:
-        model.train(training)
+        if isinstance(training, bool):
+            model.train(training)
+        else:
+            for module, flag in training:
+                module.training = flag
         yield
     finally:
         for module, flag in before:

@@ -22,9 +22,10 @@ from ..flow.basis import Basis, Remainder
 from ..flow.reduced_flow import ReducedFlow
 from ..gating import Gate
 from ..linalg.etdrk4 import Modes
-from ..linearization.linearize import Linearization, linearize
+from ..linearization.linearize import Linearization
 from ..linearization.metric import Metric
 from ..linearization.operators import Jacobian
+from ..linearization.problem import kept
 from ..objectives.objective import Objective
 from ..utils.cost import Ledger
 
@@ -43,6 +44,7 @@ def save(path: str | os.PathLike[str], flow: ReducedFlow) -> Path:
         ArchiveError: the file cannot be written.
     """
     basis, lin, loss = flow.basis, flow.problem.lin, flow.problem.loss
+    lin.require_unchanged()  # the data are described as they are now
     metric, rate = basis.metric, basis.metric.decay
     arrays: dict[str, Any] = {name: getattr(basis, name) for name in _BASIS}
     arrays |= {"theta": lin.theta, "u": lin.u, "root": metric.root, "rates": rate if isinstance(rate, Tensor) else None}
@@ -81,7 +83,7 @@ def load(path: str | os.PathLike[str], objective: Objective) -> ReducedFlow:
         arrays = {name: value.to(space.device) for name, value in file.load().items()}
         _require_values(arrays)
     try:
-        lin = linearize(objective, arrays["theta"], Ledger())
+        lin, loss = kept(objective, arrays["theta"], Ledger())
     except NonFiniteError as error:
         raise ArchiveError(f"{path}: at the saved weights, {error}") from error
     saved, found = (fingerprint.probe(parts, u.split(lin.counts), loss) for u in (arrays["u"], lin.u))

@@ -11,7 +11,8 @@ from ..errors import ShapeError
 from ..flow.basis import Basis
 from ..linearization.linearize import Linearization, at_query
 from ..linearization.ntk import assemble
-from ..objectives.parts import Batch, Opaque, leaves, require_finite
+from ..objectives.parts import Batch, Opaque, require_finite
+from ..objectives.snapshot import owned, same
 
 
 class Queries:
@@ -19,7 +20,7 @@ class Queries:
 
     def __init__(self, basis: Basis) -> None:
         self.lin, self.basis = basis.lin, basis
-        self._last: tuple[Any, list[int], Linearization, Tensor | None] | None = None
+        self._last: tuple[Any, Linearization, Tensor | None] | None = None  # a copy of the points
 
     def shifted(self, x: Any, c: Tensor) -> Tensor:
         """Linearized outputs on query points x after moving by coefficients c (T, k): (T, m, …)."""
@@ -32,18 +33,20 @@ class Queries:
 
     def at(self, x: Any, many: int) -> tuple[Linearization, Tensor | None]:
         """The query's linearization, and the images of the basis there once enough horizons are asked for."""
-        stamp = [leaf._version for leaf in leaves(x) if not leaf.is_inference()]  # written to since?
-        if self._last is None or self._last[0] is not x or self._last[1] != stamp:
+        self.lin.require_unchanged()
+        # Compared by contents, as arrays are written over in ways that no version tells; a function may read anything.
+        if self._last is None or callable(x) or not same(self._last[0], x):
             require_finite(x, "query points")
-            part = Opaque(cast(Any, x)) if callable(x) else Batch(x)
+            points = None if callable(x) else owned(x)
+            part = Opaque(cast(Any, x)) if callable(x) else Batch(points)
             try:
                 query = at_query(self.lin, part)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
                 raise ShapeError(f"the model cannot be evaluated on the query points: {error}") from error
-            self._last = (x, stamp, query, None)
-        _, _, query, images = self._last
+            self._last = (points, query, None)
+        points, query, images = self._last
         modes = self.basis.cotangents.shape[0] if self.basis.cotangents is not None else 0
         outputs = max(1, query.u.numel() // query.u.shape[0])
         # The kernel costs a backward pass an output on both sides; without it a horizon costs a vjp and a jvp.
@@ -58,5 +61,5 @@ class Queries:
             images = torch.stack(
                 [query.jvp(self.basis.metric.scale(v.to(self.lin.theta.dtype))) for v in rows]
             ).double()
-        self._last = (x, stamp, query, images)
+        self._last = (points, query, images)
         return query, images

@@ -36,7 +36,7 @@ from .validity import Check, examine
 class Solution:
     """The linearized training run from the present weights, solved: ask it for any horizon.
 
-    Built by :func:`solve`; the model is left alone. Times are flow times (learning rate × steps), ``math.inf``, a
+    Built by :func:`solve`; the model is left alone, and what becomes of it and of the data later plays no part. Times are flow times (learning rate × steps), ``math.inf``, a
     1-D tensor of them (answers then have a leading axis T), or ``js.steps(count, lr)``.
     """
 
@@ -100,6 +100,7 @@ class Solution:
         It says nothing about the error of linearizing the network.
         """
         horizon = parse(t)
+        self.lin.require_unchanged()
         if isinstance(horizon, Steps):
             return bounds.steps_bound(self.flow, horizon)
         if not horizon.scalar:
@@ -147,6 +148,7 @@ class Solution:
         return self._shaped(self.queries.shifted(x, self._coefficients(horizon)), horizon)
 
     def _displacements(self, horizon: Parsed, land: bool) -> list[Tensor]:
+        self.lin.require_unchanged()
         rows = self._coefficients(horizon)
         if not land:
             return [self.basis.displacement(row) for row in rows]
@@ -161,6 +163,7 @@ class Solution:
         return order == 2
 
     def _drifted(self) -> Drift:
+        self.lin.require_unchanged()
         if self._drift is None:
             self._drift = Drift(self.flow)
         return self._drift
@@ -180,12 +183,12 @@ class Solution:
         mine = self.flow.problem.loss.targets
         kind = isinstance(targets, Tensor) and targets.is_floating_point() == mine.is_floating_point()
         if kind and targets.dim() == mine.dim() + 1 and targets.shape[1:] == mine.shape:
-            return Sweep(self.flow, targets.to(mine.device), self.queries, self._with)
-        return self._with(self.flow.with_targets(targets))
+            return Sweep(self.flow, targets.to(mine.device, copy=True), self.queries, self._with)
+        return self._with(self.flow.with_targets(targets.clone() if isinstance(targets, Tensor) else targets))
 
     def reweighted(self, weights: Tensor) -> Solution:
         """The run in which sample i counts w_i times, weights (n,) ≥ 0; for Krylov bases within the same subspace."""
-        return self._with(self.flow.reweighted(weights))
+        return self._with(self.flow.reweighted(weights.clone() if isinstance(weights, Tensor) else weights))
 
     def without(self, samples: Tensor | list[int] | int) -> Solution:
         """The run without some samples, by index; the others count as before (no renormalization)."""
@@ -226,6 +229,7 @@ class Solution:
             raise InputError(f"check(tolerance={tolerance!r}): give a relative error above 0.")
         if x is None and y is not None:
             raise InputError("check(t, y=…): targets without query points; the training targets are known already.")
+        self.lin.require_unchanged()
         drift = self._drifted() if self._second(order) else None
         self.checked = examine(self.flow, self.queries, horizon, (x, y), tolerance, drift)
         return self.checked

@@ -12,7 +12,7 @@ from ..linearization.metric import MetricLike
 from ..linearization.problem import linearized
 from ..objectives.objective import Objective
 from ..objectives.parameters import Select
-from ..surrogate.select import BasisLike, build
+from ..surrogate.select import BasisLike, build, require_memory_limit
 from ..utils.progress import shown
 from . import archive
 from .solution import Solution
@@ -32,6 +32,10 @@ def solve(
     progress: bool | None = None,
 ) -> Solution:
     """Solve the training run from the present weights, linearized there; nothing is changed.
+
+    Answers are about this moment: buffers, weights that do not move, inputs, targets and modes are kept as they are now
+    (copied; watched where they are large). A model that has become another one, or data that a function reads and that
+    have changed, are noticed and refused.
 
     Args:
         basis: "auto", "dense" (every mode, exact), "krylov" (``depth`` modes, with an error bound), or a function
@@ -64,7 +68,8 @@ def solve(
         raise InputError(f"solve(tolerance={tolerance!r}): give a relative local error between 0 and 1.")
     objective = objective if params is None else objective.subset(params)
     begun = time.perf_counter()
-    problem = linearized(objective, metric, weight_decay)
+    require_memory_limit(memory_limit)
+    problem = linearized(objective, metric, weight_decay, keep=True, memory_limit=memory_limit)
     with shown(progress):
         built, plan = build(problem, basis, depth, memory_limit)
     flow = ReducedFlow(built, problem.loss, FLOW_TOLERANCE if tolerance is None else tolerance, gating)
