@@ -15,14 +15,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import errors, gating, losses, optim
+    from . import bases, errors, gating, gp, losses, optim
     from .comparison.compare import compare
     from .comparison.contenders import fitted, jumped, jumps_only, lbfgs, stepped
     from .comparison.report import Report
     from .fitting.fit import FitOutcome, FitResult, StagnationWarning, fit
-    from .flow import bases
     from .flow.horizon import Steps, steps
-    from .integrations import gpytorch as gp
     from .jumping.jump import JumpResult, jump
     from .jumping.jumper import Jumper
     from .jumping.trust import Outcome, Trust
@@ -67,10 +65,10 @@ _DEFINED = {
 }
 # Public name -> the module that it is.
 _MODULES = {
-    "bases": "flow.bases",
+    "bases": "bases",
     "errors": "errors",
     "gating": "gating",
-    "gp": "integrations.gpytorch",
+    "gp": "gp",
     "losses": "losses",
     "optim": "optim",
 }

@@ -1,8 +1,8 @@
 """What an answer is about, kept as it was: data, buffers, weights that do not move, and every module's mode.
 
 A solution is asked long after it was made, when the model has trained on and arrays have been written over. What is
-small is copied; what is large is watched, by versions and by contents (``.data`` leaves versions alone); and what cannot
-be seen (a function's own data, a module's attributes) is found out by asking the network again for a few outputs.
+small is copied; what is large is watched, by versions and by contents (``.data`` leaves versions alone); what cannot be
+seen (a function's own data, a module's attributes) is found out by asking the network again for a few outputs.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Snapshot:
         self.parameters = tuple(name for name, _ in model.named_parameters())
         self.buffers = {name: keep(f"buffer {name!r}", buffer) for name, buffer in model.named_buffers()}
         self.still = {
-            name: keep(f"parameter {name!r}", p.detach())
+            name: keep(f"parameter {name!r}", p).detach()
             for name, p in model.named_parameters()
             if name not in moving
         }  # fmt: skip
@@ -148,6 +148,44 @@ def _few(batch: Batch, net: Net, theta: Tensor) -> Batch:
     return few
 
 
+class Keeper:
+    """Copies tensors as far as a memory allowance goes, the small ones first, and watches the rest.
+
+    Args:
+        tensors: all there are to keep, by a name for people.
+        memory_limit: the memory allowance in bytes; None for half of what is free.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], device: torch.device, memory_limit: float | None = None) -> None:
+        sizes = {id(t): t.numel() * t.element_size() for t in tensors.values()}
+        allowance = float(SMALL)
+        if sum(sizes.values()) > SMALL:
+            limit = available_memory(device) if memory_limit is None else float(memory_limit)
+            allowance = max(allowance, SHARE * limit)
+        self.tensors, self.copies = tensors, {}
+        self.watched: dict[int, Watched] = {}
+        for t in sorted(tensors.values(), key=lambda t: sizes[id(t)]):
+            if id(t) not in self.copies and sizes[id(t)] <= allowance:
+                allowance -= sizes[id(t)]
+                self.copies[id(t)] = t.detach().clone().requires_grad_(t.requires_grad)
+
+    def keep(self, name: str, t: Tensor) -> Tensor:
+        """The copy of a tensor, or the tensor itself, watched."""
+        whole = self.tensors.get(name, t)
+        if id(whole) in self.copies:
+            return self.copies[id(whole)]
+        if id(whole) not in self.watched:
+            self.watched[id(whole)] = Watched(name, whole, _version(whole), contents(whole))
+        return whole
+
+
+def hold(net: Net) -> list[Watched]:
+    """Let a network read copies of its buffers and of the weights that do not move; returns what was too large."""
+    keeper = Keeper(dict(_constants(net.model, net.space.names)), net.space.device)
+    net.snapshot = Snapshot(net.model, net.space.names, keeper.keep)
+    return list(keeper.watched.values())
+
+
 def held(objective: Objective, memory_limit: float | None = None) -> tuple[Objective, list[Watched]]:
     """The same objective reading copies of all that it reads, and what was too large to copy.
 
@@ -156,27 +194,8 @@ def held(objective: Objective, memory_limit: float | None = None) -> tuple[Objec
     Args:
         memory_limit: the memory allowance in bytes; None for half of what is free.
     """
-    tensors = dict(_reads(objective))
-    sizes = {id(t): t.numel() * t.element_size() for t in tensors.values()}
-    allowance = float(SMALL)
-    if sum(sizes.values()) > SMALL:
-        limit = available_memory(objective.space.device) if memory_limit is None else float(memory_limit)
-        allowance = max(allowance, SHARE * limit)
-    copies: dict[int, Tensor] = {}
-    for t in sorted(tensors.values(), key=lambda t: sizes[id(t)]):
-        allowance -= 0 if id(t) in copies else sizes[id(t)]
-        if allowance >= 0:
-            copies.setdefault(id(t), t.detach().clone().requires_grad_(t.requires_grad))
-    watched: dict[int, Watched] = {}
-
-    def keep(name: str, t: Tensor) -> Tensor:
-        whole = tensors.get(name, t)
-        if id(whole) in copies:
-            return copies[id(whole)]
-        if id(whole) not in watched:
-            watched[id(whole)] = Watched(name, whole, _version(whole), contents(whole))
-        return whole
-
+    keeper = Keeper(dict(_reads(objective)), objective.space.device, memory_limit)
+    keep = keeper.keep
     twin, net = copy.copy(objective), copy.copy(objective.net)
     net.snapshot = Snapshot(objective.model, objective.space.names, keep)
     twin.net, parts = net, []
@@ -189,21 +208,24 @@ def held(objective: Objective, memory_limit: float | None = None) -> tuple[Objec
         parts.append(mine)
     twin.parts = tuple(parts)
     twin.loss = _own(objective.loss, keep)
-    return twin, list(watched.values())
+    return twin, list(keeper.watched.values())
 
 
 def _reads(objective: Objective) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that an objective reads and that can be seen, by a name for people."""
-    moving = set(objective.space.names)
-    for name, p in objective.model.named_parameters():
-        if name not in moving:
-            yield f"parameter {name!r}", p
-    for name, buffer in objective.model.named_buffers():
-        yield f"buffer {name!r}", buffer
+    yield from _constants(objective.model, objective.space.names)
     for i, part in enumerate(objective.parts):
         if isinstance(part, Batch):
             yield from _nest(part.inputs, f"inputs of part {i}" if len(objective.parts) > 1 else "inputs")
     yield from _of_loss(objective.loss)
+
+
+def _constants(model: nn.Module, moving: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+    for name, p in model.named_parameters():
+        if name not in moving:
+            yield f"parameter {name!r}", p
+    for name, buffer in model.named_buffers():
+        yield f"buffer {name!r}", buffer
 
 
 def _nest(inputs: Any, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -36,8 +36,9 @@ from .validity import Check, examine
 class Solution:
     """The linearized training run from the present weights, solved: ask it for any horizon.
 
-    Built by :func:`solve`; the model is left alone, and what becomes of it and of the data later plays no part. Times are flow times (learning rate × steps), ``math.inf``, a
-    1-D tensor of them (answers then have a leading axis T), or ``js.steps(count, lr)``.
+    Built by :func:`solve`; the model is left alone, and what becomes of it and of the data later plays no part. Times
+    are flow times (learning rate × steps), ``math.inf``, a 1-D tensor of them (answers then have a leading axis T), or
+    ``js.steps(count, lr)``.
     """
 
     def __init__(self, objective: Objective, flow: ReducedFlow, plan: Plan | None, seconds: float = 0.0) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .. import bases
 from ..errors import InputError, MemoryLimitError
-from ..flow import bases
 from ..flow.basis import Basis
 from ..flow.reduced_flow import FLOW_TOLERANCE, ReducedFlow
 from ..flow.run import LinearizedRun

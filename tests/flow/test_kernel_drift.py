@@ -12,9 +12,9 @@ from torch import nn
 from torch.func import grad, hessian
 
 import jumpstart as js
+from jumpstart import bases
 from jumpstart import gating as gate
 from jumpstart.errors import HorizonError, InputError
-from jumpstart.flow import bases
 from jumpstart.flow.horizon import Times
 from jumpstart.flow.kernel_drift import Drift
 from jumpstart.linearization.linearize import at_query

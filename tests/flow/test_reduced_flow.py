@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import jumpstart as js
-from jumpstart.flow import bases
+from jumpstart import bases
 from jumpstart.flow.horizon import parse
 from jumpstart.flow.reduced_flow import ReducedFlow
 from jumpstart.gating import Gate

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import jumpstart as js
-from jumpstart.flow import bases
+from jumpstart import bases
 from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.metric import Metric
 from jumpstart.linearization.problem import LinearizedProblem

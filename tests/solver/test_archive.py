@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import jumpstart as js
+from jumpstart import bases
 from jumpstart.archive.container import Kind, write
 from jumpstart.errors import ArchiveError
-from jumpstart.flow import bases
 from jumpstart.flow.reduced_flow import ReducedFlow
 from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.metric import Metric

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import mse_loss
 
 import jumpstart as js
-from jumpstart.flow import bases
+from jumpstart import bases
 from jumpstart.flow.horizon import parse
 from jumpstart.flow.reduced_flow import ReducedFlow
 from jumpstart.linearization.linearize import linearize

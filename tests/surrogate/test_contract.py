@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import jumpstart as js
+from jumpstart import bases
 from jumpstart.errors import InputError
-from jumpstart.flow import bases
 from jumpstart.flow.horizon import Times
 from jumpstart.flow.reduced_flow import ReducedFlow
 from jumpstart.flow.run import LinearizedRun

@@ -155,9 +155,9 @@ class RecordedBatch:
         """Names whose blocks of at most ``step`` samples, of each size that occurs, are not what autograd gives."""
         n, names = self.tape.n, list(truths)
         spans = [(0, min(step, n))] + ([(n - n % step, n)] if n % step and n > step else [])
-        if len(spans) > 1 or spans[0][1] < n:  # blocks alone do not show that samples far apart interact
-            if apart := self._interacting(truths):
-                return apart
+        # Blocks alone do not show that samples far apart interact.
+        if spans[0][1] < n and (apart := self._interacting(truths)):
+            return apart
         wrong: dict[str, str] = {}
         for lo, hi in spans:
             blocks = self.jacobian_by_sample(names, lo, hi)

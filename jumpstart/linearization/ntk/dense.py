@@ -86,8 +86,9 @@ def dense_kernel(
         report.update(route)
     if reasons is not None:
         reasons.update(found)
-        for key, why in ((UNBATCHED, [b.tape.unbatched for b in batches]), (LOOPED, [b.looped for b in batches])):
-            reasons.update({key: reason for reason in why if reason is not None})
+        for batch in batches:
+            loops = ((UNBATCHED, batch.tape.unbatched), (LOOPED, batch.looped))
+            reasons.update({key: why for key, why in loops if why is not None})
     return kernel
 
 
@@ -139,8 +140,8 @@ def _confirmed(
     kernel = _formed(one, two, symmetric, route, metric, chunk_bytes)
     if _astray(kernel, one, two, metric):
         raise KernelError(
-            "the model's backward passes are not one linear map: ⟨w, K w⟩ differs from ‖Jᵀw‖² for a random w, taken one "
-            "output at a time. Look for backward hooks that clip or change gradients, or a custom backward that is not "
+            "the model's backward passes are not one linear map: ⟨w, K w⟩ differs from ‖Jᵀw‖² for a random w, one output "
+            "at a time. Look for backward hooks that clip or change gradients, or a custom backward that is not "
             "linear in what it is given."
         )
     return kernel, route

@@ -92,7 +92,7 @@ class Tape:
     """A recorded forward pass: `u` (n, c) with its graph, `leaves` the parameter copies it was taken at.
 
     `dropped` names the parameters with a use that has no per-sample form, and why; `unbatched` says why backward passes
-    for several cotangents go one by one, once that was met; `trusted` that they were compared before, in an earlier tape.
+    for several cotangents go one by one, once that was met; `trusted` that they were compared in an earlier tape.
     """
 
     u: Tensor

@@ -21,17 +21,18 @@ from gpytorch.constraints import Positive
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import InputError, ShapeError
-from ..linearization import metric as metrics
-from ..linearization.linearize import Linearization, require_deterministic
-from ..linearization.metric import MetricLike
-from ..linearization.ntk import dense_kernel
-from ..linearization.ntk.operator import NTKOperator
-from ..objectives.objective import require_finite_outputs
-from ..objectives.parameters import ParameterSpace, Select
-from ..objectives.parts import Opaque, require_finite, require_tensor
-from ..objectives.pure import Net, random_state_kept
-from ..utils.progress import track
+from .errors import InputError, ShapeError
+from .linearization import metric as metrics
+from .linearization.linearize import Linearization, require_deterministic
+from .linearization.metric import MetricLike
+from .linearization.ntk import dense_kernel
+from .linearization.ntk.operator import NTKOperator
+from .objectives.objective import require_finite_outputs
+from .objectives.parameters import ParameterSpace, Select
+from .objectives.parts import Batch, Opaque, require_finite, require_tensor
+from .objectives.pure import Net, random_state_kept
+from .objectives.snapshot import Witness, hold
+from .utils.progress import track
 
 DENSE = 4096  # kernels of more than DENSE² entries are left matrix-free
 KEPT = 3  # kernel matrices that are remembered
@@ -42,6 +43,9 @@ _LOG: dict[str, Any] = {"transform": torch.exp, "inv_transform": torch.log}
 
 class Function:
     """One output of a network at the weights that it had when this was made, on gpytorch's flat inputs (n, d).
+
+    Buffers, weights outside ``params`` and modes are those of that time, too; a model that has become another one since
+    is refused.
 
     Args:
         training: the mode to evaluate in, None for the present. output: which of a sample's outputs, if several.
@@ -63,12 +67,13 @@ class Function:
         self.space = ParameterSpace(model, params)
         self.net, self.theta, self.output = Net(model, self.space, training), self.space.read(model), output
         self.params = self.space.unflatten(self.theta)
+        self._watched = hold(self.net)
+        self._witness: Witness | None = None
         self.shape = None if input_shape is None else tuple(input_shape)
         self.dtype = self.space.dtypes[0] if input_dtype is None else input_dtype
         for name, module in model.named_modules():
             if isinstance(module, _BatchNorm) and (module.training if training is None else training):
                 raise InputError(f"{name!r} is BatchNorm in train mode, which couples the points: pass training=False.")
-        self._checked = False
 
     def restored(self, x: Tensor) -> Tensor:
         """Inputs as the model takes them, from (n, d); the first time the model is tried on two of them."""
@@ -79,12 +84,15 @@ class Function:
         if self.shape is not None and math.prod(self.shape) != x.shape[1]:
             raise ShapeError(f"input_shape={self.shape} has {math.prod(self.shape)} entries, the inputs {x.shape[1]}.")
         given = x.to(self.dtype) if self.shape is None else x.reshape(-1, *self.shape).to(self.dtype)
-        if not self._checked and len(x):
+        if self._witness is not None:
+            self._witness.require_unchanged()
+        elif len(x):
+            few = given[:2].clone()
             with random_state_kept(self.theta.device):
-                lin = self.linearized(given[:2])
+                lin = self.linearized(few)
                 require_finite_outputs(lin.u)
                 require_deterministic(lin)
-            self._checked = True
+            self._witness = Witness(self.net, (Batch(few),), self.theta, self._watched)
         return given
 
     def linearized(self, given: Tensor) -> Linearization:
@@ -237,14 +245,14 @@ class EndpointGP(gpytorch.models.ExactGP):
         if n == 0 or targets.numel() != n or targets.shape[:1] != (n,):
             raise ShapeError(f"inputs {tuple(inputs.shape)}, targets {tuple(targets.shape)}: give one target a sample.")
         kernel = NTKKernel(model, input_shape=inputs.shape[1:], input_dtype=inputs.dtype, **options)
-        f, x = kernel.function, inputs.reshape(n, -1).double()
+        f, x = kernel.function, inputs.reshape(n, -1).to(torch.float64, copy=True)
         level = float(kernel(x[:BLOCK], diag=True).mean())
         if not 0 < level < math.inf:
             raise InputError(
                 f"the kernel is {level}: outputs that no weight moves, or derivatives that are not finite."
             )
         likelihood = gpytorch.likelihoods.GaussianLikelihood(noise_constraint=Positive(**_LOG)).double()
-        super().__init__(x, targets.reshape(n).double(), likelihood)
+        super().__init__(x, targets.reshape(n).to(torch.float64, copy=True), likelihood)
         self.function, self.level, self.mean_module = f, level, NetworkMean(f)
         self.covar_module = gpytorch.kernels.ScaleKernel(kernel, outputscale_constraint=Positive(**_LOG)).double()
         self.to(x.device)

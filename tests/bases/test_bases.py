@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import jumpstart as js
+from jumpstart import bases
 from jumpstart.errors import InputError
-from jumpstart.flow import bases
 from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.metric import Metric
 from jumpstart.linearization.problem import LinearizedProblem

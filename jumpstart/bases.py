@@ -12,12 +12,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..errors import InputError, KernelError
-from ..linalg.lanczos import independent_rows, lanczos, lanczos_dual, orthogonalize
-from ..linearization.ntk import assemble
-from ..linearization.operators import Kernel, require_finite_derivatives
-from ..linearization.problem import LinearizedProblem
-from .basis import Basis, Remainder, rounding, with_decay
+from .errors import InputError, KernelError
+from .flow.basis import Basis, Remainder, rounding, with_decay
+from .linalg.lanczos import independent_rows, lanczos, lanczos_dual, orthogonalize
+from .linearization.ntk import assemble
+from .linearization.operators import Kernel, require_finite_derivatives
+from .linearization.problem import LinearizedProblem
 
 
 def dense(

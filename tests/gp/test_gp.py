@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 import jumpstart as js
+from jumpstart import gp as gps
 from jumpstart.errors import InputError, NondeterministicError, NonFiniteError, OutputTypeError, ShapeError
-from jumpstart.integrations import gpytorch as gps
-from jumpstart.integrations.gpytorch import EndpointGP, NetworkMean, NTKKernel, fit
+from jumpstart.gp import EndpointGP, NetworkMean, NTKKernel, fit
 from jumpstart.linearization.linearize import linearize
 
 from ..problems import cnn, fill, flat, jacobian, mlp, randn, relative

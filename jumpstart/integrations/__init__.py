@@ -1,1 +1,0 @@
-"""Bridges to other libraries; each is loaded by those who ask for it."""
