@@ -147,15 +147,15 @@ MUTANTS = [
     Mutant(
         "a fit lands from where it is instead of from the best weights",
         "fitting/stages.py",
-        "Stage.LAND, state.best, state.best_loss",
-        "Stage.LAND, state.theta, state.loss",
+        "stage=Stage.LAND, theta=state.best, loss=state.best_loss",
+        "stage=Stage.LAND",
         ("fitting/test_stages.py",),
     ),
     Mutant(
         "an interrupted fit leaves the model where it was",
         "fitting/fit.py",
-        "            run.write(run.state.best)\n            self._save()\n            raise\n",
-        "            self._save()\n            raise\n",
+        "            self.run.write(self.run.state.best)\n",
+        "",
         ("fitting/test_fit.py::test_an_interrupted_run_ends_like_an_uninterrupted_one",),
     ),
     Mutant(

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 import re
-import secrets
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArchiveError
-from ..utils import version
+from ..utils import files, strict_json, version
 
 HEADER = "jumpstart"
 MAGIC, MAGIC_AT = b"PK\x03\x04", 30  # of a zip's first entry, and where that entry's name stands
@@ -35,7 +33,6 @@ END = b"PK\x05\x06"  # of the record that a zip ends in
 END_SIZE = 22
 SEAL = 64  # characters of a SHA-256
 CHUNK = 2**20
-NOT_FINITE = "not finite"  # the key that stands for a number that JSON has no word for
 # How each dtype is stored: NumPy knows no bfloat16, whose bits are kept as integers.
 STORED = {
     torch.float64: torch.float64,
@@ -111,26 +108,22 @@ def write(
         "tensors": table,
         "content": content,
     }
-    text = np.frombuffer(_dumped(header).encode(), dtype=np.uint8)
+    text = np.frombuffer(strict_json.dumps(header).encode(), dtype=np.uint8)
     return _replaced(Path(path), {HEADER: text, **plain})
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:
-    """Find out at once, with an empty file beside it, whether ``path`` could be written.
+    """Find out at once, with a small file beside it, whether ``path`` could be written; half files of killed runs go.
 
     Raises:
         ArchiveError: it is a folder or a device, or its folder is missing, closed to us or full.
     """
     whole = _target(Path(path))
-    part = _part(whole)
     try:
-        with part.open("xb") as file:
-            file.write(b"?")
+        files.try_to_write(whole)
     except OSError as error:
         raise ArchiveError(f"{path} cannot be written ({error}): give a path in a folder that can be.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    files.sweep(whole)
 
 
 @contextlib.contextmanager
@@ -240,9 +233,8 @@ def seal(file: IO[bytes]) -> str:
 
 def _replaced(path: Path, table: Mapping[str, np.ndarray]) -> Path:
     whole = _target(path)
-    part = _part(whole)
     try:
-        with part.open("x+b") as file:
+        with files.replacing(whole) as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as entries:
                 entries.comment = b"0" * SEAL
                 for name, array in table.items():
@@ -252,14 +244,8 @@ def _replaced(path: Path, table: Mapping[str, np.ndarray]) -> Path:
             sealed = seal(file)
             file.seek(-SEAL, os.SEEK_END)
             file.write(sealed.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(whole)
     except OSError as error:
         raise ArchiveError(f"{path} cannot be written ({error}): what stood there before is unchanged.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
     return path
 
 
@@ -275,29 +261,9 @@ def _target(path: Path) -> Path:
     return whole
 
 
-def _part(whole: Path) -> Path:
-    return whole.with_name(f".{whole.name[:60]}.{secrets.token_hex(4)}.part")  # names have at most 255 bytes
-
-
 def _layout(tensor: Tensor) -> list[int]:
     """Dimensions from the outermost in memory to the innermost."""
     return sorted(range(tensor.dim()), key=lambda i: -tensor.stride(i))
-
-
-def _dumped(header: dict[str, Any]) -> str:
-    try:
-        return json.dumps(header, allow_nan=False)
-    except ValueError:  # slower, and rarely needed
-        return json.dumps(_spelt(header), allow_nan=False)
-
-
-def _spelt(value: Any) -> Any:
-    """The same with each NaN and infinity as text, so that JSON stays JSON."""
-    if isinstance(value, Mapping):
-        return {key: _spelt(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_spelt(item) for item in value]
-    return {NOT_FINITE: repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # -- reading -----------------------------------------------------------------------------------------------------
@@ -347,23 +313,10 @@ def _header(entries: zipfile.ZipFile) -> dict[str, Any]:
         text = entry.read()
     if dtype != np.uint8 or shape != (len(text),):
         raise ValueError("the header is no text")
-    header = json.loads(text, object_hook=_unspelt, parse_constant=_refused)
+    header = strict_json.loads(text)
     if not isinstance(header, dict):
         raise TypeError("the header is no table")
     return header
-
-
-def _unspelt(table: dict[str, Any]) -> Any:
-    if table.keys() != {NOT_FINITE}:
-        return table
-    value = float(table[NOT_FINITE])
-    if math.isfinite(value):
-        raise ValueError(f"{value} is finite")
-    return value
-
-
-def _refused(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
 
 
 def _require_version(header: dict[str, Any], kind: Kind, path: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..fitting.fit import Fit
-from ..fitting.stages import FitSettings
+from ..fitting.settings import FitSettings
 from ..jumping.jumper import Jumper
 from ..objectives.objective import Objective
 from ..objectives.parts import join

@@ -42,13 +42,14 @@ class Checkpoint:
         require_writable(self.path)
         self.problem = fingerprint.describe(objective.space, objective.parts, objective.shape, objective.loss, options)
         self.probed = fingerprint.probe_off(objective)
+        self.stamp: tuple[int, ...] | None = None  # of the file as this run last read or wrote it
 
     def exists(self) -> bool:
         """Whether there is a file to go on from."""
         return self.path.exists()
 
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Write a state; an interrupt leaves the file as it was.
+    def save(self, state: Mapping[str, Any]) -> bool:
+        """Write a state; an interrupt leaves the file as it was. True if another run had written it in between.
 
         Args:
             state: by name: tensors, None, booleans, numbers (NaN and infinity included), text, and lists of rows of
@@ -65,7 +66,10 @@ class Checkpoint:
         content = {"problem": self.problem, "probe": None, "state": told}
         if self.probed is not None:
             tensors[PROBE], content["probe"] = self.probed
+        found = self._stamp()
         write(self.path, FIT, content, tensors, unbounded=columns)
+        known, self.stamp = self.stamp, self._stamp()
+        return found is not None and found != known
 
     def load(self, fields: set[str]) -> dict[str, Any]:
         """The state as it was saved, tensors on the objective's device; the model is left alone.
@@ -77,6 +81,7 @@ class Checkpoint:
             ArchiveError: the file is no checkpoint, is damaged or of another version, or belongs to another problem;
                 says what differs.
         """
+        stamp = self._stamp()
         with reading(self.path, FIT) as file:
             told, problem = file.content["state"], file.content["problem"]
             if not isinstance(told, dict) or told.keys() != fields:
@@ -101,8 +106,16 @@ class Checkpoint:
                 self._require_same("at the saved weights the model's outputs are not finite any more.")
             else:
                 self._require_same(fingerprint.probe_difference(probe, here))
-        self.probed = None if probe is None else (tensors[PROBE], probe)
+        self.probed, self.stamp = None if probe is None else (tensors[PROBE], probe), stamp
         return unpacked(told, tensors)
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        """What tells one writing of the file from another; None if there is none."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _require_same(self, message: str | None) -> None:
         if message:

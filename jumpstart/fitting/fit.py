@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ from ..objectives.objective import Objective
 from ..report import plots
 from ..utils.progress import counter
 from .checkpoint import Checkpoint
-from .stages import Event, FitRun, FitSettings, FitState
+from .settings import FitSettings
+from .stages import Event, FitRun
+from .state import FitState
 
 SAVING = 1.0  # seconds between checkpoints
 
@@ -128,8 +130,9 @@ def fit(
         objective: a residual objective, or any other.
         budget: seconds. jumps: most jumps. At least one of the two (or a tolerance) must be given.
         tolerance: stop at this loss Φ; None for none.
-        error: measures the model for the progress bar and the history (relative error against a reference, say); it is
-            called in eval mode without gradients, not timed, and for at most a tenth of the time.
+        error: measures the model for the progress bar and the history (relative error against a reference, say), as one
+            number; it is called in eval mode without gradients, once before the first jump, not timed, and for at most
+            a tenth of the time.
         resample: jump number -> new collocation points (``objective.resampled``), called before every ``every``-th
             jump but the first; the same for the same number if the run is to be resumed.
         patience: jumps without a fall of the loss by a hundredth after which the run has stagnated. It is then
@@ -138,7 +141,8 @@ def fit(
             on the way (the best weights are kept), and land from the best weights once 60% of the budget is spent or
             ``patience`` is over; docs/theory.md, section 9. For squared losses and Levenberg–Marquardt's search.
         path: file for a checkpoint, written about once a second and at the end; a run that finds one there goes on, if
-            it is of the same problem.
+            it is of the same problem. Where it cannot be written any more, the run warns and goes on. Two runs with
+            one path warn of each other, and the last to write wins, whole.
         progress: a bar with loss and error: None on terminals alone.
         callback: called with every :class:`JumpResult` (the model holds the weights that the next jump starts from); a
             true answer stops the fit.
@@ -147,7 +151,8 @@ def fit(
 
     Raises:
         InputError and its kinds for an objective that cannot be jumped along; ArchiveError for a file at ``path`` that
-        holds no fit of this problem. Nothing has moved then.
+        holds no fit of this problem. Nothing has moved then. After any other exception, an interrupt or one of
+        ``error`` or ``callback``, the model holds the best weights so far and the file the last whole state.
 
     Example:
         >>> import torch
@@ -162,15 +167,10 @@ def fit(
         budget=budget, jumps=jumps, tolerance=tolerance, every=every, patience=patience, nonmonotone=nonmonotone,
         restarts=restarts, seed=seed, **options,
     )  # fmt: skip
-    steps = run.steps()
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: FitResult = end.value
-            if found.cause and tolerance is not None:
-                warnings.warn(f"{found.outcome.value} {found.cause}", StagnationWarning, stacklevel=2)
-            return found
+    found = run.complete()
+    if found.cause and tolerance is not None:
+        warnings.warn(f"{found.outcome.value} {found.cause}", StagnationWarning, stacklevel=2)
+    return found
 
 
 class Fit:
@@ -210,99 +210,163 @@ class Fit:
             options["search"] = LEVENBERG_MARQUARDT
         self.objective, self.resample, self.callback, self.progress = objective, resample, callback, progress
         self.run = FitRun(objective, self.settings, error, metric, options, progress)
+        self.outcome: FitOutcome | None = None  # where it does not follow from the state
+        self.begun, self.trouble = False, ""
         self.file: Checkpoint | None = None
         if path is not None and not _rehearsing.get():
             self.file = Checkpoint(path, objective, decisive(objective, options, metric, resample is not None))
 
+    def complete(self) -> FitResult:
+        """Every jump, to the end."""
+        with self._kept():
+            for _ in self._jumps():
+                pass
+            return self._end()
+
     def steps(self) -> Generator[FitState, None, FitResult]:
         """Yields the state after each jump, with the best weights so far, and returns the result."""
+        with self._kept():
+            yield from self._jumps()
+            return self._end()
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        """After an interrupt or a failing callback the model has the best weights, the file the last whole state."""
+        try:
+            yield
+        except BaseException as error:
+            self.run.write(self.run.state.best)
+            if self.begun:
+                self._save(error)
+            raise
+
+    def _jumps(self) -> Iterator[FitState]:
         run = self.run
         self._start()
         saved = time.monotonic()
         total = self.settings.limit if self.settings.budget is None else math.inf
-        try:
-            with counter("fit", None if math.isinf(total) else int(total), self.progress) as bar:
-                while (outcome := self._over()) is None:
-                    outcome = self._step(bar)
-                    if time.monotonic() - saved > SAVING:
-                        self._save()
-                        saved = time.monotonic()
-                    yield run.state
-                    if outcome is not None:
-                        break
-        except BaseException:
-            # An interrupt or a failing callback: the file holds where the run was, the model gets the best so far.
-            run.write(run.state.best)
-            self._save()
-            raise
-        cause = run.cause() if outcome is FitOutcome.STAGNANT else ""
-        run.write(run.state.best)
-        self._save()
-        return self._result(outcome, cause)
+        with counter("fit", None if math.isinf(total) else int(total), self.progress) as bar:
+            while self._over() is None:
+                self._step()
+                bar(run.shown())
+                if time.monotonic() - saved > SAVING:
+                    self._save()
+                    saved = time.monotonic()
+                yield run.state
 
     def _start(self) -> None:
-        """From the checkpoint if there is one, else from the present weights."""
-        run, every = self.run, self.settings.every
+        """From the checkpoint if there is one, else from the present weights; what ``error`` returns is looked at."""
+        run = self.run
+        run.measure()
         if self.file is None or not self.file.exists():
             run.begin()
-            return
-        found = self.file.load(FitState.names())
+        else:
+            self._resume(self.file)
+        self.begun = True
+
+    def _resume(self, file: Checkpoint) -> None:
+        run, every = self.run, self.settings.every
+        found = file.load(FitState.names())
         try:
-            state = FitState.from_flat(found, self.objective.space.size)
+            state = FitState.from_flat(found, run.state.theta)
+            drawn = (state.jumps - 1) // every * every if self.resample is not None else 0
+            points = self.resample(drawn) if self.resample is not None and drawn > 0 else None
+            run.use(points)  # those that its losses were measured on
+            if wrong := run.mismatch(state):
+                if points is None:
+                    raise InputError(f"{wrong} The model, its data or its weight decay are others.")
+                warnings.warn(
+                    f"fit: {wrong} resample={self.resample!r:.60} gives other points for jump {drawn} than in the run "
+                    "before, so that this one will not end as if that had gone on: let the number decide them.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                state = run.resampled(state, points)
         except InputError as error:
-            raise ArchiveError(f"{self.file.path}: {error} Give another path, or delete it.") from error
+            raise ArchiveError(f"{file.path}: {error} Give another path, or delete it.") from error
         run.resume(state)
-        if self.resample is not None and state.jumps >= every and state.jumps % every:
-            run.resample(self.resample(state.jumps // every * every))  # the points it was on
 
     def _over(self) -> FitOutcome | None:
-        state, settings = self.run.state, self.settings
+        """How the fit ended, if it did."""
+        state, settings, run = self.run.state, self.settings, self.run
+        if self.outcome is not None:
+            return self.outcome
+        if state.ended:
+            # Of a run before this one, which may have allowed fewer restarts or less patience.
+            state = run.followed(replace(state, ended=False))
+            if state.ended:
+                return FitOutcome.STATIONARY if state.last == Outcome.STATIONARY.name else FitOutcome.STAGNANT
+            run.state = state
         if settings.tolerance is not None and state.best_loss <= settings.tolerance:
             return FitOutcome.TOLERANCE
         if state.jumps >= settings.limit or (settings.budget is not None and state.seconds >= settings.budget):
             return FitOutcome.BUDGET
         return None
 
-    def _step(self, bar: Callable[[str], None]) -> FitOutcome | None:
-        """One jump, and what follows from it; how the fit ended, if it did."""
+    def _step(self) -> None:
+        """One jump, and what follows from it."""
         run, state = self.run, self.run.state
-        if run.late():
-            run.meet(Event.LATE)
+        if run.late(state):
+            state = run.met(state, Event.LATE) or state
         if self.resample is not None and state.jumps and state.jumps % self.settings.every == 0:
-            run.resample(self.resample(state.jumps))
-        if run.down():
-            run.meet(Event.DOWN)
+            state = run.resampled(state, self.resample(state.jumps))
+        if run.down(state):
+            state = run.met(state, Event.DOWN) or state
         try:
-            result = run.jump()
+            result, state = run.jump(state)
         except NonFiniteError:  # a climb has led to where derivatives are not finite
-            return None if run.meet(Event.BROKEN) else FitOutcome.NOT_FINITE
-        bar(run.shown())
-        outcome = None
-        solved = state.best_loss == 0  # a restart from there could only lose
-        if result.outcome is Outcome.STATIONARY and (solved or not run.meet(Event.STILL)):
-            outcome = FitOutcome.STATIONARY
-        elif run.stuck() and not run.meet(Event.STUCK):
-            outcome = FitOutcome.STAGNANT
-        # Last, so that an interrupt in it finds everything else done.
-        if self.callback is not None and self.callback(result) and outcome is None:
-            outcome = FitOutcome.STOPPED
-        return outcome
-
-    def _save(self) -> None:
-        """A run goes on where its file cannot be written."""
-        if self.file is None:
+            after = run.met(state, Event.BROKEN)
+            if after is None:
+                self.outcome = FitOutcome.NOT_FINITE
+            else:
+                run.state = after
             return
-        try:
-            self.file.save(self.run.state.flat())
-        except ArchiveError as error:
-            warnings.warn(f"fit goes on without a checkpoint: {error}", RuntimeWarning, stacklevel=2)
+        run.state = run.followed(state)
+        # From here on whatever fails finds the jump done.
+        run.watch()
+        run.place(run.state)
+        if self.callback is not None and self.callback(result) and not run.state.ended:
+            self.outcome = FitOutcome.STOPPED
 
-    def _result(self, outcome: FitOutcome, cause: str) -> FitResult:
-        run, state = self.run, self.run.state
+    def _end(self) -> FitResult:
+        run, outcome = self.run, self._over()
+        assert outcome is not None
+        cause = run.cause() if outcome is FitOutcome.STAGNANT else ""
+        run.write(run.state.best)
+        self._save()
+        state = run.state
         return FitResult(
             outcome, state.best_loss, state.start, run.measure(), state.jumps, state.accepted, state.restarts,
             state.seconds, state.cost, cause, state.history, tuple(run.objective.notes()),
         )  # fmt: skip
+
+    def _save(self, ending: BaseException | None = None) -> None:
+        """A run goes on where its file cannot be written, and ends with what ended it.
+
+        Args:
+            ending: the exception that is on its way, which no other may hide.
+        """
+        if self.file is None:
+            return
+        trouble = told = ""
+        try:
+            if self.file.save(self.run.state.flat()) and ending is None:
+                trouble = "shared"
+                told = (
+                    f"{self.file.path} has been written by another run meanwhile. The last to write wins, whole: give "
+                    "each its own path."
+                )
+        except ArchiveError as error:
+            trouble, told = "unwritten", f"fit goes on without a checkpoint: {error}"
+        except Exception as error:
+            if ending is None:
+                raise
+            trouble, told = "unwritten", f"the checkpoint was not written: {type(error).__name__}: {error}"
+        if told and ending is not None:
+            ending.add_note(told)  # a warning may be an error here, and come out in its place
+        elif told and trouble != self.trouble:  # once, not every second
+            warnings.warn(told, RuntimeWarning, stacklevel=2)
+        self.trouble = trouble
 
 
 def _implicit(objective: Objective, options: dict[str, Any]) -> bool:

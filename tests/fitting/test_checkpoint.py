@@ -15,6 +15,7 @@ from jumpstart.archive.container import Kind, reading, write
 from jumpstart.errors import ArchiveError
 from jumpstart.fitting import stages
 from jumpstart.fitting.checkpoint import FIT, Checkpoint, load, save
+from jumpstart.fitting.state import FitState
 from jumpstart.solver.solve import solve
 
 from ..archive.forgery import forged
@@ -246,7 +247,7 @@ def run(tmp_path_factory):
     return interrupted(pinn(3), tmp_path_factory.mktemp("run") / "run")
 
 
-FIELDS = stages.FitState.names()
+FIELDS = FitState.names()
 
 
 def test_every_flipped_bit_is_found(run, tmp_path):

@@ -12,7 +12,7 @@ import jumpstart as js
 from jumpstart import errors
 from jumpstart.fitting import stages
 from jumpstart.fitting.fit import Fit
-from jumpstart.fitting.stages import Stage
+from jumpstart.fitting.state import FitState, Stage
 from jumpstart.linearization.linearize import linearize
 from jumpstart.surrogate import select as choose
 
@@ -187,7 +187,8 @@ IMPOSSIBLE = {
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_a_state_that_no_fit_leaves_behind_is_refused_before_it_is_used(name):
     key, value = IMPOSSIBLE[name]
-    flat_state = stages.FitState.at(torch.zeros(46).double()).flat()
-    assert stages.FitState.from_flat(flat_state, 46).flat().keys() == flat_state.keys()
+    like = torch.zeros(46).double()
+    flat_state = FitState.at(like).flat()
+    assert FitState.from_flat(flat_state, like).flat().keys() == flat_state.keys()
     with pytest.raises(errors.InputError, match=key if key != "next_horizon" else "horizon"):
-        stages.FitState.from_flat({**flat_state, key: value}, 46)
+        FitState.from_flat({**flat_state, key: value}, like)
