@@ -64,7 +64,11 @@ class MemoryLimitError(InputError):
 
 
 class ArchiveError(InputError):
-    """A file holds no solution that can be read, or one of another model or other data."""
+    """A file cannot be written or read, is damaged or something else, or belongs to another model or other data."""
+
+
+class MissingPackageError(JumpstartError, ImportError):
+    """An optional package is not installed; the message says how to install it."""
 
 
 class KernelError(InputError):

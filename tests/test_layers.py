@@ -43,6 +43,7 @@ ROOMS = [
     "comparison",
     "demo",
     "cli",
+    "__main__",
 ]
 FLOOR = {room: i for i, room in enumerate(ROOMS)}
 

@@ -235,18 +235,29 @@ def _replaced(path: Path, table: Mapping[str, np.ndarray]) -> Path:
     whole = _target(path)
     try:
         with files.replacing(whole) as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as entries:
-                entries.comment = b"0" * SEAL
-                for name, array in table.items():
-                    # A date of its own would make two files of the same content differ.
-                    with entries.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
-                        np.lib.format.write_array(entry, array, version=(1, 0), allow_pickle=False)
+            _zipped(file, table)
             sealed = seal(file)
             file.seek(-SEAL, os.SEEK_END)
             file.write(sealed.encode())
     except OSError as error:
         raise ArchiveError(f"{path} cannot be written ({error}): what stood there before is unchanged.") from error
     return path
+
+
+def _zipped(file: IO[bytes], table: Mapping[str, np.ndarray]) -> None:
+    entries = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
+    try:
+        entries.comment = b"0" * SEAL
+        for name, array in table.items():
+            # A date of its own would make two files of the same content differ.
+            entry = entries.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
+            np.lib.format.write_array(entry, array, version=(1, 0), allow_pickle=False)
+            entry.close()
+        entries.close()
+    except BaseException:
+        # The file is thrown away: a zip that tried to end it properly would raise in place of what has happened.
+        entries.fp = None
+        raise
 
 
 def _target(path: Path) -> Path:

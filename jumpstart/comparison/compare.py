@@ -6,21 +6,25 @@ import contextlib
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..errors import InputError, NonFiniteError
 from ..fitting.fit import rehearsal as rehearsing
 from ..objectives.objective import Objective
 from ..objectives.pure import module_mode
+from ..report import records
+from ..report.names import printable, require_file_name
 from ..report.records import Row
+from ..utils.progress import share
 from .contenders import Contender, Progress
-from .report import Report
+from .report import FAILED, Report
 
 HUNDREDTH = 100  # a step that is always recorded: what others quote their times to
 CADENCE = 1.08  # records thin out geometrically: this ratio between the step numbers of neighbours
@@ -37,12 +41,14 @@ def compare(
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     name: str = "comparison",
     seed: int = 0,
-    progress: bool = True,
+    folder: str | Path | None = None,
+    progress: bool | None = None,
 ) -> Report:
     """Run every contender from a copy of the same model, interleaved, and record them all.
 
     Whoever has used the least time goes next, so that a slow spell of the machine hits all alike. Recording and
-    evaluation are not timed, nor is a first step that each takes on a copy.
+    evaluation are not timed, nor is a first step that each takes on a copy. A contender that raises an exception is
+    out of the race: its last row says why under "failed", a warning too, and the others go on.
 
     Args:
         model: the start; it is not changed.
@@ -53,47 +59,103 @@ def compare(
         steps, evaluations: each contender's number of steps, and of gradient evaluations, where these end a run
             earlier.
         evaluate: further numbers to record (held-out accuracy, say), by name; called in eval mode, without gradients.
+        name: of the files: letters, digits, '-' and '_'.
+        folder: where results.json is written at the end; after an interrupt, with the rows so far.
+        progress: a bar: None on terminals alone.
 
     Example:
         >>> from jumpstart import jumps_only, stepped, supervised
         >>> x, y = torch.randn(16, 2), torch.randn(16, 1)
         >>> report = compare(torch.nn.Linear(2, 1), lambda m: supervised(m, x, y),
-        ...                  {"Adam": stepped(torch.optim.Adam), "jumps": jumps_only(lambda k: {})},
-        ...                  steps=3, progress=False)
+        ...                  {"Adam": stepped(torch.optim.Adam), "jumps": jumps_only(lambda k: {})}, steps=3)
         >>> report.contenders
         ['Adam', 'jumps']
     """
     times = seconds if isinstance(seconds, Mapping) else dict.fromkeys(contenders, seconds)
     _require(contenders, objective, times, steps, evaluations)
+    require_file_name(name, "compare")
+    if folder is not None:
+        records.require_writable(folder)
     report = Report(name, settings={"seconds": seconds, "steps": steps, "evaluations": evaluations}, seeds=[seed])
-    runs = []
-    for label, contender in contenders.items():
-        # One step on another copy first: what torch imports or tunes on first use is nobody's to pay for.
-        rehearsal = copy.deepcopy(model)
-        with rehearsing():
-            spare = _Run(label, rehearsal, objective(rehearsal), contender, seed)
-            spare.advance(_Limits(math.inf, 1, math.inf))
-        twin = copy.deepcopy(model)
-        runs.append(_Run(label, twin, objective(twin), contender, seed))
-    for run in runs:
-        _record(report, run, evaluate)
     limits = {
         label: _Limits(
             times[label], math.inf if steps is None else steps, math.inf if evaluations is None else evaluations
         )
         for label in contenders
     }
-    with tqdm(total=len(runs), disable=not progress, desc=name, leave=False) as bar:
-        bar.bar_format = "{desc} {percentage:3.0f}% {bar} {elapsed} {postfix}"
+    try:
+        runs = [_rehearsed(label, model, objective, contender, seed) for label, contender in contenders.items()]
+        for run in runs:
+            _record(report, run, evaluate)
+        _race(report, runs, limits, evaluate, progress)
+    except BaseException as error:
+        if folder is not None and report.rows:
+            _keep(report, folder, error)
+        raise
+    report.settings["metrics"] = _metrics(report)
+    for run in runs:
+        if run.failure:
+            warnings.warn(f"compare: {printable(run.label)!r} is out: {run.failure}", RuntimeWarning, stacklevel=2)
+    if folder is not None:
+        report.save(folder, figure=False)
+    return report
+
+
+def _rehearsed(
+    label: str, model: nn.Module, objective: Callable[[nn.Module], Objective], contender: Contender, seed: int
+) -> _Run:
+    """A contender at the start, after a step on another copy: what torch imports or tunes on first use is nobody's."""
+    rehearsal, twin = copy.deepcopy(model), copy.deepcopy(model)
+    with rehearsing():
+        spare = _Run(label, rehearsal, objective(rehearsal), contender, seed)
+        spare.advance(_Limits(math.inf, 1, math.inf))
+    return _Run(label, twin, objective(twin), contender, seed)
+
+
+def _race(
+    report: Report,
+    runs: list[_Run],
+    limits: Mapping[str, _Limits],
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
+    progress: bool | None,
+) -> None:
+    with share(report.name, progress) as bar:
         while live := [run for run in runs if run.live]:
             run = min(live, key=lambda run: run.seconds)
             run.advance(limits[run.label])
             if run.due():
-                _record(report, run, evaluate)
-            bar.set_postfix_str(f"{run.label}: loss {run.loss:.3g}", refresh=False)
-            bar.update(sum(run.done(limits[run.label]) for run in runs) - bar.n)
-    report.settings["metrics"] = sorted({k for row in report.rows for k in row} - _Run.COLUMNS)
-    return report
+                with run.failing():  # the model that it has left behind
+                    _record(report, run, evaluate)
+            if run.failure:
+                _told(report, run)
+            bar(
+                sum(run.done(limits[run.label]) for run in runs) / len(runs),
+                f"{printable(run.label, 30)}: loss {run.loss:.3g}",
+            )
+
+
+def _told(report: Report, run: _Run) -> None:
+    """The contender's last row says what happened to it."""
+    last = next(row for row in reversed(report.rows) if row["contender"] == run.label)
+    if last["step"] < run.step:
+        last = {**last, "step": run.step, "seconds": run.seconds, "loss": math.nan}
+        report.rows.append(last)
+    last[FAILED] = run.failure
+
+
+def _metrics(report: Report) -> list[str]:
+    return sorted({k for row in report.rows for k in row} - _Run.COLUMNS)
+
+
+def _keep(report: Report, folder: str | Path, error: BaseException) -> None:
+    """The rows so far, written whatever ended the run; a failure to do so does not hide that."""
+    report.settings |= {"metrics": _metrics(report), "interrupted": type(error).__name__}
+    try:
+        path = report.save(folder, figure=False)
+    except Exception as failure:
+        error.add_note(f"the rows so far were not written: {failure}")
+    else:
+        error.add_note(f"the rows so far are in {path}")
 
 
 def _require(
@@ -124,11 +186,13 @@ class _Limits:
 
 
 class _Run:
-    COLUMNS = frozenset(("contender", "step", "gradient_evaluations", "seconds", "loss", "jumps", "accepted"))
+    COLUMNS = frozenset(
+        ("contender", "step", "gradient_evaluations", "seconds", "loss", "jumps", "accepted", FAILED)
+    )
 
     def __init__(self, label: str, model: nn.Module, objective: Objective, contender: Contender, seed: int) -> None:
         self.label, self.model, self.objective = label, model, objective
-        self.iterator = contender(model, objective)
+        self.contender, self.iterator, self.failure = contender, None, ""
         self.device, self.random = objective.space.device, _Random(seed)
         self.seconds, self.step, self.loss, self.live, self.next = 0.0, 0, math.nan, True, 1.0
         self.progress: Progress = {"gradient_evaluations": 0}
@@ -137,9 +201,11 @@ class _Run:
         _wait(self.device)
         begun = time.perf_counter()
         # Every contender draws from a random stream of its own, whoever's turn it was before.
-        with _random_state(self.device, self.random) as self.random:
+        with _random_state(self.device, self.random) as self.random, self.failing():
             try:
-                self.progress = next(self.iterator)
+                if self.iterator is None:
+                    self.iterator = iter(self.contender(self.model, self.objective))
+                self.progress = _progress(next(self.iterator))
                 self.step += 1
             except (StopIteration, NonFiniteError):  # it has come to its end, or diverged
                 self.live = False
@@ -147,6 +213,15 @@ class _Run:
         self.seconds += time.perf_counter() - begun
         if self.done(limits) >= 1:
             self.live = False
+
+    @contextlib.contextmanager
+    def failing(self) -> Iterator[None]:
+        """An exception inside ends this contender, and no other."""
+        try:
+            yield
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            self.live, self.failure = False, printable(text, 200)
 
     def done(self, limits: _Limits) -> float:
         """Share of the run that is over."""
@@ -162,6 +237,18 @@ class _Run:
             self.next = max(self.step + 1.0, self.step * CADENCE)
             return True
         return False
+
+
+def _progress(found: Any) -> Progress:
+    """What a contender yielded.
+
+    Raises:
+        InputError: it counts no gradient evaluations.
+    """
+    cost = found.get("gradient_evaluations") if isinstance(found, Mapping) else None
+    if isinstance(cost, bool) or not isinstance(cost, (int, float)):
+        raise InputError(f"a contender yields a table with 'gradient_evaluations' so far, got {found!r:.60}.")
+    return dict(found)
 
 
 class _Random:

@@ -3,46 +3,89 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..report import plots, records
-from ..report.plots import COLOURS, pyplot
+from ..errors import ArchiveError
+from ..report import names, plots, records
+from ..report.names import printable
+from ..report.plots import COLOURS
 from ..report.records import Row
+
+DRAWN = 12  # contenders, and metrics, in a figure at most
+NUMBERS = ("step", "gradient_evaluations", "seconds", "loss")  # in every row
+COUNTS = ("jumps", "accepted")  # in some
+FAILED = "failed"  # the column that says what ended a contender
 
 
 @dataclass
 class Report:
-    """Rows of a comparison: contender, step, gradient_evaluations, seconds, loss, metrics, jumps tried, accepted."""
+    """Rows of a comparison: contender, step, gradient_evaluations, seconds, loss, metrics, jumps tried, accepted.
+
+    The last row of a contender that raised an exception says so in the column "failed".
+    """
 
     name: str
     rows: list[Row] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=list)
 
+    @staticmethod
+    def read(folder: str | Path) -> Report:
+        """From ``folder/results.json``, a file of unknown origin: what cannot be a comparison is refused.
+
+        Raises:
+            ArchiveError: there is none, or it is something else; says what.
+        """
+        content = records.read(folder)
+        settings, where = content.get("settings"), Path(folder) / records.NAME
+        metrics = settings.get("metrics", []) if isinstance(settings, dict) else None
+        if not isinstance(metrics, list) or not all(isinstance(key, str) for key in metrics):
+            raise ArchiveError(f"{where} is not a comparison: its settings name no metrics.")
+        if not content["rows"]:
+            raise ArchiveError(f"{where} is not a comparison: it has no rows.")
+        for k, row in enumerate(content["rows"]):
+            if wrong := _wrong(row, metrics):
+                raise ArchiveError(f"{where} is not a comparison: row {k} {wrong}")
+        told = content.get("environment")
+        seeds = told.get("seeds") if isinstance(told, dict) else None
+        name = names.file_name(str(content.get("experiment", "")), "comparison")
+        return Report(name, content["rows"], dict(settings), seeds if isinstance(seeds, list) else [])
+
     @property
     def contenders(self) -> list[str]:
-        return list(dict.fromkeys(row["contender"] for row in self.rows))
+        return list(self._grouped())
+
+    def _grouped(self) -> dict[str, list[Row]]:
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row["contender"], []).append(row)
+        return found
+
+    @property
+    def metrics(self) -> list[str]:
+        """What was measured besides."""
+        return list(self.settings.get("metrics", []))
 
     def curve(self, contender: str, x: str = "seconds", y: str = "loss") -> tuple[list[float], list[float]]:
-        """Two columns of one contender's records."""
-        chosen = [row for row in self.rows if row["contender"] == contender]
-        return [row[x] for row in chosen], [row[y] for row in chosen]
+        """Two columns of one contender's records; NaN where there is no value."""
+        chosen = self._grouped()[contender]
+        return [_value(row, x) for row in chosen], [_value(row, y) for row in chosen]
 
     def target(self, baseline: str | None = None) -> float:
         """The loss that everyone is timed to: the best that the baseline (default: the first contender) reached."""
-        _, losses = self.curve(baseline or self.contenders[0])
+        _, losses = self.curve(self.contenders[0] if baseline is None else baseline)
         return min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
 
     def summary(self, baseline: str | None = None) -> list[Row]:
         """One row a contender: time and gradient evaluations to the baseline's best loss, and where it ended."""
         target, found = self.target(baseline), []
-        for contender in self.contenders:
-            rows = [row for row in self.rows if row["contender"] == contender]
+        for contender, rows in self._grouped().items():
             reached = next((row for row in rows if row["loss"] <= target), None)
             last = rows[-1]
-            extra = {key: last[key] for key in self.settings.get("metrics", []) if key in last}
+            counted = all(last.get(key) is not None for key in COUNTS)
             found.append(
                 {
                     "contender": contender,
@@ -51,14 +94,16 @@ class Report:
                     "seconds": last["seconds"],
                     "evaluations": last["gradient_evaluations"],
                     "loss": last["loss"],
-                    **extra,
-                    "jumps": f"{last['accepted']}/{last['jumps']}" if last.get("jumps") is not None else "–",
+                    **{key: last[key] for key in self.metrics if key in last},
+                    "jumps": f"{last['accepted']}/{last['jumps']}" if counted else "–",
+                    **({FAILED: last[FAILED]} if last.get(FAILED) else {}),
                 }
             )
         return found
 
     def table(self, baseline: str | None = None) -> str:
         """The summary as text."""
+        rows = self.summary(baseline)
         columns = {
             "contender": "",
             "seconds_to_target": f"s to loss {self.target(baseline):.2g}",
@@ -66,41 +111,81 @@ class Report:
             "seconds": "s in all",
             "evaluations": "gradients in all",
             "loss": "final loss",
-            **{key: key for key in self.settings.get("metrics", [])},
+            **{key: key for key in self.metrics},
             "jumps": "jumps kept/tried",
+            **({FAILED: FAILED} if any(FAILED in row for row in rows) else {}),
         }
-        return records.table(self.summary(baseline), columns)
+        return records.table(rows, columns)
 
     def figure(self) -> Any:
-        """Loss against gradient evaluations and against seconds, and each further metric against seconds."""
-        plt = pyplot()
-        metrics = list(self.settings.get("metrics", []))
-        panels = [("gradient_evaluations", "loss"), ("seconds", "loss"), *(("seconds", key) for key in metrics)]
-        figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.2), squeeze=False)
-        for axis, (x, y) in zip(axes[0], panels, strict=True):
-            values: list[float] = []
-            for i, contender in enumerate(self.contenders):
-                xs, ys = self.curve(contender, x, y)
-                # Jumps in full lines, what they are measured against dashed.
-                style = "-" if "jump" in contender else (0, (4, 1.5))
-                axis.plot(xs, ys, color=COLOURS[i % len(COLOURS)], linestyle=style, label=contender, linewidth=1.4)
-                values += [v for v in ys if math.isfinite(v)]
-            if values and min(values) > 0 and max(values) > 20 * min(values):
-                axis.set_yscale("log")
-            axis.set_xlabel(x.replace("_", " "))
-            axis.set_ylabel(y)
-            axis.grid(alpha=0.25, linewidth=0.5)
-        figure.suptitle(self.name, fontsize=10)
-        handles, labels = axes[0][0].get_legend_handles_labels()
-        columns = min(4, len(labels))
-        below = 0.09 * -(-len(labels) // columns)
-        figure.legend(handles, labels, loc="lower center", ncol=columns, frameon=False)
-        figure.tight_layout(rect=(0, below, 1, 1))
+        """Loss against gradient evaluations and against seconds, and each further metric against seconds.
+
+        Raises:
+            JumpstartError: matplotlib is not installed.
+        """
+        axes_of = [("gradient_evaluations", "loss"), ("seconds", "loss"), *(("seconds", key) for key in self.metrics)]
+        axes_of, contenders = axes_of[: 2 + DRAWN], self.contenders[:DRAWN]
+        with plots.panels(len(axes_of), 3.6, 3.2) as (figure, axes):
+            for axis, (x, y) in zip(axes, axes_of, strict=True):
+                values: list[float] = []
+                lines = []
+                for i, contender in enumerate(contenders):
+                    xs, ys = self.curve(contender, x, y)
+                    # Jumps in full lines, what they are measured against dashed.
+                    style = "-" if "jump" in contender else (0, (4, 1.5))
+                    lines += axis.plot(xs, ys, color=COLOURS[i % len(COLOURS)], linestyle=style, linewidth=1.4)
+                    values += [v for v in ys if math.isfinite(v)]
+                if values and min(values) > 0 and max(values) > 20 * min(values):
+                    axis.set_yscale("log")
+                axis.set_xlabel(x.replace("_", " "))
+                axis.set_ylabel(printable(y), parse_math=False)
+                axis.grid(alpha=0.25, linewidth=0.5)
+            figure.suptitle(printable(self.name), fontsize=10, parse_math=False)
+            columns = max(1, min(4, len(contenders)))
+            below = 0.09 * -(-len(contenders) // columns)
+            # Names are no markup: neither '$' nor a leading '_' means anything.
+            legend = figure.legend(lines, ["x"] * len(lines), loc="lower center", ncol=columns, frameon=False)
+            for text, contender in zip(legend.get_texts(), contenders, strict=True):
+                text.set_parse_math(False)
+                text.set_text(printable(contender, 40))
+            figure.tight_layout(rect=(0, min(below, 0.5), 1, 1))
         return figure
 
     def save(self, folder: str | Path, figure: bool = True) -> Path:
-        """Write results.json and, where matplotlib is installed, the figure."""
+        """Write results.json and, where matplotlib is installed, the figure; a warning says why if there is none.
+
+        Raises:
+            InputError: the report's name is no file name, or the folder cannot be written.
+        """
+        names.require_file_name(self.name, "Report")
         path = records.write(folder, self.name, self.settings, self.rows, self.seeds)
         if figure:
-            plots.save(self.figure(), Path(folder) / f"{self.name}.png")
+            _, trouble = self.draw(folder)
+            if trouble:
+                warnings.warn(f"{path} is written; {trouble}", RuntimeWarning, stacklevel=2)
         return path
+
+    def draw(self, folder: str | Path) -> tuple[Path | None, str]:
+        """Save the figure in a folder: its path, or None and why there is none."""
+        return plots.drawn(self.figure, Path(folder) / f"{names.file_name(self.name, 'comparison')}.png")
+
+
+def _value(row: Row, key: str) -> float:
+    value = row.get(key)
+    return math.nan if value is None else value
+
+
+def _wrong(row: Any, metrics: list[str]) -> str:
+    """What in a row is nothing that a comparison records; empty if nothing is."""
+    if not isinstance(row, dict):
+        return f"is {row!r:.40}, not a table."
+    if not isinstance(row.get("contender"), str):
+        return f"names no contender: {row.get('contender')!r:.40}."
+    for key in (*NUMBERS, *COUNTS, *metrics):
+        value = row.get(key)
+        if value is None and key not in NUMBERS:
+            continue
+        plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not plain or (isinstance(value, int) and abs(value) > 2**53):
+            return f"says {printable(key)}={value!r:.40}, which is no number."
+    return "" if isinstance(row.get(FAILED, ""), str) else f"says {FAILED}={row[FAILED]!r:.40}, which is no text."

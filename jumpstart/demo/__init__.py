@@ -7,19 +7,42 @@ from pathlib import Path
 import torch
 
 from ..comparison.report import Report
+from ..errors import MissingPackageError
+from ..report import records
 from . import digits, poisson
 
+PROBLEMS = {"digits": digits, "poisson": poisson}
 
-def run(folder: str | Path, seed: int = 0, quick: bool = False, progress: bool = True) -> list[Report]:
-    """Run both problems, print their tables, and write results.json and a figure for each under ``folder``."""
-    torch.set_num_threads(1)  # what is compared is the method, and small matrices do not gain from a second core
+
+def run(folder: str | Path, seed: int = 0, quick: bool = False, progress: bool | None = None) -> list[Report]:
+    """Run both problems, print their tables, and write results.json and a figure for each under ``folder``.
+
+    What an optional package is needed for is left out, with a hint.
+
+    Raises:
+        InputError: the folder cannot be written; found out before anything is run.
+    """
     reports = []
-    for problem, baseline in ((digits, digits.BASELINE), (poisson, poisson.BASELINE)):
-        report = problem.compare(seed=seed, seconds=1.0 if quick else problem.SECONDS, progress=progress)
-        print(f"\n{problem.TITLE}\n{report.table(baseline)}\n{verdict(report, baseline)}")
-        path = report.save(Path(folder) / report.name)
-        print(f"written: {path} and {path.with_name(report.name + '.png').name}")
-        reports.append(report)
+    for name in PROBLEMS:
+        out = Path(folder) / name
+        records.require_writable(out if out.exists() else folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # what is compared is the method, and small matrices do not gain from a second core
+    try:
+        for name, problem in PROBLEMS.items():
+            out = Path(folder) / name
+            seconds = 1.0 if quick else problem.SECONDS
+            try:
+                report = problem.compare(seed=seed, seconds=seconds, progress=progress, folder=out)
+            except MissingPackageError as error:
+                print(f"\n{problem.TITLE}\nleft out: {error}")
+                continue
+            print(f"\n{problem.TITLE}\n{report.table(problem.BASELINE)}\n{verdict(report, problem.BASELINE)}")
+            picture, trouble = report.draw(out)
+            print(f"written: {out / records.NAME}" + (f" and {picture.name}" if picture else f"; {trouble}"))
+            reports.append(report)
+    finally:
+        torch.set_num_threads(threads)
     return reports
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from ..comparison import compare as diagnostics
 from ..comparison.contenders import jumped, stepped
 from ..comparison.report import Report
-from ..errors import JumpstartError
+from ..errors import MissingPackageError
 from ..objectives.objective import Objective, supervised
 
 TITLE = "Scanned digits (scikit-learn), CNN with 38,282 parameters, 1,200 images, cross-entropy"
@@ -27,7 +28,7 @@ def data(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise JumpstartError("the digits come with scikit-learn: pip install 'jumpstart[experiments]'.") from error
+        raise MissingPackageError("the digits come with scikit-learn: pip install 'jumpstart[experiments]'.") from error
     bunch: Any = load_digits()
     images = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 16
     classes = torch.tensor(bunch.target)
@@ -51,7 +52,9 @@ def network(seed: int) -> nn.Module:
     )
 
 
-def compare(seed: int = 0, seconds: float = SECONDS, progress: bool = True) -> Report:
+def compare(
+    seed: int = 0, seconds: float = SECONDS, progress: bool | None = None, folder: str | Path | None = None
+) -> Report:
     """AdamW at two rates against AdamW with jumps, from the same start."""
     inputs, classes, held_out, labels = data(seed)
 
@@ -77,5 +80,5 @@ def compare(seed: int = 0, seconds: float = SECONDS, progress: bool = True) -> R
     }
     return diagnostics.compare(
         network(seed), objective, contenders, seconds=seconds, evaluate=evaluate, name="digits", seed=seed,
-        progress=progress,
+        progress=progress, folder=folder,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,7 +76,9 @@ def error(model: nn.Module) -> float:
     return float((found - exact(points)).norm() / exact(points).norm())
 
 
-def compare(seed: int = 0, seconds: float = SECONDS, progress: bool = True) -> Report:
+def compare(
+    seed: int = 0, seconds: float = SECONDS, progress: bool | None = None, folder: str | Path | None = None
+) -> Report:
     """L-BFGS and AdamW against jumps, from the same start."""
     contenders = {
         BASELINE: lbfgs(),
@@ -84,5 +87,5 @@ def compare(seed: int = 0, seconds: float = SECONDS, progress: bool = True) -> R
     }
     return diagnostics.compare(
         network(seed), objective, contenders, seconds=seconds, name="poisson", seed=seed, progress=progress,
-        evaluate=lambda model: {"relative error": error(model)},
+        evaluate=lambda model: {"relative error": error(model)}, folder=folder,
     )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 import shlex
@@ -17,9 +16,13 @@ import numpy
 import scipy
 import torch
 
-from ..utils import version
+from ..errors import ArchiveError, InputError
+from ..utils import files, strict_json, version
+from .names import printable
 
 Row = dict[str, Any]
+NAME = "results.json"
+LARGEST = 2**28  # bytes of a results.json that is read
 
 
 def environment(seeds: Sequence[int] = ()) -> dict[str, Any]:
@@ -52,9 +55,13 @@ def command() -> str:
 def write(
     folder: str | Path, experiment: str, settings: Mapping[str, Any], rows: Sequence[Row], seeds: Sequence[int] = ()
 ) -> Path:
-    """Write ``folder/results.json`` whole or not at all, and return its path."""
-    target = Path(folder) / "results.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Write ``folder/results.json`` whole or not at all, and return its path; numbers that are not finite as
+    ``utils.strict_json`` spells them.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    target = Path(folder) / NAME
     head = {
         "experiment": experiment,
         "command": command(),
@@ -62,23 +69,62 @@ def write(
         "settings": dict(settings),
     }
     # One row a line: readable, and a change of one row is a change of one line.
-    lines = ",\n".join(json.dumps(row, default=_plain) for row in rows)
-    opening = json.dumps(head, indent=1, default=_plain).removesuffix("\n}")
-    draft = target.with_suffix(".part")
-    draft.write_text(f'{opening},\n "rows": [\n{lines}\n]}}\n')
-    draft.replace(target)
+    lines = ",\n".join(strict_json.dumps(row, default=_plain) for row in rows)
+    opening = strict_json.dumps(head, indent=1, default=_plain).removesuffix("\n}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(target) as file:
+            file.write(f'{opening},\n "rows": [\n{lines}\n]}}\n'.encode())
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise _unwritten(target, error) from error
     return target
 
 
+def require_writable(folder: str | Path) -> None:
+    """Make a folder, and find out whether results could be written there; half files of killed runs go.
+
+    Raises:
+        InputError: they could not.
+    """
+    target = Path(folder) / NAME
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.try_to_write(target)
+    except (OSError, ValueError) as error:
+        raise _unwritten(target, error) from error
+    files.sweep(target)
+
+
+def _unwritten(target: Path, error: Exception) -> InputError:
+    return InputError(f"{target} cannot be written ({error}): give a folder that can be.")
+
+
 def read(folder: str | Path) -> dict[str, Any]:
-    """The content of ``folder/results.json``."""
-    return json.loads((Path(folder) / "results.json").read_text())
+    """The content of ``folder/results.json``: a table with the rows as a list, no more is certain.
+
+    Raises:
+        ArchiveError: there is none, it cannot be read, or is something else.
+    """
+    target = Path(folder) / NAME
+    try:
+        if not target.is_file():
+            raise ArchiveError(f"{folder} holds no {NAME}: give the folder that a run wrote.")
+        if (size := target.stat().st_size) > LARGEST:
+            raise ArchiveError(f"{target} has {size:,} bytes: results of up to {LARGEST:,} are read.")
+        found = strict_json.loads(target.read_bytes(), strict=False)  # as files before this version were written
+    except OSError as error:
+        raise ArchiveError(f"{target} cannot be read ({error}): check its permissions, and the disk.") from error
+    except (ValueError, RecursionError, TypeError) as error:
+        raise ArchiveError(f"{target} is no results of a run ({type(error).__name__}: {error}).") from error
+    if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
+        raise ArchiveError(f"{target} is no results of a run: it is no table with a list of rows.")
+    return found
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     """A plain-text table: ``columns`` maps keys of the rows to headings; text left, numbers right."""
-    cells = [list(columns.values())]
-    cells += [[show(row.get(key)) for key in columns] for row in rows]
+    cells = [[printable(heading) for heading in columns.values()]]
+    cells += [[printable(show(row.get(key))) for key in columns] for row in rows]
     widths = [max(len(row[j]) for row in cells) for j in range(len(columns))]
     left = [j for j, key in enumerate(columns) if any(isinstance(row.get(key), str) for row in rows)]
     lines = []

@@ -64,6 +64,30 @@ def counter(label: str, total: int | None, flag: bool | None = None) -> Iterator
 
 
 @contextlib.contextmanager
+def share(label: str, flag: bool | None = None) -> Iterator[Callable[[float, str], None]]:
+    """A bar for work whose share is known: call the yielded function with that share, and what to show beside the bar.
+
+    Args:
+        flag: as for :func:`counter`.
+    """
+    with shown(flag):
+        wanted = _wanted()
+    if not wanted:
+        yield lambda share, text: None
+        return
+    layout = "{desc} {percentage:3.0f}% {bar} {elapsed} {postfix}"
+    with _Bar(
+        total=1.0, desc=label, leave=False, file=sys.stderr, dynamic_ncols=True, mininterval=0.2, bar_format=layout
+    ) as bar:
+
+        def move(share: float, text: str) -> None:
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(share - bar.n)
+
+        yield move
+
+
+@contextlib.contextmanager
 def shown(flag: bool | None) -> Iterator[None]:
     """Progress bars inside: None where stderr is a terminal, True always, False never. Threads start afresh at None.
 
