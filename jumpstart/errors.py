@@ -55,6 +55,10 @@ class FlowError(JumpstartError, ArithmeticError):
     """The reduced flow cannot be integrated: the loss is not smooth, or curves down on the way."""
 
 
+class BudgetError(FlowError):
+    """A jump would cost more than it may."""
+
+
 class MetricError(InputError):
     """An optimizer's state does not give a metric."""
 

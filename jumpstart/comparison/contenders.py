@@ -61,19 +61,16 @@ def jumped(factory: Factory, at: Schedule = 10, **options: Any) -> Contender:
     def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
         optimizer = JumpOptimizer(factory(_trained(model, objective)), objective, at, **options)
         cost = 0.0
-        seen = 0
+        seen = accepted = 0
         while True:
             _backward(model, objective, optimizer)
             optimizer.step()
             cost += 1
-            for result in optimizer.results[seen:]:
-                cost += result.gradient_evaluations + float(result.accepted and optimizer.after == "rebuild")
-            seen = len(optimizer.results)
-            yield {
-                "gradient_evaluations": cost,
-                "jumps": seen,
-                "accepted": sum(result.accepted for result in optimizer.results),
-            }
+            for result in list(optimizer.results)[len(optimizer.results) - (optimizer.jumps - seen) :]:
+                cost += result.gradient_evaluations
+                accepted += result.accepted
+            seen = optimizer.jumps
+            yield {"gradient_evaluations": cost, "jumps": seen, "accepted": accepted}
 
     return run
 

@@ -96,7 +96,7 @@ class FitRun:
     ) -> None:
         self.objective, self.settings, self.error = objective, settings, error
         self.metric, self.progress = metric, progress
-        self.jumper = Jumper(objective, metric=metric, **options)
+        self.jumper = Jumper(objective, metric=metric, penalty_pays=True, **options)
         implicit = options.get("search") == LEVENBERG_MARQUARDT
         squared = objective.loss.curvature is not None
         self.climbs = settings.nonmonotone and implicit and squared and self.jumper.settings.may_climb

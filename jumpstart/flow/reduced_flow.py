@@ -12,17 +12,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..errors import NonFiniteError
+from ..errors import FlowError, NonFiniteError
 from ..gating import Gate, moments
 from ..linalg.etdrk4 import FlowPoint, Integrator, Modes
 from ..linearization.problem import LinearizedProblem
 from ..losses.base import Loss, require_convex
 from ..losses.weighted import weighted
+from ..utils.cost import EIGEN, Work
 from .basis import Basis, rounding
 from .horizon import Parsed, Steps, Times, filters
 from .run import LinearizedRun
 
 FLOW_TOLERANCE = 1e-8  # local error of the integration, relative to the displacement
+STEP_CALLS, MODES_CALLS = 120, 20  # operations of a step of the integration, and of its modes
+EIGH_FLOPS = 25.0  # eigh of a k×k matrix costs about this many k³
 SETTLED = 1e-11  # the end of the run for losses that are not quadratic: the gradient has fallen by this factor
 
 
@@ -138,6 +141,8 @@ class ReducedFlow(LinearizedRun):
         if self.loss.curvature is not None and self.basis.squares is not None and flat:
             shift = 0.0 if self.basis.decay is None else float(self.basis.decay[0, 0])
             return Modes(self.loss.curvature * self.basis.squares.double() + shift, None)
+        n = self.u.numel()
+        self._charge(2.0 * self.size**2 * n, 2.0 * self.size * n, MODES_CALLS, EIGH_FLOPS * self.size**3)
         images = self.images.reshape(self.size, *self.shape)
         if self.loss.known_convex:  # a Gram matrix: semidefinite however small the curvature has become
             half = self.loss.sqrt_t(u, images).reshape(self.size, -1)
@@ -217,11 +222,25 @@ class ReducedFlow(LinearizedRun):
         first = horizon.values[order[0]]
         state = max((point for point in self._reached if point.time <= first), key=lambda point: point.time)
         for i in order:
-            state = self._integrator.advance(state, horizon.values[i])
+            try:
+                state = self._integrator.advance(state, horizon.values[i])
+            except FlowError:  # what was reached serves a shorter horizon
+                self._reach(self._integrator.reached)
+                raise
             out[i] = state.rows[0]
-            if all(point.time != state.time for point in self._reached):
-                self._reached.append(state)
+            self._reach(state)
         return out
+
+    def _reach(self, state: FlowPoint | None) -> None:
+        if state is not None and all(point.time != state.time for point in self._reached):
+            self._reached.append(state)
+
+    def _charge(self, flops: float, writes: float, calls: int, factored: float = 0.0) -> None:
+        """Book work on the reduced problem: products, numbers written, operations, flops of eigenvectors."""
+        device = self.u.device
+        eigen = EIGEN.get(device.type, EIGEN["cpu"])
+        work = Work(flops, writes, calls).seconds(torch.float64, device) + factored / eigen
+        self.problem.lin.ledger.charge(work)
 
     def integrator(self, force: Callable[[Tensor], Tensor], tolerance: float, settled: float) -> Integrator:
         """For rows of coefficients that obey ``force``, the last of which is this flow itself.
@@ -240,7 +259,13 @@ class ReducedFlow(LinearizedRun):
             tolerance,
             settled * float(torch.linalg.vector_norm(self.initial_gradient)),
             self._rounding(),
+            self._charge_step,
         )
+
+    def _charge_step(self) -> None:
+        """A step of the integration: five forces, each through the images and back, and its changes of basis."""
+        k, n = self.size, self.u.numel()
+        self._charge(5 * 4.0 * k * n + 10 * 2.0 * k * k, 5 * 8.0 * (k + n), STEP_CALLS)
 
     def _rounding(self) -> float:
         """Length of what rounding makes of a force that cancels between samples."""
@@ -272,10 +297,18 @@ class ReducedFlow(LinearizedRun):
     def initial_horizon(self) -> float:
         """Where the run has made half of the progress it makes over a long grid: a start for a search over horizons."""
         times = [self.timescale() * 4.0**j for j in range(12)]
-        losses = self.predicted_loss(self.coefficients(Times(tuple(times), False)))
+        rows = []
+        for t in times:
+            try:
+                rows.append(self.coefficients(Times.at(t))[0])
+            except FlowError:  # as far as the run can be followed, or the budget lasts
+                break
+        if not rows:
+            return times[0]
+        losses = self.predicted_loss(torch.stack(rows))
         now = float(self.predicted_loss(torch.zeros_like(self.initial_gradient)))
         half = now - 0.5 * (now - float(losses.min()))
-        return next((t for t, loss in zip(times, losses.tolist(), strict=True) if loss <= half), times[0])
+        return next((t for t, loss in zip(times, losses.tolist(), strict=False) if loss <= half), times[0])
 
     def length(self, c: Tensor) -> Tensor:
         """‖z − z₀‖ for coefficients c: the directions are orthonormal."""

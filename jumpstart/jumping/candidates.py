@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from .trust import Trust
 
 CHORD_GAIN = 0.2  # a chord step must take this share off the loss, or it is the last
 GEODESIC = 0.5  # largest ‖δ₂‖/‖δ₁‖ at which geodesic acceleration is believed (Transtrum & Sethna 2012)
+ROUNDING = 4.0  # machine epsilons by which a training loss must fall to have fallen, however it is summed
 PROBE = 0.1  # how far along the step its curvature is probed (the same authors' choice)
 
 
@@ -31,6 +33,7 @@ class Candidate:
         horizon: flow time; for scaled full steps the end of the run. scale: the share of the step taken.
         coefficients: (k,) the displacement in the run's own terms. displacement: δθ (P,).
         outputs: real u. loss: real Φ (with the decay's penalty). predicted: the model's Φ.
+        training: real Φ without the penalty. judged: an upper estimate of the loss on other data, if any judge.
         corrected: whether geodesic acceleration is part of it. first: the displacement without it.
     """
 
@@ -43,6 +46,16 @@ class Candidate:
     predicted: float
     corrected: bool
     first: Tensor
+    training: float
+    judged: float | None = None
+
+
+class Judging(Protocol):
+    """A loss of other data: at θ₀, and an upper estimate at other weights."""
+
+    before: float
+
+    def __call__(self, theta: Tensor, /) -> float: ...
 
 
 class Descent(abc.ABC):
@@ -51,11 +64,37 @@ class Descent(abc.ABC):
     Args:
         geodesic: add the second-order correction where it is small enough.
         exact: take f'' by derivatives instead of a difference.
+        judge: an upper estimate of the loss on other data at weights θ, which then is what searches lower.
+        trades: let a fall of the decay's penalty pay for a rise of the training loss.
     """
 
-    def __init__(self, run: LinearizedRun, geodesic: bool, exact: bool = False) -> None:
+    def __init__(
+        self,
+        run: LinearizedRun,
+        geodesic: bool,
+        exact: bool = False,
+        judge: Judging | None = None,
+        trades: bool = False,
+    ) -> None:
         self.run, self.problem = run, run.problem
-        self.geodesic, self.exact = geodesic, exact
+        self.geodesic, self.exact, self.judge, self.trades = geodesic, exact, judge, trades
+
+    @property
+    def before(self) -> float:
+        """What :meth:`score` is to lower."""
+        return self.problem.before if self.judge is None else self.judge.before
+
+    def score(self, candidate: Candidate) -> float:
+        """What a search lowers: the loss (or that of other data), infinite where the training loss does not fall."""
+        if not (self.trades or self.falls(candidate.training)):
+            return math.inf
+        return candidate.loss if candidate.judged is None else candidate.judged
+
+    def falls(self, training: float) -> bool:
+        """Whether the training loss alone falls, by more than rounding makes of it; NaN is a no."""
+        before = self.problem.training_before
+        eps = min(torch.finfo(self.problem.lin.u.dtype).eps, torch.finfo(torch.float32).eps)  # as it is taken
+        return before - training > ROUNDING * eps * abs(before)
 
     @abc.abstractmethod
     def at(self, position: float) -> Candidate:
@@ -100,7 +139,9 @@ class Descent(abc.ABC):
             if bool(small) and self.resolved(term, 1.0 if curvature_term is None else scale):
                 displacement, corrected, c = displacement + run.displacement(c2), True, c + c2
         u, loss = problem.measure(displacement)
-        return Candidate(horizon, scale, c, displacement, u, loss, predicted, corrected, first)
+        judged = None if self.judge is None else self.judge(problem.lin.theta + displacement)
+        training = problem.training(u)
+        return Candidate(horizon, scale, c, displacement, u, loss, predicted, corrected, first, training, judged)
 
     def resolved(self, term: Tensor, scale: float) -> bool:
         """Whether a difference stands above the rounding that the division by PROBE² magnifies."""
@@ -122,18 +163,23 @@ class Descent(abc.ABC):
         return ((ahead.double() - linear) / PROBE**2).to(ahead.dtype)
 
     def chord(self, start: Candidate, count: int) -> tuple[Candidate, int]:
-        """Chord steps: further corrections with the same factorization, as long as each gains enough."""
+        """Chord steps: further corrections with the same factorization, as long as each gains enough.
+
+        None where other data judge: these corrections fit their own data further.
+        """
         best, done = start, 0
-        for _ in range(count):
+        for _ in range(0 if self.judge is not None else count):
             g = self.problem.loss.grad(best.outputs)
             c = best.scale * self.run.response(g, Times.at(best.horizon), decayed=best.coefficients)[0]
             displacement = best.displacement + self.run.displacement(c)
             u, loss = self.problem.measure(displacement)
-            if not loss < best.loss:
+            training = self.problem.training(u)
+            if not loss < best.loss or not (self.trades or self.falls(training)):
                 break
             enough = best.loss - loss > CHORD_GAIN * abs(best.loss)
             c = best.coefficients + c
-            best, done = replace(best, coefficients=c, displacement=displacement, outputs=u, loss=loss), done + 1
+            best = replace(best, coefficients=c, displacement=displacement, outputs=u, loss=loss, training=training)
+            done += 1
             if not enough:
                 break
         return best, done
@@ -158,8 +204,8 @@ class Scaled(Descent):
 
     top = 1.0
 
-    def __init__(self, run: LinearizedRun, geodesic: bool, exact: bool = False) -> None:
-        super().__init__(run, geodesic, exact)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._full: tuple[Tensor, Tensor | None] | None = None
 
     def at(self, position: float) -> Candidate:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..errors import FlowError, InputError
+from ..errors import BudgetError, FlowError, InputError
 from ..flow.run import LinearizedRun
 from ..gating import Gate
 from ..linearization.metric import MetricLike
@@ -20,7 +21,10 @@ from ..surrogate import select
 from ..surrogate.damped_cg import DampedCG
 from ..surrogate.implicit_euler import ImplicitEuler
 from ..surrogate.select import BasisLike, Plan
+from ..utils.cost import Ledger
+from ..utils.interrupts import uninterrupted
 from .candidates import AlongFlow, Scaled
+from .conditions import Conditions, Judge, affordable, step_seconds
 from .levenberg_marquardt import LevenbergMarquardt
 from .search import FixedHorizon, Found, GridSearch, Search, stationary, unsolved
 from .settings import HORIZON, LEVENBERG_MARQUARDT, SCALE, Settings
@@ -40,12 +44,15 @@ class JumpResult:
             there was none.
         before, predicted, actual: loss at the start, predicted by the linearization, and measured; with weight
             decay, its penalty included.
+        training_before, training_actual: the training loss alone, without the penalty, at the start and measured.
         predicted_decrease: the largest decrease of the loss that a candidate was predicted to bring, kept or not.
         corrected: geodesic acceleration was used. chord_steps: reuses of the factorization that were kept.
         candidates: how many were measured.
-        seconds, gradient_evaluations: what it cost (``jumpstart.utils.cost``).
+        seconds, gradient_evaluations: what it cost (``jumpstart.utils.cost``). dense_work: what it did without the
+            network (modes, the reduced flow), counted, in steps of a training loop.
         basis, modes: what answered for the linearized run, and its size.
         directions: (1, P) the displacement taken; None if rejected.
+        cause: why a jump was skipped, in words; empty otherwise.
     """
 
     outcome: Outcome
@@ -61,6 +68,10 @@ class JumpResult:
     basis: str
     modes: int
     predicted_decrease: float = 0.0
+    training_before: float = math.nan
+    training_actual: float = math.nan
+    dense_work: float = 0.0
+    cause: str = ""
     plan: Plan | None = field(repr=False, default=None)
     directions: Tensor | None = field(repr=False, default=None)
 
@@ -73,7 +84,21 @@ class JumpResult:
         """ρ = actual / predicted decrease."""
         return ratio(self.before, self.predicted, self.actual)
 
+    @property
+    def cost(self) -> float:
+        """Network passes and dense work together, in steps of a training loop."""
+        return self.gradient_evaluations + self.dense_work
+
+    @classmethod
+    def skipped(cls, cause: str) -> JumpResult:
+        """Of a jump that could not be tried."""
+        return cls(
+            Outcome.SKIPPED, math.nan, math.nan, math.nan, math.nan, False, 0, 0, 0.0, 0.0, "none", 0, cause=cause
+        )
+
     def __str__(self) -> str:
+        if self.outcome is Outcome.SKIPPED:
+            return f"Not moved. {self.outcome.value} {self.cause}"
         spent = f"{self.gradient_evaluations:.3g} gradient evaluations, {self.seconds:.3g} s"
         tried = f"{self.candidates} candidate{'' if self.candidates == 1 else 's'}"
         if self.outcome is Outcome.STATIONARY:
@@ -151,39 +176,57 @@ def require_objective(objective: object, who: str) -> None:
 
 
 def move(
-    objective: Objective, settings: Settings, memory: Memory, metric: MetricLike, remembers: bool = False
+    objective: Objective,
+    settings: Settings,
+    memory: Memory,
+    metric: MetricLike,
+    remembers: bool = False,
+    conditions: Conditions | None = None,
 ) -> tuple[JumpResult, Memory]:
     """Linearize, choose a way to answer, search, commit: one jump, and what it tells the next.
 
     Args:
         remembers: there will be a next one, so that one horizon a jump is enough where the Jacobian is formed anyway.
+        conditions: what it must meet besides the fall of its own loss.
     """
     begun = time.perf_counter()
-    problem = linearized(objective, metric, settings.weight_decay)
+    conditions = conditions or Conditions()
+    problem = linearized(objective, metric, settings.weight_decay, Ledger(allowance=conditions.allowance))
+    problem.lin.ledger.step_seconds = step_seconds(problem)
     settings.require(problem)
-    found, run, plan = _searched(problem, settings, memory, remembers)
+    found, run, plan = _searched(problem, settings, memory, remembers, conditions)
     best = found.best
     if found.outcome.accepted:
         assert best is not None
-        commit(objective, problem, best.displacement)
+        follow = _nothing if conditions.approve is None else conditions.approve(problem, best)
+        if follow is None:
+            found = replace(found, outcome=Outcome.UNDONE)
+        else:
+            commit(objective, problem, best.displacement, follow)
     memory = replace(found.memory, sketch=run.sketch() if isinstance(run, DampedCG) else None)
     return _told(found, run, plan, problem, time.perf_counter() - begun), memory
 
 
+def _nothing() -> None:
+    """What there is to do with a move that nobody follows."""
+
+
 def _searched(
-    problem: LinearizedProblem, settings: Settings, memory: Memory, remembers: bool
+    problem: LinearizedProblem, settings: Settings, memory: Memory, remembers: bool, conditions: Conditions
 ) -> tuple[Found, LinearizedRun | None, Plan | None]:
     """The verdict, who answered for the linearized run, and why that one."""
     found, run, plan = stationary(problem.before, memory), None, None
     if problem.at_rest:
         return found, run, plan
+    damped = settings.search == LEVENBERG_MARQUARDT or (settings.search is None and select.forms_jacobian(problem))
+    ledger = problem.lin.ledger
     try:
+        basis, depth = affordable(problem, settings, damped)
         run, plan = select.run(
             problem,
-            settings.basis,
-            damped=settings.search == LEVENBERG_MARQUARDT
-            or (settings.search is None and select.forms_jacobian(problem)),
-            depth=settings.depth,
+            basis,
+            damped=damped,
+            depth=depth,
             memory_limit=settings.memory_limit,
             gate=Gate.named(settings.gate),
             tolerance=JUMP_TOLERANCE,
@@ -191,9 +234,13 @@ def _searched(
             sketch=memory.sketch,
         )
         geodesic = not run.is_krylov if settings.geodesic is None else settings.geodesic
-        descent = (Scaled if settings.search == SCALE else AlongFlow)(run, geodesic)
+        judge = Judge(conditions.judges, problem.lin.theta, ledger, len(problem.lin.u)) if conditions.judges else None
+        kind = Scaled if settings.search == SCALE else AlongFlow
+        descent = kind(run, geodesic, judge=judge, trades=settings.penalty_pays)
         if not descent.stationary:
             found = search_of(settings, run, remembers)(descent, settings.trust, memory)
+    except BudgetError:
+        found = replace(found, outcome=Outcome.TOO_DEAR)
     except (FlowError, torch.linalg.LinAlgError):
         found = unsolved(found)
     return found, run, plan
@@ -219,20 +266,26 @@ def search_of(settings: Settings, run: LinearizedRun, remembers: bool) -> Search
     return GridSearch(2 if steps is None else steps)
 
 
-def commit(objective: Objective, problem: LinearizedProblem, displacement: Tensor) -> None:
-    """Move the model's weights to θ₀ + δ; they are put back if that is interrupted between two tensors."""
-    try:
-        objective.space.write(objective.model, problem.lin.theta + displacement)
-    except BaseException:
-        objective.space.write(objective.model, problem.lin.theta)
-        raise
+def commit(
+    objective: Objective, problem: LinearizedProblem, displacement: Tensor, follow: Callable[[], None] = _nothing
+) -> None:
+    """Move the model's weights to θ₀ + δ and do what follows; they are put back if that fails between two tensors."""
+    target = problem.lin.theta + displacement
+    with uninterrupted():
+        try:
+            objective.space.write(objective.model, target)
+            follow()
+        except BaseException:
+            objective.space.write(objective.model, problem.lin.theta)
+            raise
 
 
 def _told(
     found: Found, run: LinearizedRun | None, plan: Plan | None, problem: LinearizedProblem, seconds: float
 ) -> JumpResult:
     best = found.best
-    still = found.before if found.outcome is Outcome.STATIONARY else math.nan
+    stays = found.outcome is Outcome.STATIONARY
+    still = found.before if stays else math.nan
     return JumpResult(
         outcome=found.outcome,
         horizon=best.horizon if best else math.nan,
@@ -247,6 +300,9 @@ def _told(
         basis=run.kind if run else "none",
         modes=run.size if run else 0,
         predicted_decrease=found.predicted_decrease,
+        training_before=problem.training_before,
+        training_actual=best.training if best else (problem.training_before if stays else math.nan),
+        dense_work=problem.lin.ledger.dense,
         plan=plan,
         directions=best.displacement[None] if best is not None and found.outcome.accepted else None,
     )

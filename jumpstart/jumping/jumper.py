@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..linearization.metric import MetricLike
 from ..objectives.objective import Objective
+from .conditions import Conditions
 from .jump import JumpResult, move, require_objective
 from .settings import Settings
 from .state import Memory
@@ -30,6 +31,8 @@ class Jumper:
         metric: as for :func:`jumpstart.jump`.
         nonmonotone: let the loss rise along the last step, in a Levenberg–Marquardt search; whoever asks for it keeps
             the best weights. May be switched on and off between jumps.
+        penalty_pays: let a fall of weight decay's penalty pay for a rise of the training loss; for whoever wants their
+            sum lowest, and keeps the best weights by it.
         keep: how many past displacements to keep in the next Krylov basis; 0 for none.
         options: all others of :func:`jumpstart.jump`.
 
@@ -107,11 +110,12 @@ class Jumper:
     def nonmonotone(self, flag: bool) -> None:
         self.settings = replace(self.settings, nonmonotone=flag)
 
-    def jump(self, metric: MetricLike = _SAME) -> JumpResult:
+    def jump(self, metric: MetricLike = _SAME, conditions: Conditions | None = None) -> JumpResult:
         """One jump from the present weights; see :func:`jumpstart.jump`.
 
         Args:
             metric: in another metric than the jumper's, this time.
+            conditions: what this jump must meet besides the fall of its own loss (judges, a last look, a budget).
 
         Raises:
             InputError: the objective has changed its parameters, its loss or its outputs since the last jump; nothing
@@ -122,7 +126,7 @@ class Jumper:
         if self.keep:
             settings = replace(settings, directions=self._directions())
         chosen = self.metric if metric is _SAME else metric
-        result, self.memory = move(self._objective, settings, self.memory, chosen, remembers=True)
+        result, self.memory = move(self._objective, settings, self.memory, chosen, True, conditions)
         if self.keep and result.directions is not None:
             self._kept = [*self._kept, result.directions][-self.keep :]
         return result

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .candidates import Candidate, Descent
-from .search import Found, Search
+from .search import RESERVE, Found, Search
 from .state import Memory
 from .trust import Outcome, Trust
 
@@ -36,15 +36,18 @@ class LevenbergMarquardt(Search):
 
     def __call__(self, descent: Descent, trust: Trust, memory: Memory) -> Found:
         before, longest = descent.problem.before, descent.run.max_horizon
+        ledger = descent.problem.lin.ledger
         if self.nonmonotone:
             memory = replace(memory, best=min(memory.best, before))
         t = descent.start(trust, memory)
         lowest: Candidate | None = None
-        hoped = 0.0
+        hoped, k = 0.0, 0
         for k in range(trust.limit):
             found = descent.at(t)
             hoped = max(hoped, before - found.predicted)
-            falls = trust.accepts(before, found.predicted, found.loss)
+            # A nonmonotone search keeps its best by the sum of loss and penalty.
+            lowers = self.nonmonotone or descent.score(found) < descent.before
+            falls = lowers and trust.accepts(before, found.predicted, found.loss)
             if falls or (self.nonmonotone and goes_on(memory, found.loss, found.first)):
                 done = 0
                 if falls and self.chord_steps:
@@ -57,10 +60,12 @@ class LevenbergMarquardt(Search):
             if lowest is None or found.loss < lowest.loss or math.isnan(lowest.loss):
                 lowest = found
             t /= PACE
+            if ledger.spent + RESERVE > ledger.allowance:
+                break
         finite = lowest is not None and lowest.loss < math.inf
         outcome = Outcome.NO_DECREASE if finite else Outcome.NOT_FINITE
         memory = memory.at(max(t, 1e-280))
-        return Found(outcome, lowest if finite else None, before, trust.limit, 0, memory, hoped)
+        return Found(outcome, lowest if finite else None, before, k + 1, 0, memory, hoped)
 
 
 def goes_on(memory: Memory, loss: float, step: Tensor) -> bool:

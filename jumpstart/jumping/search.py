@@ -6,10 +6,13 @@ import abc
 import math
 from dataclasses import dataclass, replace
 
+from ..errors import FlowError
 from ..utils.line_search import search
 from .candidates import Candidate, Descent
 from .state import Memory
 from .trust import Outcome, Trust
+
+RESERVE = 6.0  # gradient evaluations kept back: a candidate, its corrections, and a look at the next step
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,24 @@ class GridSearch(Search):
 
     def __call__(self, descent: Descent, trust: Trust, memory: Memory) -> Found:
         before = descent.problem.before
-        kept = _Lowest(descent, before)
-        result = search(kept.measure, descent.start(trust, memory), before, trust.growth, trust.limit, descent.top)
-        best, done, hoped = kept.at(result.position), 0, kept.predicted_decrease
+        kept = _Lowest(descent)
+        result = search(
+            kept.measure,
+            descent.start(trust, memory),
+            descent.before,
+            trust.growth,
+            trust.limit,
+            descent.top,
+            kept.spent,
+        )
+        best, done, hoped = kept.require(), 0, kept.predicted_decrease
         shrunk = descent.remember(memory, max(min(result.position, result.last), 1e-280))
-        if best is None or not best.loss < math.inf:
+        if best is None:
             return Found(Outcome.NOT_FINITE, None, before, result.tried, 0, shrunk, hoped)
-        if best.loss < before and self.chord_steps:
+        lowers = descent.score(best) < descent.before
+        if lowers and self.chord_steps and not kept.spent():
             best, done = descent.chord(best, self.chord_steps)
-        if not trust.accepts(before, best.predicted, best.loss):
+        if not lowers or not trust.accepts(before, best.predicted, best.loss):
             return Found(Outcome.NO_DECREASE, best, before, result.tried, done, shrunk, hoped)
         memory = descent.remember(memory, result.position)
         return Found(Outcome.ACCEPTED, best, before, result.tried, done, memory, hoped)
@@ -83,29 +95,51 @@ class FixedHorizon(Search):
             memory = descent.remember(memory, self.horizon)
         if not best.loss < math.inf:
             return Found(Outcome.NOT_FINITE, None, before, 1, 0, memory, hoped)
-        if best.loss < before and self.chord_steps:
+        lowers = descent.score(best) < descent.before
+        if lowers and self.chord_steps:
             best, done = descent.chord(best, self.chord_steps)
-        accepted = trust.accepts(before, best.predicted, best.loss)
+        accepted = lowers and trust.accepts(before, best.predicted, best.loss)
         return Found(Outcome.ACCEPTED if accepted else Outcome.NO_DECREASE, best, before, 1, done, memory, hoped)
 
 
 class _Lowest:
     """Measures candidates and keeps the best alone: they hold vectors of the parameters' size."""
 
-    def __init__(self, descent: Descent, before: float) -> None:
-        self.descent, self.before = descent, before
+    def __init__(self, descent: Descent) -> None:
+        self.descent = descent
         self.predicted_decrease = 0.0
-        self._best: tuple[float, Candidate] | None = None
+        self._best: tuple[tuple[float, float], Candidate] | None = None
+        self._unsolved: FlowError | None = None
 
     def measure(self, position: float) -> float:
-        found = self.descent.at(position)
-        self.predicted_decrease = max(self.predicted_decrease, self.before - found.predicted)
-        if self._best is None or found.loss < self._best[1].loss or math.isnan(self._best[1].loss):
-            self._best = position, found
-        return found.loss
+        """The score of a candidate; infinite where the run cannot be followed so far."""
+        try:
+            found = self.descent.at(position)
+        except FlowError as error:
+            self._unsolved = error
+            return math.inf
+        self.predicted_decrease = max(self.predicted_decrease, self.descent.problem.before - found.predicted)
+        score = self.descent.score(found)
+        rank = (score if score < math.inf else math.inf, found.loss if found.loss < math.inf else math.inf)
+        if self._best is None or rank < self._best[0]:
+            self._best = rank, found
+        return score
 
-    def at(self, position: float) -> Candidate | None:
-        return self._best[1] if self._best is not None and self._best[0] == position else None
+    def spent(self) -> bool:
+        """Whether the budget leaves no room for another candidate and what follows an accepted one."""
+        ledger = self.descent.problem.lin.ledger
+        return ledger.spent + RESERVE > ledger.allowance
+
+    def require(self) -> Candidate | None:
+        """The best candidate, None where no loss was finite.
+
+        Raises:
+            FlowError: the run could not be followed to a single one.
+        """
+        if self._best is None:
+            assert self._unsolved is not None
+            raise self._unsolved
+        return self._best[1] if self._best[0][1] < math.inf else None
 
 
 def stationary(before: float, memory: Memory) -> Found:

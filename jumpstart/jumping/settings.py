@@ -49,6 +49,7 @@ class Settings:
     memory_limit: float | None = None
     directions: Tensor | None = None
     nonmonotone: bool = False
+    penalty_pays: bool = False
 
     def __post_init__(self) -> None:
         self._require_ranges()
@@ -66,7 +67,7 @@ class Settings:
         steps = self.chord_steps
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
             raise InputError(f"chord_steps={steps!r}: give a number of corrections, 0 or more, or None.")
-        for name in ("geodesic", "nonmonotone"):
+        for name in ("geodesic", "nonmonotone", "penalty_pays"):
             flag = getattr(self, name)
             if not (isinstance(flag, bool) or (flag is None and name == "geodesic")):
                 raise InputError(f"{name}={flag!r}: give True or False.")

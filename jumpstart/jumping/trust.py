@@ -18,6 +18,9 @@ class Outcome(enum.Enum):
     NO_DECREASE = "No candidate lowered the real loss by enough of what was predicted, at any horizon tried."
     NOT_FINITE = "Every candidate gave a loss that is not finite: lower the learning rate or the starting horizon."
     UNSOLVED = "The linearized run could not be integrated to the tolerance: the loss is not smooth and convex."
+    TOO_DEAR = "The jump would have cost more than it may, before there was a candidate."
+    UNDONE = "The real loss would have fallen, but the optimizer's next step would undo it: the weights stay."
+    SKIPPED = "The jump could not be tried."
     STATIONARY = "The gradient vanishes along the basis: this is a stationary point of the linearized run."
 
     @property

@@ -59,6 +59,7 @@ class Integrator:
         tolerance: local error of each row, relative to its length.
         settled: forces below this length have come to rest.
         rounding: length of what rounding makes of a force; errors of that size are not fought.
+        spend: called before each step; may raise FlowError.
     """
 
     def __init__(
@@ -69,9 +70,12 @@ class Integrator:
         tolerance: float,
         settled: float,
         rounding: float = 0.0,
+        spend: Callable[[], None] | None = None,
     ) -> None:
         self.force, self.modes_at, self.curvature = force, modes, curvature
         self.tolerance, self.settled, self.rounding = tolerance, max(settled, rounding), rounding
+        self.spend = spend
+        self.reached: FlowPoint | None = None  # where the last call has come to, whether or not it got to its end
         self._linear: tuple[Modes, Tensor] | None = None
         self._table: tuple[float, list[Tensor]] | None = None
 
@@ -89,6 +93,9 @@ class Integrator:
         for _ in range(STEPS):
             if t >= end or bool(torch.linalg.vector_norm(f, dim=1).max() <= self.settled) or step > 1e250:
                 return FlowPoint(max(t, end), c, step)
+            self.reached = FlowPoint(t, c, step)
+            if self.spend is not None:
+                self.spend()
             h = min(step, end - t)
             new, force, error = self._step(c, f, h)
             scale = self.tolerance * torch.linalg.vector_norm(new, dim=1) + h * self.rounding

@@ -55,16 +55,25 @@ class LinearizedProblem:
         """Whether nothing pulls: no gradient in the outputs, and no weight decay."""
         return not self.metric.decays and not bool((self.loss.grad(self.lin.u) != 0).any())
 
+    def training(self, u: Tensor) -> float:
+        """Φ at outputs u, the training loss alone; of half-precision outputs in float32, as loops take it."""
+        return float(self.loss.value(u.float() if u.dtype in (torch.float16, torch.bfloat16) else u))
+
+    @cached_property
+    def training_before(self) -> float:
+        """The training loss at θ₀."""
+        return self.training(self.lin.u)
+
     @cached_property
     def before(self) -> float:
         """The loss at θ₀, with the penalty of weight decay."""
-        return float(self.loss.value(self.lin.u)) + self.metric.penalty(self.lin.theta)
+        return self.training_before + self.metric.penalty(self.lin.theta)
 
     def measure(self, displacement: Tensor) -> tuple[Tensor, float]:
         """Real outputs and loss at θ₀ + δ, for δ (P,); one forward pass. NaN where δ is not finite."""
         theta = self.lin.theta + displacement
         u = self.lin.outputs(theta)
-        loss = float(self.loss.value(u)) + self.metric.penalty(theta)
+        loss = self.training(u) + self.metric.penalty(theta)
         return u, loss if bool(torch.isfinite(displacement).all()) else math.nan
 
 

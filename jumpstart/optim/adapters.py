@@ -6,7 +6,7 @@ One registry, open to users: a row is an :class:`Adapter`, and :func:`register` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,12 +155,15 @@ def diagonal(optimizer: Optimizer, name: str, parameter: Tensor, group: Group) -
             f"{sorted(key for key in group if key != 'params')} that {name!r} has: describe it with "
             f"js.optim.register(js.optim.Adapter(…)), or {remedy}."
         )
+    paired = parameter.is_complex()  # torch steps a complex parameter as two real ones
     if adapter.metric is None:
-        return torch.ones_like(parameter), False
+        return _like(parameter, 1.0), False
     try:
-        d = adapter.metric(state, group)
+        d = adapter.metric(_as_pairs(state) if paired else state, group)
     except KeyError as error:
         raise MetricError(f"metric: the adapter {adapter.name!r} reads {error}, which it does not declare.") from error
+    if paired and isinstance(d, Tensor) and d.shape == (*parameter.shape, 2):
+        d = torch.view_as_complex(d)
     if not isinstance(d, Tensor) or d.shape != parameter.shape:
         got = tuple(d.shape) if isinstance(d, Tensor) else type(d).__name__
         raise MetricError(
@@ -169,58 +172,77 @@ def diagonal(optimizer: Optimizer, name: str, parameter: Tensor, group: Group) -
     return d, not group.get("decoupled_weight_decay", not adapter.coupled)
 
 
+def _like(parameter: Tensor, number: float) -> Tensor:
+    """A number for each real entry of a parameter: in both parts of a complex one."""
+    return torch.full_like(parameter, complex(number, number) if parameter.is_complex() else number)
+
+
+def _as_pairs(state: State) -> State:
+    """A complex parameter's state, its tensors as pairs of real numbers."""
+    return {
+        key: torch.view_as_real(value) if isinstance(value, Tensor) and value.is_complex() else value
+        for key, value in state.items()
+    }
+
+
 @torch.no_grad()
 def tell(optimizer: Optimizer, moved: Mapping[Tensor, Tensor]) -> None:
-    """Tell an optimizer that weights moved: copies of them move along.
+    """Tell an optimizer's state that weights moved: copies of them move along.
 
     Args:
         moved: parameter -> its displacement.
     """
-    told = []
+    for parameter, group in _held(optimizer, moved):
+        adapter = find(optimizer, parameter, group)
+        for key in () if adapter is None else adapter.copies:
+            copy = optimizer.state[parameter].get(key)
+            if isinstance(copy, Tensor):
+                copy.add_(moved[parameter].to(copy))
+
+
+def listeners(optimizer: Optimizer) -> list[Callable[[Optimizer, Mapping[Tensor, Tensor]], None]]:
+    """What adapters ask to be called after an accepted jump, each once."""
+    found = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             adapter = find(optimizer, parameter, group)
-            if adapter is None:
-                continue
-            if parameter in moved:
-                for key in adapter.copies:
-                    copy = optimizer.state[parameter].get(key)
-                    if isinstance(copy, Tensor):
-                        copy.add_(moved[parameter].to(copy))
-            if adapter.told is not None and adapter.told not in told:
-                told.append(adapter.told)
-    for call in told:
-        call(optimizer, moved)
+            if adapter is not None and adapter.told is not None and adapter.told not in found:
+                found.append(adapter.told)
+    return found
 
 
 @torch.no_grad()
-def refresh(optimizer: Optimizer, gradients: Mapping[Tensor, Tensor | None]) -> None:
+def refresh(optimizer: Optimizer, gradients: Mapping[Tensor, Tensor | None], share: float = 1.0) -> None:
     """Make the first moments describe the new point: the gradient there, or nothing. Others are not touched.
 
     Args:
         gradients: parameter -> gradient at the new point; None starts the parameter's moments afresh.
+        share: of what the moments settle at under that gradient.
 
     Raises:
         MetricError: an adapter reads what it does not declare.
     """
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter not in gradients:
+    for parameter, group in _held(optimizer, gradients):
+        state, gradient = optimizer.state.get(parameter, {}), gradients[parameter]
+        adapter = find(optimizer, parameter, group) or UNKNOWN
+        for key, factor in adapter.moments.items():
+            moment = state.get(key)
+            if not isinstance(moment, Tensor):
                 continue
-            state, gradient = optimizer.state.get(parameter, {}), gradients[parameter]
-            adapter = find(optimizer, parameter, group) or UNKNOWN
-            for key, factor in adapter.moments.items():
-                moment = state.get(key)
-                if not isinstance(moment, Tensor):
-                    continue
-                moment.zero_()
-                if gradient is not None:
-                    try:
-                        moment.add_(gradient.to(moment), alpha=factor(state, group))
-                    except KeyError as error:
-                        raise MetricError(
-                            f"the adapter {adapter.name!r} reads {error} for {key!r}, which it does not declare."
-                        ) from error
+            moment.zero_()
+            if gradient is not None:
+                try:
+                    moment.add_(gradient.to(moment), alpha=share * factor(state, group))
+                except KeyError as error:
+                    raise MetricError(
+                        f"the adapter {adapter.name!r} reads {error} for {key!r}, which it does not declare."
+                    ) from error
+
+
+def _held(optimizer: Optimizer, chosen: Mapping[Tensor, Any]) -> Iterator[tuple[Tensor, Group]]:
+    """Those of some parameters that an optimizer holds, with their groups."""
+    for group in optimizer.param_groups:
+        yield from ((parameter, group) for parameter in group["params"] if parameter in chosen)
 
 
 # ---- torch.optim, and schedule-free methods -------------------------------------------------------------------------

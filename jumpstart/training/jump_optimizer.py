@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,38 +13,57 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, MetricError, NonFiniteError
+from ..jumping.conditions import Conditions
 from ..jumping.jump import JumpResult
 from ..jumping.jumper import Jumper
 from ..jumping.settings import Settings
-from ..linearization.linearize import linearize
 from ..linearization.metric import MetricLike, held, metric_of, restrict
+from ..linearization.problem import linearized
 from ..objectives.objective import Objective
 from ..optim import adapters
+from ..utils.fallback import described
+from .data import GATHERED, Stream
+from .next_step import AFTER, NextStep
+from .schedule import BackOff, Schedule, schedule
 
-Schedule = int | Iterable[int] | Callable[[int], bool] | None
-
-AFTER = ("rebuild", "reset", "keep")
+KEPT = 1000  # results
+BUDGET = 20.0  # chosen so that dense jumps on tens of samples fit in between every tenth step
+ENTRIES = {"steps", "moving", "memory", "back_off", "pace", "data"}  # of what state_dict() adds
+_PACE = {"tried": 0, "loss": math.nan, "changes": None}
 OWN = "jumpstart"  # the entry of state_dict() that is not the wrapped optimizer's
-OPTIONS = (Jumper.OPTIONS | {"keep"}) - {"params", "nonmonotone"}  # nobody here keeps the best weights of a climb
+# Nobody here keeps the best weights of a climb, or of a sum.
+OPTIONS = (Jumper.OPTIONS | {"keep"}) - {"params", "nonmonotone", "penalty_pays"}
 
 
 class JumpOptimizer(torch.optim.Optimizer):
     """Wraps an optimizer: ``step()`` takes its step, and at the scheduled steps a jump as well.
 
     Jumps go in the optimizer's own metric (Adam's 1/√v̂, frozen at the jump), along the objective given, and remember
-    from one to the next. A rejected jump leaves weights, buffers, optimizer state and random state to the bit; after
-    an accepted one second moments are kept, first moments rebuilt from the gradient at the new point, and copies of
-    the weights in the optimizer's state move along; what is known of an optimizer stands in
-    :mod:`jumpstart.optim.adapters`. Parameters that are frozen, or in groups with learning rate 0, are left out.
+    from one to the next. A jump is accepted if the training loss falls, with weight decay its sum with the penalty as
+    well, and if the optimizer's own next step, tried on a copy, does not undo it. A rejected jump leaves weights,
+    buffers, optimizer state and random state to the bit; after an accepted one second moments are kept, first moments
+    set by ``after``, and copies of the weights in the optimizer's state move along; what is known of an optimizer
+    stands in :mod:`jumpstart.optim.adapters`. Parameters that are frozen, or in groups with learning rate 0, are left
+    out.
+
+    A scheduled jump never raises: trouble of any kind is a RuntimeWarning with its cause and a result whose outcome is
+    ``SKIPPED``. After a jump that failed, or lowered the loss by less than the steps since the last one, twice as many
+    due steps go by as before; one that pays ends that.
 
     Args:
         optimizer: any torch optimizer; learning-rate schedulers may hold either of the two. One with ``maximize=True``
             is taken to climb the negative of the objective.
-        objective: what jumps descend, or a function that returns it for the next jump (a fresh subset, say).
+        objective: what jumps descend, or a function that returns it for the next jump (a fresh subset, say). Where
+            the data of a function turn out to change from call to call, it is called at four steps in a row; the
+            last objective is solved, and the jump must lower the loss of the others, too.
         at: when to jump, in completed steps: a period, a set of step numbers, or a function of the number of
             steps taken; None for never (call :meth:`jump` yourself).
-        after: what becomes of first moments after an accepted jump, of parameters that moved: "rebuild" (one gradient
-            evaluation), "reset" to zero, or "keep".
+        after: what becomes of first moments after an accepted jump, of parameters that moved: "rebuild" (as after one
+            step from rest, along the gradient at the new point), "reset" to zero, or "keep". Where the next step would
+            undo the jump, they are reset, and if it still would, the jump is rejected.
+        judge: an objective of other data (or a function that returns one) whose loss a jump must lower as well.
+        budget: most that a scheduled jump may cost, network passes and dense work counted together, in steps of the
+            loop for each step since the last one that was tried; None for no limit.
         metric: "optimizer" (where its state gives none, the plain metric, with a warning), None for the plain
             metric, or anything :func:`jumpstart.jump` takes.
         params: which of the objective's parameters jumps move (names, patterns, or a function); None for all.
@@ -73,6 +94,8 @@ class JumpOptimizer(torch.optim.Optimizer):
         at: Schedule = 50,
         *,
         after: str = "rebuild",
+        judge: Objective | Callable[[], Objective] | None = None,
+        budget: float | None = BUDGET,
         metric: MetricLike | str = "optimizer",
         params: Any = None,
         **options: Any,
@@ -84,7 +107,11 @@ class JumpOptimizer(torch.optim.Optimizer):
         if not isinstance(objective, Objective) and not callable(objective):
             raise InputError(f"objective must be a js.Objective or a function returning one, got {objective!r}.")
         if after not in AFTER:
-            raise InputError(f"after={after!r} is none of {AFTER}.")
+            raise InputError(f"after={after!r} is none of {tuple(AFTER)}.")
+        if judge is not None and not isinstance(judge, Objective) and not callable(judge):
+            raise InputError(f"judge must be a js.Objective, a function returning one, or None, got {judge!r:.80}.")
+        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, (int, float)) or not budget > 0):
+            raise InputError(f"budget={budget!r}: give a positive number of steps' worth of work a step, or None.")
         if unknown := set(options) - OPTIONS:
             raise InputError(
                 f"JumpOptimizer: {sorted(unknown)} is no option of its jumps; there are {sorted(OPTIONS)}."
@@ -93,19 +120,29 @@ class JumpOptimizer(torch.optim.Optimizer):
         self.inner, self.objective, self.after, self.metric = optimizer, objective, after, metric
         self.params, self.options = params, options
         self._asked()  # refuses other names than "optimizer"
-        self._due = _schedule(at)
-        self.steps = 0
-        self.results: list[JumpResult] = []
+        self.judge, self.budget = judge, budget
+        self._due = schedule(at)
+        self.steps = self.jumps = 0
+        self.results: deque[JumpResult] = deque(maxlen=KEPT)
+        self.back_off = BackOff()
+        self._stream = Stream()  # what a function has given
+        self._gathering = False  # a jump is due, and waits for more of it
+        self._said = False
+        self._tried = 0  # the step of the last scheduled jump
+        self._loss = math.nan  # the training loss that it left
         self.jumper: Jumper | None = None
         self._memory: tuple[tuple[str, ...], dict[str, Any]] | None = None  # loaded, for a jumper still to be made
         self._part: tuple[Objective, Objective] | None = None  # an objective, and the same for what moves of it
         self._chosen: Objective | None = None  # the objective given, for ``params``
         if isinstance(objective, Objective):
             self._chosen = self._choose(objective)
-            linearize(self._chosen)  # asks the network twice
+            problem = linearized(self._chosen)  # asks the network twice
             if not isinstance(self._asked(), torch.optim.Optimizer):
                 metric_of(self._asked(), self._chosen)
             self.jumper = Jumper(self._chosen, **options)
+            self.jumper.settings.require(problem)
+        if isinstance(judge, Objective):
+            self._choose(judge)
         super().__setstate__({})  # the hook tables that torch expects, without a second set of parameter groups
 
     # The wrapped optimizer's own tables, so that schedulers, clipping and logging see one optimizer.
@@ -139,8 +176,7 @@ class JumpOptimizer(torch.optim.Optimizer):
         if idle:
             return answer
         self.steps += 1
-        if self._due(self.steps):
-            self.jump()
+        self._scheduled()
         return answer
 
     def _idle(self) -> bool:
@@ -150,41 +186,116 @@ class JumpOptimizer(torch.optim.Optimizer):
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         return not any(bool((grad != 0).any()) for grad in grads)
 
-    def jump(self) -> JumpResult | None:
-        """Try a jump now; the result is kept in ``results``, without the displacement.
+    def _scheduled(self) -> None:
+        """A jump if one is due. The loop is the user's: whatever goes wrong is said, counted and left behind."""
+        state = None
+        try:
+            due = self._due(self.steps) and self.back_off.ready()
+            if not (due or self._gathering):
+                return
+            state = _random_states()
+            self._gathering = True
+            objective = self._next()
+            if objective is not None:
+                result = self._jump(objective, self._allowance())
+                self.back_off.learn(self._pays(result))
+                self._end()
+        except Exception as error:
+            if state is not None:
+                _restore(state)
+            self._skip(described(error))
+            self.back_off.learn(False)
+            self._end()
+
+    def _next(self) -> Objective | None:
+        """The objective to jump along now; None while a function's data are still being compared."""
+        objective = self._given()
+        if isinstance(self.objective, Objective) or self.judge is not None:
+            return objective
+        self._stream.add(objective)
+        if self._stream.changes and not self._said:
+            self._said = True
+            warnings.warn(
+                "the objective's data change from call to call, as minibatches do: a jump solves the last of "
+                f"{GATHERED} and is judged by the others, which little data do badly. Give judge= an objective of "
+                "other data, or a fixed objective of more samples.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        return objective if self._stream.ready else None
+
+    def _end(self) -> None:
+        """After a scheduled jump, however it ended."""
+        self._gathering, self._tried = False, self.steps
+        self._stream.forget()
+
+    def _allowance(self) -> float:
+        return math.inf if self.budget is None else self.budget * max(1, self.steps - self._tried)
+
+    def _pays(self, result: JumpResult) -> bool:
+        """Whether a jump lowered its training loss by more than the steps since the last one did."""
+        stepped = self._loss - result.training_before
+        self._loss = result.training_actual if result.accepted else result.training_before
+        if self._stream.changes:
+            self._loss = math.nan  # losses of other data say nothing here
+        return result.accepted and not result.training_before - result.training_actual <= stepped
+
+    def _skip(self, cause: str) -> JumpResult:
+        self.results.append(JumpResult.skipped(cause))
+        self.jumps += 1
+        warnings.warn(f"jump skipped after step {self.steps}: {cause}", RuntimeWarning, stacklevel=4)
+        return self.results[-1]
+
+    def jump(self) -> JumpResult:
+        """Try a jump now, whatever it costs; the result is kept in ``results``, without the displacement.
 
         Returns:
-            The result; None, with a warning, where the present point is not finite or nothing has a learning rate.
+            The result; a skipped one, with a warning, where the present point is not finite or nothing has a learning
+            rate.
 
         Raises:
             InputError and its kinds for an objective that cannot be jumped along.
         """
         try:
-            whole = self._chosen if self._chosen is not None else self._choose(self.objective())  # type: ignore[operator]
-            objective = self._moving(whole)
-            if objective is None:
-                why = "every parameter of the objective is frozen or has learning rate 0"
-                warnings.warn(f"jump skipped after step {self.steps}: {why}.", RuntimeWarning, stacklevel=2)
-                return None
-            jumper = self._jumper(objective)
-            metric = self._metric(whole, objective)
-            try:
-                result = jumper.jump(metric=metric)
-            except MetricError as error:
-                if metric is not self.inner:
-                    raise
-                why = str(error).removeprefix("metric: ")
-                warnings.warn(f"jumping in the plain metric: {why}", RuntimeWarning, stacklevel=2)
-                result = jumper.jump(metric=None)
+            objective = self._given()
+            if not isinstance(self.objective, Objective) and self.judge is None:
+                self._stream.add(objective)
+            return self._jump(objective, math.inf)
         except NonFiniteError as error:
-            # The loop is the user's: a run that has diverged goes on or stops by its own rules.
-            warnings.warn(f"jump skipped after step {self.steps}: {error}", RuntimeWarning, stacklevel=2)
-            return None
+            # A run that has diverged goes on or stops by its owner's rules.
+            return self._skip(described(error))
+
+    def _given(self) -> Objective:
+        return self._chosen if self._chosen is not None else self._choose(self.objective())  # type: ignore[operator]
+
+    def _jump(self, whole: Objective, allowance: float) -> JumpResult:
+        objective = self._moving(whole)
+        if objective is None:
+            return self._skip("every parameter of the objective is frozen or has learning rate 0.")
+        jumper = self._jumper(objective)
+        look = NextStep(self.inner, objective, self.after)
+        conditions = Conditions(self._judges(whole, objective), look, allowance)
+        metric = self._metric(whole, objective)
+        try:
+            result = jumper.jump(metric, conditions)
+        except MetricError as error:
+            if metric is not self.inner:
+                raise
+            why = str(error).removeprefix("metric: ")
+            warnings.warn(f"jumping in the plain metric: {why}", RuntimeWarning, stacklevel=2)
+            result = jumper.jump(None, conditions)
         self.results.append(replace(result, directions=None))  # a vector of the parameters' size for every jump
-        if result.accepted:
-            assert result.directions is not None
-            self._tell(objective, result.directions[0])
+        self.jumps += 1
         return result
+
+    def _judges(self, whole: Objective, objective: Objective) -> list[Objective]:
+        """Objectives of other data, for the parameters that move."""
+        if self.judge is None:
+            found = self._stream.judges(whole)
+        else:
+            found = [self._choose(self.judge if isinstance(self.judge, Objective) else self.judge())]
+        names = Names(frozenset(objective.space.names))
+        return [judge if judge.space.names == objective.space.names else judge.subset(names) for judge in found]
 
     def _choose(self, objective: Objective) -> Objective:
         """The objective for the parameters that were asked for, all of which the optimizer must hold."""
@@ -232,26 +343,14 @@ class JumpOptimizer(torch.optim.Optimizer):
             return asked
         return restrict(metric_of(asked, whole), whole.space, objective.space.names)
 
-    def _tell(self, objective: Objective, displacement: Tensor) -> None:
-        """Tell the wrapped optimizer of an accepted jump along δ (P,)."""
-        space, present = objective.space, dict(objective.model.named_parameters())
-        moved: dict[Tensor, Tensor] = {present[name]: piece for name, piece in space.unflatten(displacement).items()}
-        adapters.tell(self.inner, moved)
-        if self.after == "keep":
-            return
-        gradients: dict[Tensor, Tensor | None] = dict.fromkeys(moved)
-        if self.after == "rebuild":
-            flat = objective.gradient(objective.theta())[1]
-            if bool(torch.isfinite(flat).all()):
-                gradients = {present[name]: piece for name, piece in space.unflatten(flat).items()}
-        adapters.refresh(self.inner, gradients)
-
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's ``state`` and ``param_groups``, and under "jumpstart" what jumps remember."""
         moving, memory = self._memory if self._memory is not None else ((), None)
         if self.jumper is not None:
             moving, memory = self.jumper.objective.space.names, self.jumper.state_dict()
-        own = {"steps": self.steps, "moving": list(moving), "memory": memory}
+        own = {"steps": self.steps, "moving": list(moving), "memory": memory, "back_off": vars(self.back_off).copy()}
+        own["pace"] = {"tried": self._tried, "loss": self._loss, "changes": self._stream.changes}
+        own["data"] = self._stream.last
         return {**self.inner.state_dict(), OWN: own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -267,9 +366,11 @@ class JumpOptimizer(torch.optim.Optimizer):
         """
         if missing := {"state", "param_groups"} - set(state_dict):
             raise InputError(f"this is no optimizer's state: {sorted(missing)} missing, it has {sorted(state_dict)}.")
-        steps, memory = 0, None
+        steps, memory, back_off, pace, last = 0, None, BackOff(), _PACE, None
         if state_dict.get(OWN) is not None:
             steps, memory = self._read(state_dict[OWN])
+            back_off, pace = BackOff.read(state_dict[OWN]["back_off"]), _pace(state_dict[OWN]["pace"])
+            last = state_dict[OWN]["data"]
         self.inner.load_state_dict({key: value for key, value in state_dict.items() if key != OWN})
         if state_dict.get(OWN) is None:
             warnings.warn(
@@ -277,11 +378,13 @@ class JumpOptimizer(torch.optim.Optimizer):
                 UserWarning,
                 stacklevel=2,
             )
-        self.steps, self._memory, self.jumper = steps, memory, None
+        self.steps, self._memory, self.jumper, self.back_off = steps, memory, None, back_off
+        self._tried, self._loss, self._gathering = pace["tried"], pace["loss"], False
+        self._stream = Stream(pace["changes"], last)
 
     def _read(self, own: Any) -> tuple[int, tuple[tuple[str, ...], dict[str, Any]] | None]:
         """Steps, and the memory with the names that it is about."""
-        if not isinstance(own, dict) or set(own) != {"steps", "moving", "memory"}:
+        if not isinstance(own, dict) or set(own) != ENTRIES:
             raise InputError(f"the entry {OWN!r} of this state is no JumpOptimizer's: it holds {own!r:.80}.")
         steps, moving, memory = own["steps"], own["moving"], own["memory"]
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
@@ -307,8 +410,8 @@ class JumpOptimizer(torch.optim.Optimizer):
         super().__setstate__({})
 
     def __repr__(self) -> str:
-        accepted = sum(result.accepted for result in self.results)
-        return f"JumpOptimizer({self.inner!r}, steps={self.steps}, jumps={accepted}/{len(self.results)})"
+        accepted = sum(result.accepted for result in self.results)  # of the last thousand
+        return f"JumpOptimizer({self.inner!r}, steps={self.steps}, jumps={accepted}/{self.jumps})"
 
 
 @dataclass(frozen=True)
@@ -321,35 +424,29 @@ class Names:
         return name in self.names
 
 
-# Schedules: classes, so that the wrapper can be pickled.
-@dataclass(frozen=True)
-class Every:
-    period: int
+def _pace(state: Any) -> dict[str, Any]:
+    """The pace of jumps, as ``state_dict`` gave it.
 
-    def __call__(self, step: int) -> bool:
-        return step % self.period == 0
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(state, dict) or set(state) != set(_PACE):
+        raise InputError(f"this is no pace of jumps: {state!r:.80}.")
+    tried, loss, changes = state["tried"], state["loss"], state["changes"]
+    if isinstance(tried, bool) or not isinstance(tried, int) or not isinstance(loss, float):
+        raise InputError(f"this is no pace of jumps: tried={tried!r:.40}, loss={loss!r:.40}.")
+    if changes not in (None, True, False):
+        raise InputError(f"this is no pace of jumps: changes={changes!r:.40}.")
+    return state
 
 
-@dataclass(frozen=True)
-class Among:
-    steps: frozenset[int]
-
-    def __call__(self, step: int) -> bool:
-        return step in self.steps
+def _random_states() -> list[Tensor]:
+    """Of torch's global generators: the CPU's, then those of every GPU in use."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *cuda]
 
 
-def _schedule(at: Schedule) -> Callable[[int], bool]:
-    if at is None:
-        return Among(frozenset())
-    if callable(at):
-        return at
-    if isinstance(at, int) and not isinstance(at, bool):
-        if at < 1:
-            raise InputError(f"at={at!r}: jump every so many steps, at least 1 (or None for never).")
-        return Every(at)
-    if isinstance(at, bool) or not isinstance(at, Iterable):
-        raise InputError(f"at={at!r}: give a period, step numbers, a function of the step, or None for never.")
-    chosen = frozenset(at)
-    if wrong := [step for step in chosen if isinstance(step, bool) or not isinstance(step, int) or step < 1]:
-        raise InputError(f"at={sorted(map(str, wrong))[:5]}: give step numbers, from 1.")
-    return Among(chosen)
+def _restore(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])

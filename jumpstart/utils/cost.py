@@ -8,12 +8,15 @@ is the same whenever it is made; no clock decides an answer (docs/decisions/0016
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from ..errors import BudgetError
 
 FORWARD = 1 / 3
 PULL = 2 / 3  # backward alone, through a graph that is already there
@@ -31,7 +34,13 @@ CALL = {"cpu": 3e-6, "cuda": 1e-5}  # seconds that an operation takes on nothing
 
 @dataclass
 class Ledger:
-    """Counts of network passes; a part of the batch counts as its fraction of a pass."""
+    """Counts of network passes; a part of the batch counts as its fraction of a pass.
+
+    Attributes:
+        dense: work without the network, in steps of the user's loop. step_seconds: what such a step is predicted to
+            take; 0 where nobody asks for dense work.
+        allowance: most of both together, for whoever has a budget.
+    """
 
     forwards: float = 0.0
     pulls: float = 0.0
@@ -39,6 +48,9 @@ class Ledger:
     seconds: float = 0.0  # second directional derivatives
     gradients: float = 0.0
     second_pulls: float = 0.0  # derivatives of a vjp along the weights
+    dense: float = 0.0
+    step_seconds: float = 0.0
+    allowance: float = math.inf
 
     @property
     def gradient_evaluations(self) -> float:
@@ -51,6 +63,29 @@ class Ledger:
             + GRADIENT * self.gradients
             + SECOND_PULL * self.second_pulls
         )
+
+    @property
+    def spent(self) -> float:
+        """Network passes and dense work together."""
+        return self.gradient_evaluations + self.dense
+
+    def charge(self, seconds: float) -> None:
+        """Book dense work of so many predicted seconds, before it is done.
+
+        Raises:
+            BudgetError: it would exceed the allowance; nothing is booked.
+        """
+        if self.step_seconds > 0:
+            self.require(seconds / self.step_seconds)
+            self.dense += seconds / self.step_seconds
+
+    def require(self, cost: float) -> None:
+        """Raise unless so much more may be spent."""
+        if self.spent + cost > self.allowance:
+            raise BudgetError(
+                f"the budget of {self.allowance:.4g} steps' worth of work is used up: {self.spent:.4g} are spent, and "
+                f"the next piece takes {cost:.3g}."
+            )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 
@@ -16,14 +17,22 @@ class Best:
     last: float = math.nan  # where the search ended
 
 
-def search(evaluate, start: float, before: float, growth: float, limit: int, top: float = math.inf) -> Best:
+def search(
+    evaluate: Callable[[float], float],
+    start: float,
+    before: float,
+    growth: float,
+    limit: int,
+    top: float = math.inf,
+    spent: Callable[[], bool] = lambda: False,
+) -> Best:
     """Look for the lowest loss on a geometric grid around ``start``, going on as long as it falls.
 
     Climbs first; where the first point does not improve on ``before``, shrinks until one does, ever faster.
 
     Args:
         evaluate: position -> loss; may be NaN.
-        top: positions beyond it are not tried.
+        top: positions beyond it are not tried. spent: whether no further position may be tried.
 
     Returns:
         the best position found; its loss is infinite if every loss was NaN.
@@ -40,7 +49,7 @@ def search(evaluate, start: float, before: float, growth: float, limit: int, top
     best = Best(position, ask(position), 1)
     if not best.loss < before:
         factor = growth
-        while tried < limit and not best.loss < before and position > 1e-280:
+        while tried < limit and not best.loss < before and position > 1e-280 and not spent():
             position /= factor
             factor = min(factor * growth, 1e8)
             loss = ask(position)
@@ -50,7 +59,7 @@ def search(evaluate, start: float, before: float, growth: float, limit: int, top
             return replace(best, tried=tried, last=position)
     for direction in (growth, 1 / growth):
         moved = False
-        while tried < limit:
+        while tried < limit and not spent():
             position = min(best.position * direction, top)
             if position == best.position:
                 break

@@ -1,0 +1,104 @@
+"""A copy of an optimizer with weights of its own: what it would do next is tried there, what is right is adopted."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Optimizer = torch.optim.Optimizer
+
+
+class Twin:
+    """State, groups and weights of an optimizer, copied; its hooks, which are the user's, stay behind.
+
+    Attributes:
+        optimizer: the copy. twins: parameter of the original -> the copy's.
+
+    Raises:
+        Exception: whatever an optimizer raises that cannot be copied.
+    """
+
+    def __init__(self, original: Optimizer) -> None:
+        kept = {name: value for name, value in vars(original).items() if not _stays(name)}
+        self.optimizer: Optimizer = object.__new__(type(original))
+        vars(self.optimizer).update(copy.deepcopy(kept))
+        Optimizer.__setstate__(self.optimizer, {})  # the hook tables that torch expects, empty
+        self.original = original
+        self.twins: dict[Tensor, Tensor] = {}
+        for group, twin in zip(original.param_groups, self.optimizer.param_groups, strict=True):
+            self.twins.update(zip(group["params"], twin["params"], strict=True))
+
+    def __getitem__(self, parameter: Tensor) -> Tensor:
+        return self.twins[parameter]
+
+    @torch.no_grad()
+    def write(self, weights: Mapping[Tensor, Tensor]) -> None:
+        """Set weights, by the original's parameters."""
+        for parameter, value in weights.items():
+            self.twins[parameter].copy_(value)
+
+    def step(self, gradients: Mapping[Tensor, Tensor]) -> None:
+        """A step of the copy on these gradients, by the original's parameters; others have none."""
+        for parameter, twin in self.twins.items():
+            gradient = gradients.get(parameter)
+            twin.grad = None if gradient is None else gradient.detach().to(twin.dtype).clone()
+        step = type(self.optimizer).step
+        # torch wraps ``step`` to call hooks, among them such as are set for all optimizers.
+        step = getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step
+        step(self.optimizer)
+        for twin in self.twins.values():
+            twin.grad = None
+
+    def changes(self) -> Changes:
+        """What of the original's state differs from the copy's: to be assigned at once."""
+        return Changes(self)
+
+
+class Changes:
+    """Assignments that make an optimizer's state its twin's; computed first, made by :meth:`apply`, which cannot fail.
+
+    Tensors are written in place, so that whoever holds them sees the same.
+    """
+
+    def __init__(self, twin: Twin | None = None) -> None:
+        self.writes: list[tuple[Tensor, Tensor]] = []
+        self.entries: list[tuple[dict[str, Any], str, Any]] = []
+        if twin is None:
+            return
+        for parameter, own in twin.twins.items():
+            if own in twin.optimizer.state:
+                self._compare(twin.original.state[parameter], twin.optimizer.state[own])
+        for group, own in zip(twin.original.param_groups, twin.optimizer.param_groups, strict=True):
+            self._compare(group, {key: value for key, value in own.items() if key != "params"})
+
+    def _compare(self, old: dict[str, Any], new: Mapping[str, Any]) -> None:
+        for key, value in new.items():
+            present = old.get(key)
+            if isinstance(value, Tensor) and isinstance(present, Tensor) and present.shape == value.shape:
+                if not torch.equal(present, value):
+                    self.writes.append((present, value.clone()))  # the copy may take a step yet
+            elif isinstance(value, Tensor) or (isinstance(value, (bool, int, float)) and value != present):
+                self.entries.append((old, key, value))
+
+    def reverse(self) -> Changes:
+        """What undoes them."""
+        back = Changes()
+        back.writes = [(present, present.detach().clone()) for present, _ in self.writes]
+        back.entries = [(old, key, old.get(key)) for old, key, _ in self.entries]
+        return back
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        for present, value in self.writes:
+            present.copy_(value)
+        for old, key, value in self.entries:
+            old[key] = value
+
+
+def _stays(name: str) -> bool:
+    """``step`` as schedulers replace it on the instance, and hooks."""
+    return name == "step" or name.endswith("_hooks")
