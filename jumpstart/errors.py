@@ -51,6 +51,10 @@ class NonConvexError(InputError):
     """The loss has negative curvature in the outputs, so its flow has no closed form."""
 
 
+class NotSmoothError(InputError):
+    """The loss has kinks (absolute values, hinges, quantiles), at which its slope jumps."""
+
+
 class FlowError(JumpstartError, ArithmeticError):
     """The reduced flow cannot be integrated: the loss is not smooth, or curves down on the way."""
 

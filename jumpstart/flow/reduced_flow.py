@@ -162,14 +162,24 @@ class ReducedFlow(LinearizedRun):
 
     def coefficients(self, horizon: Parsed) -> Tensor:
         """Coefficients c (T, k) at each horizon, gated if a gate is set."""
-        if self.loss.quadratic:
-            b = self.start.into(self.initial_gradient)
-            c = self.start.out(-filters(self.start, horizon) * b)
+        if self.is_closed(horizon):
+            c = self._closed(horizon)
         elif isinstance(horizon, Steps):
             c = self._descend(horizon)[None]
         else:
             c = self._integrate(horizon)
         return self.through_gates(c)
+
+    def is_closed(self, horizon: Parsed) -> bool:
+        """Whether the run has a closed form that far; a curvature that turns out not to be constant is none."""
+        if self.loss.presumed:
+            c = self._closed(horizon)
+            if not self.loss.holds(self.outputs(torch.cat([0.5 * c, c]))):
+                self.loss = self.loss.as_general()
+        return self.loss.quadratic
+
+    def _closed(self, horizon: Parsed) -> Tensor:
+        return self.start.out(-filters(self.start, horizon) * self.start.into(self.initial_gradient))
 
     def through_gates(self, c: Tensor) -> Tensor:
         """Coefficients (…, k) after the gates on the modes at the start, if any is set."""

@@ -6,10 +6,25 @@ dimensions before that shape, so that many horizons or basis vectors go through 
 """
 
 from .base import Loss
-from .classification import CrossEntropy, Logistic
 from .convex import Convex
+from .cross_entropy import CrossEntropy
+from .logistic import Logistic
 from .named import as_loss
-from .squared import Squares, mse
+from .regression import Huber, Poisson
+from .squared import Squares, WeightedSquares, mse
 from .weighted import Weighted, weighted
 
-__all__ = ["Convex", "CrossEntropy", "Logistic", "Loss", "Squares", "Weighted", "as_loss", "mse", "weighted"]
+__all__ = [
+    "Convex",
+    "CrossEntropy",
+    "Huber",
+    "Logistic",
+    "Loss",
+    "Poisson",
+    "Squares",
+    "Weighted",
+    "WeightedSquares",
+    "as_loss",
+    "mse",
+    "weighted",
+]

@@ -15,13 +15,17 @@ class Loss(abc.ABC):
     """A convex loss with its targets bound to it: Φ(u) for outputs u of one shape.
 
     ``curvature`` is the number β where B = β·I everywhere, else None; ``quadratic`` says that B is constant;
-    ``known_convex`` that no check is needed, and that ``sqrt_t`` is cheap and keeps the small curvatures exact.
+    ``follows_targets`` that ∇Φ = B (u − y) besides, whatever the targets y; ``known_convex`` that no check is needed,
+    and that ``sqrt_t`` is cheap and keeps the small curvatures exact.
     """
 
     curvature: float | None = None
     quadratic: bool = False
+    follows_targets: bool = False
     known_convex: bool = False
+    presumed: bool = False  # B was found to be constant by looking: ``holds`` is asked at the outputs of every answer
     targets: Tensor
+    moving: tuple[str, ...] = ("targets",)  # tensors, or None, that follow the outputs to their device and dtype
 
     @abc.abstractmethod
     def check(self, u: Tensor) -> None:
@@ -53,19 +57,39 @@ class Loss(abc.ABC):
 
     @abc.abstractmethod
     def with_targets(self, targets: Tensor) -> Loss:
-        """The same loss of other targets, checked like the first; a mean stays a mean."""
+        """The same loss of other targets of the same samples, checked like the first; a mean stays a mean."""
+
+    def on_new_samples(self, targets: Tensor) -> Loss:
+        """The same loss of other samples: weights and masks, which belong to the samples, stay behind."""
+        return self.with_targets(targets)
+
+    def holds(self, u: Tensor) -> bool:
+        """Whether B at outputs u is the constant that it was found to be; for losses whose B was found by looking."""
+        return True
+
+    def as_general(self) -> Loss:
+        """The same loss, without the claim that B is constant."""
+        twin = copy.copy(self)
+        twin.quadratic, twin.curvature = False, None
+        return twin
 
     def correct(self, u: Tensor) -> Tensor | None:
         """Which outputs say the right class (booleans), where the targets are classes; else None."""
         return None
 
     def to(self, u: Tensor) -> Loss:
-        """The same loss with its targets on the device (and, if floating, in the dtype) of the outputs u."""
-        dtype = u.dtype if self.targets.is_floating_point() else self.targets.dtype
-        if self.targets.device == u.device and self.targets.dtype == dtype:
+        """The same loss with its tensors on the device (and, if floating, in the dtype) of the outputs u."""
+        held = {name: getattr(self, name) for name in self.moving}
+        held = {name: tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
+        moved = {
+            name: tensor.to(u.device, u.dtype if tensor.is_floating_point() else tensor.dtype)
+            for name, tensor in held.items()
+        }
+        if all(moved[name] is held[name] for name in held):
             return self
         twin = copy.copy(self)
-        twin.targets = self.targets.to(u.device, dtype)
+        for name, tensor in moved.items():
+            setattr(twin, name, tensor)
         return twin
 
 
@@ -94,10 +118,13 @@ def require_same_shape(u: Tensor, targets: Tensor, name: str) -> None:
         raise ShapeError(f"{name} loss: outputs {tuple(u.shape)} and targets {tuple(targets.shape)} differ{hint}.")
 
 
-def require_finite_targets(targets: Tensor) -> None:
+def require_finite_targets(targets: Tensor, remedy: str | None = None) -> None:
     """Raise unless targets are a tensor without NaN or infinity."""
     if not isinstance(targets, Tensor):
         raise InputError(f"targets must be a tensor, got {type(targets).__name__}.")
+    if targets.is_complex():
+        raise TargetError(f"targets must be real, got {targets.dtype}.")
     if targets.is_floating_point() and not bool(torch.isfinite(targets).all()):
         bad = int((~torch.isfinite(targets)).sum())
-        raise NonFiniteError(f"{bad} of {targets.numel()} targets are NaN or infinite: drop or fix those samples.")
+        remedy = remedy or "drop or fix those samples, or leave the entries out with mask=torch.isfinite(targets)"
+        raise NonFiniteError(f"{bad} of {targets.numel()} targets are NaN or infinite: {remedy}.")

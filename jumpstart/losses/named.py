@@ -1,27 +1,84 @@
-"""Losses by name."""
+"""Losses by name, and which options each takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, NotSmoothError
 from .base import Loss
-from .classification import CrossEntropy, Logistic
 from .convex import Convex
+from .cross_entropy import CrossEntropy
+from .lines import kinked
+from .logistic import Logistic
+from .regression import Huber, Poisson
 from .squared import mse
+from .torch_losses import from_torch
+
+ENTRIES = frozenset({"weights", "mask"})
+
+# name → what makes it, and the options that it takes
+LOSSES: dict[str, tuple[Callable[..., Loss], frozenset[str]]] = {
+    "mse": (mse, ENTRIES),
+    "huber": (Huber, ENTRIES | {"delta"}),
+    "poisson": (Poisson, ENTRIES),
+    "logistic": (Logistic, ENTRIES | {"pos_weight"}),
+    "multi_label": (Logistic, ENTRIES | {"pos_weight"}),
+    "cross_entropy": (CrossEntropy, ENTRIES | {"class_weights", "ignore_index", "label_smoothing"}),
+}
+KINKED_NAMES = ("l1", "mae", "l1_loss", "hinge", "multi_margin", "quantile", "pinball", "epsilon_insensitive")
+
+# option → what to do where a loss does not take it
+REMEDIES = {
+    "class_weights": "weigh samples with weights=, or positives of 'logistic' with pos_weight=",
+    "ignore_index": "leave targets out with mask=(targets != value)",
+    "label_smoothing": "smooth the targets themselves: 'logistic' takes any in [0, 1]",
+    "pos_weight": "weigh samples with weights=, or classes of 'cross_entropy' with class_weights=",
+    "delta": "leave it out, or take loss='huber'",
+    "mask": "put the mask into the targets and let the function multiply by it",
+    "weights": "leave it out",
+}
 
 
-def as_loss(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tensor | None) -> Loss:
-    """A loss from its name, a per-sample function, or itself."""
+def as_loss(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tensor | None, **options: Any) -> Loss:
+    """A loss from its name, a per-sample function, one of torch's own, or itself.
+
+    Args:
+        options: of the named loss, those that are not None; see ``LOSSES``.
+
+    Raises:
+        InputError: an unknown loss, or an option that would do nothing for it. NotSmoothError: a loss with kinks.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
     if isinstance(loss, Loss):
+        if given:
+            raise InputError(
+                f"{_listed(given)} beside a js.Loss, which holds its targets and options already: give them to "
+                f"js.losses.{type(loss).__name__}."
+            )
         return loss
+    known = from_torch(loss)
+    if known is not None:
+        loss, own = known
+        if twice := sorted(set(own) & set(given)):
+            raise InputError(f"{twice[0]}= is given twice, beside the loss and in torch's own: give it once.")
+        given = own | given
+    if isinstance(loss, str) and loss.lower() in KINKED_NAMES:
+        raise NotSmoothError(kinked(repr(loss)))
+    if not callable(loss) and loss not in LOSSES:
+        raise InputError(f"loss={loss!r} is not known: use one of {sorted(LOSSES)}, a function or a js.Loss.")
+    name = loss if isinstance(loss, str) else "that is a function"
+    make, takes = LOSSES[loss] if isinstance(loss, str) else (Convex, frozenset({"weights"}))
+    for option in given:
+        if option not in takes:
+            told = f"loss {name!r}" if isinstance(loss, str) else f"a loss {name}"
+            raise InputError(f"{option}= does nothing for {told}: {REMEDIES[option]}.")
     if targets is None:
         raise InputError(f"loss {loss!r} needs targets.")
-    if callable(loss):
-        return Convex(loss, targets)
-    table: dict[str, Callable[[Tensor], Loss]] = {"mse": mse, "cross_entropy": CrossEntropy, "logistic": Logistic}
-    if loss not in table:
-        raise InputError(f"loss={loss!r} is not known: use one of {sorted(table)}, a function or a js.Loss.")
-    return table[loss](targets)
+    return make(targets, **given) if isinstance(loss, str) else Convex(loss, targets, **given)
+
+
+def _listed(options: dict[str, Any]) -> str:
+    return ", ".join(f"{name}=" for name in options)

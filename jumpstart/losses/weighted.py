@@ -7,8 +7,9 @@ import copy
 import torch
 from torch import Tensor
 
-from ..errors import InputError, NonFiniteError, ShapeError
+from ..errors import InputError, ShapeError
 from .base import Loss
+from .pointwise import require_weights
 
 
 class Weighted(Loss):
@@ -22,6 +23,7 @@ class Weighted(Loss):
     def __init__(self, inner: Loss, weights: Tensor, dims: int) -> None:
         self.inner, self.weights, self.dims = inner, weights.detach(), dims
         self.quadratic, self.known_convex = inner.quadratic, inner.known_convex
+        self.follows_targets, self.presumed = inner.follows_targets, inner.presumed
         self.targets = inner.targets
 
     def _rows(self, v: Tensor) -> Tensor:
@@ -55,6 +57,18 @@ class Weighted(Loss):
         twin.targets = twin.inner.targets
         return twin
 
+    def on_new_samples(self, targets: Tensor) -> Loss:
+        return self.inner.on_new_samples(targets)
+
+    def holds(self, u: Tensor) -> bool:
+        return self.inner.holds(u)
+
+    def as_general(self) -> Loss:
+        twin = copy.copy(self)
+        twin.inner, twin.quadratic = self.inner.as_general(), False
+        twin.known_convex, twin.presumed = twin.inner.known_convex, False
+        return twin
+
     def correct(self, u: Tensor) -> Tensor | None:
         return self.inner.correct(u)
 
@@ -76,14 +90,7 @@ def weighted(loss: Loss, weights: Tensor, u: Tensor) -> Weighted:
     Raises:
         ShapeError, NonFiniteError, InputError: quoting the weights that cannot be used.
     """
-    if not isinstance(weights, Tensor):
-        raise InputError(f"sample weights must be a tensor, got {type(weights).__name__}.")
-    if weights.is_complex():
-        raise InputError(f"sample weights must be real, got {weights.dtype}.")
-    if not bool(torch.isfinite(weights).all()):
-        raise NonFiniteError("sample weights hold NaN or infinity.")
-    if weights.numel() and float(weights.min()) < 0:
-        raise InputError(f"sample weights must be 0 or more; the smallest is {float(weights.min()):.3g}.")
+    require_weights(weights)
     if isinstance(loss, Weighted) and loss.weights.shape == weights.shape:  # weights upon weights multiply
         loss, weights = loss.inner, loss.weights.to(weights) * weights
     made = Weighted(loss, weights, u.dim() - 1).to(u)

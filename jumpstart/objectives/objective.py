@@ -206,15 +206,31 @@ def supervised(
     params: Select = None,
     chunk: int | None = None,
     training: bool | None = None,
+    weights: Tensor | None = None,
+    mask: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float | None = None,
+    pos_weight: Tensor | float | None = None,
+    delta: float | None = None,
 ) -> Objective:
     """Outputs of a model on a batch of inputs against targets, under a named loss.
 
+    Every named loss is torch's own with reduction "mean". With ``weights`` or a ``mask`` that mean is Σ w ℓ / Σ w over
+    the entries that count; with ``class_weights`` and ``ignore_index`` it is the one of ``F.cross_entropy``.
+
     Args:
         inputs: a tensor (n, …), a tuple of them (``model(*inputs)``) or a dict (``model(**inputs)``).
-        targets: (n, …); for "mse" and "logistic" of the outputs' shape, for "cross_entropy" integer classes of
-            the outputs' shape without its last dimension, which holds the classes.
-        loss: "mse", "cross_entropy", "logistic", a per-sample function (outputs, target) -> scalar, or a js.Loss.
+        targets: (n, …) of the outputs' shape; for "cross_entropy" integer classes of the outputs' shape without its
+            last dimension, which holds the classes, or probabilities of the whole shape.
+        loss: "mse", "huber", "poisson" (counts; outputs are log rates), "cross_entropy", "logistic" or "multi_label"
+            (labels from 0 to 1), a convex smooth function of ONE sample (outputs, target) -> scalar, one of torch's
+            own (``nn.CrossEntropyLoss(weight=W)``), or a js.Loss.
         chunk: evaluate at most this many samples at a time, to bound memory; None for all at once.
+        weights: (n,) how much each sample counts, ≥ 0.
+        mask: targets that count, True or 1; of their shape or (n,). Targets may hold anything elsewhere, NaN too.
+        class_weights, ignore_index, label_smoothing: of "cross_entropy", as torch's.
+        pos_weight: of "logistic" and "multi_label", as torch's. delta: of "huber", as torch's (1 by default).
 
     Raises:
         InputError and its kinds, quoting the offending input.
@@ -230,7 +246,10 @@ def supervised(
     require_finite(inputs, "inputs")
     if isinstance(loss, Loss) and targets is not None:
         raise InputError("supervised: a js.Loss holds its targets already; pass targets=None beside it.")
-    bound = as_loss(loss, targets)
+    bound = as_loss(
+        loss, targets, weights=weights, mask=mask, class_weights=class_weights, ignore_index=ignore_index,
+        label_smoothing=label_smoothing, pos_weight=pos_weight, delta=delta,
+    )  # fmt: skip
     if bound.targets.dim() == 0 or bound.targets.shape[0] != batch.size:
         raise ShapeError(f"{batch.size} inputs but targets of shape {tuple(bound.targets.shape)}: one row a sample.")
     parts = [batch] if chunk is None or chunk >= batch.size else batch.split(chunk)

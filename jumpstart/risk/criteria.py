@@ -16,7 +16,7 @@ from .. import gating as gate
 from ..errors import InputError
 from ..flow.horizon import Parsed, Times, filters, parse
 from ..flow.reduced_flow import ReducedFlow
-from ..losses.weighted import Weighted, unweighted
+from ..losses.weighted import unweighted
 from . import leave_out as holdout
 from .leave_out import Groups
 
@@ -101,9 +101,9 @@ def gcv(flow: ReducedFlow, horizon: Parsed) -> Tensor:
 
     Source: Golub, Heath & Wahba 1979; infinite once every output is fitted.
     """
-    if not flow.loss.quadratic or isinstance(flow.loss, Weighted):
+    if flow.loss.curvature is None:
         raise InputError(
-            f"criterion='gcv' is for squared loss without sample weights, not {type(flow.loss).__name__}: use 'loo'."
+            f"criterion='gcv' is for squared loss without weights or masks, not {type(flow.loss).__name__}: use 'loo'."
         )
     require_modes(flow)
     fitted = _learnt(flow, horizon)

@@ -35,7 +35,7 @@ def left_out(flow: ReducedFlow, horizon: Parsed, groups: Sequence[Tensor], toler
         return [flow.u[group].expand(count, *flow.u[group].shape).clone() for group in groups]
     if isinstance(horizon, Steps):
         found = descend(flow, horizon, masks)
-    elif flow.loss.quadratic:
+    elif flow.is_closed(horizon):
         found = closed(flow, horizon, masks)
     else:
         found = integrate(flow, horizon, masks, tolerance)

@@ -40,7 +40,7 @@ class Sweep(Generic[Answer]):
             raise InputError(f"with_targets: shape {tuple(self.targets.shape)} holds no target.")
         loss, u = self.flow.problem.loss, self.flow.problem.lin.u
         require_finite(self.targets, "targets")
-        for one in self.targets[:1] if loss.quadratic else self.targets:
+        for one in self.targets[:1] if loss.follows_targets else self.targets:
             loss.with_targets(one).to(u).check(u)
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class Sweep(Generic[Answer]):
     def _coefficients(self, horizon: Parsed) -> Tensor:
         """(T, r, k)."""
         flow = self.flow
-        if not flow.loss.quadratic or flow.gate is not None:  # a gate asks the samples anew for each target
+        if not flow.loss.follows_targets or flow.gate is not None:  # a gate asks the samples anew for each target
             return torch.stack([flow.with_targets(y).coefficients(horizon) for y in self.targets], 1)
         # The gradient is affine in the targets: g(y) = g(y₀) − B (y − y₀).
         moved = (self.targets.to(flow.u) - flow.loss.targets).expand(len(self), *flow.u.shape)

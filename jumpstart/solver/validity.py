@@ -105,7 +105,7 @@ def examine(
     train, query, share = agreement(lin, flow.outputs(c[0]), displacement, flow.problem.loss), None, None
     if x is not None:
         at, _ = queries.at(x, many=1)
-        loss = None if y is None else unweighted(flow.problem.loss).with_targets(y).to(at.u)
+        loss = None if y is None else unweighted(flow.problem.loss).on_new_samples(y).to(at.u)
         if loss is not None:
             loss.check(at.u)
         query = agreement(at, queries.shifted(x, c)[0], displacement, loss)
