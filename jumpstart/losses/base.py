@@ -8,7 +8,7 @@ import copy
 import torch
 from torch import Tensor
 
-from ..errors import InputError, NonConvexError, NonFiniteError, ShapeError
+from ..errors import InputError, NonConvexError, NonFiniteError, ShapeError, TargetError
 
 
 class Loss(abc.ABC):

@@ -21,11 +21,11 @@ KINKED = (
 REMEDIES = (
     (
         ("item()", "data-dependent", "control flow", "boolean value of tensor"),
-        "it reads a value (an index W[y], an if, a check, .item()), which cannot be done for all samples at once: for "
-        "weights by class give loss='cross_entropy', class_weights=W; choose with torch.where; look up with "
-        "W.gather(0, y[None])[0]",
+        "it reads a value (an index W[y], F.one_hot, an if, a check, .item()), which cannot be done for all samples at "
+        "once: for weights by class give loss='cross_entropy', class_weights=W; choose with torch.where; look up with "
+        "W.gather(0, y[None])[0]; give targets that are one-hot already",
     ),
-    (("inplace", "in-place", "in place"), "write it without operations in place (x = x * w, not x *= w)"),
+    (("inplace", "in-place", "in place", "broadcast shape"), "write it without operations in place (x = x * w, not x *= w)"),
     (("numpy", "storage", "python object"), "let it use torch operations alone, on tensors"),
     (("derivative for", "not implemented", "double"), "let it use operations that have second derivatives"),
     (("same dtype", "dtype", "scalar type"), "convert the tensors that it reads with .to(u.dtype)"),

@@ -205,7 +205,9 @@ def checked_class_weights(weights: Any) -> Tensor | None:
     if weights is None:
         return None
     if not isinstance(weights, Tensor) or weights.dim() != 1 or weights.is_complex():
-        got = f"shape {tuple(weights.shape)}, {weights.dtype}" if isinstance(weights, Tensor) else type(weights).__name__
+        got = (
+            f"shape {tuple(weights.shape)}, {weights.dtype}" if isinstance(weights, Tensor) else type(weights).__name__
+        )
         raise InputError(f"class_weights must be a real tensor (C,), one number for each class; got {got}.")
     if not bool(torch.isfinite(weights).all()) or not bool((weights >= 0).all()):
         raise InputError("class_weights must be finite and 0 or more.")

@@ -54,7 +54,9 @@ class Lines:
                 centers.append(targets[picks].to(u))
         reach = reach.reshape(-1, *(1,) * (u.dim() - 1))
         found = []
-        for seed, (center, length) in enumerate((c, r) for c in centers for r in (NEAR * torch.ones_like(reach), 4 * reach)):
+        for seed, (center, length) in enumerate(
+            (c, r) for c in centers for r in (NEAR * torch.ones_like(reach), 4 * reach)
+        ):
             way = normal(rows.shape, seed).to(u)
             size = way.reshape(len(picks), -1).abs().amax(1).reshape(reach.shape)
             found.append((center, length * way / size))
@@ -110,7 +112,12 @@ def require_smooth(lines: Lines, along: Along, name: str, coarse: bool = False) 
         line = int(pieces.line[at])
         unit = float(torch.linalg.vector_norm(lines.directions[line]))
         before, after = (float(slope[at]) / unit for slope in pieces.slopes)
-        raise NotSmoothError(kinked(name, f"its slope jumps from {before:.3g} to {after:.3g}, first seen for sample {int(lines.samples[line])}"))
+        raise NotSmoothError(
+            kinked(
+                name,
+                f"its slope jumps from {before:.3g} to {after:.3g}, first seen for sample {int(lines.samples[line])}",
+            )
+        )
 
 
 def kinked(name: str, why: str = "its slope jumps") -> str:
@@ -137,6 +144,8 @@ def _first(lines: Lines, along: Along, flat: float) -> tuple[Pieces, Tensor, boo
     pairs = [(x[:, :-1].reshape(-1), x[:, 1:].reshape(-1)) for x in (slope, bend)]
     width = float(ends[1] - ends[0])
     pieces = Pieces(line[:, :-1].reshape(-1), s[:, :-1].reshape(-1), width, pairs[0], pairs[1])
+    # A slope that rises where no curvature was seen had it in between.
+    constant = constant and bool((pieces.missing().abs() <= flat * largest[pieces.line]).all())
     return pieces, largest, constant
 
 

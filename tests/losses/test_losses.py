@@ -15,100 +15,41 @@ from jumpstart.losses.convex import Convex
 from jumpstart.losses.logistic import Logistic
 from jumpstart.losses.named import as_loss
 from jumpstart.losses.squared import Squares, mse
+from jumpstart.losses.weighted import weighted
 
-from ..problems import classes, generator, randn
-
-
-def huber(u, y):
-    return (torch.sqrt(1 + (u - y).square()) - 1).sum()
-
-
-def ignored(*shape):
-    y = classes(4, 12, 5).reshape(shape)
-    y.view(-1)[::3] = -100
-    return y
-
-
-REAL = {shape: randn(3, *shape) for shape in ((6,), (6, 3), (4, 2, 3), (5, 2), (5,), (5, 2, 2))}
-CLASSES = {(n, c): classes(3, n, c) for n, c in ((9, 4), (6, 3))}
-SOFT, BITS = randn(1, 6, 4).softmax(-1), (randn(2, 8, 2) > 0).double()
-TOKENS, HOT = ignored(3, 4), F.one_hot(CLASSES[6, 3], 3).double()
-
-
-def squares(*shape):
-    return mse(REAL[shape]), lambda u: F.mse_loss(u, REAL[shape]), shape
-
-
-def convex(*shape):
-    return Convex(huber, REAL[shape]), lambda u: huber(u, REAL[shape]) / 5, shape
-
-
-# name → (bound loss, torch's own on the same targets, shape of the outputs)
-CASES = {
-    "mse": squares(6, 3),
-    "mse (n,)": squares(6),
-    "mse (n, 2, 3)": squares(4, 2, 3),
-    "residual": (Squares(torch.zeros(7).double(), 1.0), lambda u: 0.5 * u.square().sum(), (7,)),
-    "cross_entropy": (CrossEntropy(CLASSES[9, 4]), lambda u: F.cross_entropy(u, CLASSES[9, 4]), (9, 4)),
-    "cross_entropy, tokens": (CrossEntropy(TOKENS), lambda u: F.cross_entropy(u.transpose(1, 2), TOKENS), (3, 4, 5)),
-    "cross_entropy, ignored": (
-        CrossEntropy(TOKENS.view(-1)),
-        lambda u: F.cross_entropy(u, TOKENS.view(-1)),
-        (12, 5),
-    ),
-    "cross_entropy, soft": (CrossEntropy(SOFT), lambda u: F.cross_entropy(u, SOFT), (6, 4)),
-    "cross_entropy, one class": (CrossEntropy(torch.zeros(3).long()), lambda u: 0 * u.sum(), (3, 1)),
-    "logistic": (Logistic(BITS), lambda u: F.binary_cross_entropy_with_logits(u, BITS), (8, 2)),
-    "logistic (n,), integers": (
-        Logistic(BITS[:, 0].long()),
-        lambda u: F.binary_cross_entropy_with_logits(u, BITS[:, 0]),
-        (8,),
-    ),
-    "convex": convex(5, 2),
-    "convex (n,)": convex(5),
-    "convex (n, 2, 2)": convex(5, 2, 2),
-    "convex, rank-deficient": (
-        Convex(lambda u, y: torch.logsumexp(u, 0) - (u * y).sum(), HOT),
-        lambda u: F.cross_entropy(u, HOT),
-        (6, 3),
-    ),
-}
-
-
-def setting(name, seed=0, scale=1.0):
-    loss, reference, shape = CASES[name]
-    u = scale * randn(seed + 20, *shape)
-    loss = loss.to(u)
-    loss.check(u)
-    return loss, reference, u
+from ..problems import classes, generator, randn, relative
+from .rows import CW, POSITIVE, QUADRATIC, REAL, ROWS, W6, bound, mean_over, smooth_distance
 
 
 @pytest.mark.parametrize("scale", [1.0, 15.0])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ROWS)
 def test_value_gradient_and_hessian_against_autograd(name, scale):
+    row = ROWS[name]
     for seed in (0, 1):
-        loss, reference, u = setting(name, seed, scale)
-        assert float(loss.value(u)) == pytest.approx(float(reference(u)), rel=1e-12, abs=1e-15)
+        u = row.outputs(seed, scale)
+        loss, reference = bound(name, u), lambda v: row.reference(v, row.targets)
+        exact = float(reference(u))
+        assert float(loss.value(u)) == pytest.approx(exact, rel=1e-12, abs=1e-15)
         assert loss.per_sample(u).shape == u.shape[:1]
-        assert float(loss.per_sample(u).sum()) == pytest.approx(float(reference(u)), rel=1e-12, abs=1e-15)
+        assert float(loss.per_sample(u).sum()) == pytest.approx(exact, rel=1e-12, abs=1e-15)
         grad, hessian = torch.func.grad(reference)(u), torch.func.hessian(reference)(u)
-        v = randn(seed + 9, *u.shape)
-        size = u.numel()
+        v, size = randn(seed + 9, *u.shape), u.numel()
         h = hessian.reshape(size, size)
         product = (h @ v.reshape(-1)).view_as(u)
-        assert torch.allclose(loss.grad(u), grad, rtol=1e-11, atol=1e-15)
-        assert torch.allclose(loss.hvp(u, v), product, rtol=1e-10, atol=1e-14)
-        assert torch.allclose(loss.sqrt(u, loss.sqrt_t(u, v)), product, rtol=1e-9, atol=1e-12)
+        largest = float(grad.abs().max())
+        assert torch.allclose(loss.grad(u), grad, rtol=1e-11, atol=1e-14 * (1 + largest))
+        assert torch.allclose(loss.hvp(u, v), product, rtol=1e-10, atol=1e-13 * (1 + largest))
+        assert torch.allclose(loss.sqrt(u, loss.sqrt_t(u, v)), product, rtol=1e-9, atol=1e-12 * (1 + largest))
         root = torch.stack([loss.sqrt_t(u, e.view_as(u)).reshape(-1) for e in torch.eye(size).double()])
-        assert torch.allclose(root @ root.T, h, rtol=1e-9, atol=1e-12)
+        assert torch.allclose(root @ root.T, h, rtol=1e-9, atol=1e-12 * (1 + largest))
         if loss.curvature is not None:
             assert torch.allclose(h, loss.curvature * torch.eye(size).double())
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ROWS)
 def test_samples_are_separate_and_leading_dimensions_go_through(name):
-    loss, _, u = setting(name)
-    many = randn(77, 3, 2, *u.shape)
+    u = ROWS[name].outputs()
+    loss, many = bound(name, u), randn(77, 3, 2, *u.shape)
     assert loss.value(many).shape == (3, 2)
     assert loss.per_sample(many).shape == (3, 2, u.shape[0])
     for i in range(3):
@@ -119,6 +60,70 @@ def test_samples_are_separate_and_leading_dimensions_go_through(name):
     other = u.clone()
     other[0] += 1
     assert torch.equal(loss.per_sample(other)[1:], loss.per_sample(u)[1:])
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_other_targets_other_precision_and_weights_upon_it(name):
+    row, u = ROWS[name], ROWS[name].outputs()
+    loss, y = bound(name, u), row.other(row.targets)
+    twin = loss.with_targets(y).to(u)
+    twin.check(u)
+    if name != "residual":  # whose scale is that of its first targets: there is no mean
+        assert relative(twin.value(u), row.reference(u, y)) < 1e-12
+    narrow = loss.to(u.float())
+    assert narrow.grad(u.float()).dtype == torch.float32
+    assert relative(narrow.grad(u.float()).double(), loss.grad(u)) < 1e-5
+    assert relative(narrow.hvp(u.float(), u.float()).double(), loss.hvp(u, u)) < 1e-5
+    counts = torch.arange(len(u)).double()
+    upon = weighted(loss, counts, u)
+    assert relative(upon.per_sample(u), counts * loss.per_sample(u)) < 1e-13
+    assert upon.quadratic == loss.quadratic
+    assert relative(upon.hvp(u, u), counts.reshape(-1, *(1,) * (u.dim() - 1)) * loss.hvp(u, u)) < 1e-13
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_is_said_of_the_curvature(name):
+    u = ROWS[name].outputs()
+    loss = bound(name, u)
+    assert loss.quadratic == (name in QUADRATIC)
+    if loss.follows_targets:
+        assert loss.quadratic
+        y = torch.nan_to_num(loss.targets)
+        assert relative(loss.grad(u), loss.hvp(u, u - y)) < 1e-13
+    if loss.quadratic:
+        far = u + 30 * randn(3, *u.shape)
+        assert relative(loss.grad(far) - loss.grad(u), loss.hvp(u, far - u)) < 1e-12
+        assert loss.holds(torch.stack([u, far]))
+        assert not loss.as_general().quadratic
+
+
+AFRESH = {
+    "mse, weights": lambda u, y: F.mse_loss(u, y),
+    "huber, mask": lambda u, y: F.huber_loss(u, y, delta=0.3),
+    "poisson, mask and weights": lambda u, y: F.poisson_nll_loss(u, y),
+    "cross_entropy, all weights and smoothing": lambda u, y: F.cross_entropy(u, y, CW, label_smoothing=0.2),
+    "logistic, pos_weight": lambda u, y: F.binary_cross_entropy_with_logits(u, y, pos_weight=POSITIVE),
+    "logistic, mask": lambda u, y: F.binary_cross_entropy_with_logits(u, y),
+    "function, weights": mean_over(smooth_distance),
+}
+
+
+@pytest.mark.parametrize("name", AFRESH)
+@pytest.mark.parametrize("n", [4, 6])
+def test_new_samples_leave_weights_and_masks_behind(name, n):
+    """Those belong to the samples, even where there are as many new ones; all the rest belongs to the loss."""
+    row, u = ROWS[name], randn(5, n, *ROWS[name].shape[1:])
+    y = (classes(2, n, 4) if "cross" in name else torch.rand(n, 3, generator=generator(1), dtype=torch.float64)).clone()
+    found = bound(name, row.outputs()).on_new_samples(y).to(u)
+    found.check(u)
+    assert relative(found.value(u), AFRESH[name](u, y)) < 1e-12
+    assert relative(weighted(bound(name, row.outputs()), torch.arange(len(row.outputs())), row.outputs())
+                    .on_new_samples(y).to(u).value(u), AFRESH[name](u, y)) < 1e-12  # fmt: skip
+
+
+def test_other_targets_of_weighted_samples_have_their_number():
+    with pytest.raises(errors.ShapeError, match="one each"):
+        mse(REAL, weights=W6).with_targets(REAL[:4])
 
 
 @pytest.mark.parametrize("u", [-700.0, -60.0, -21.0, -19.0, 0.0, 19.0, 21.0, 60.0, 700.0])
@@ -164,7 +169,7 @@ def test_make_by_name(name):
 
 
 def test_make_of_functions_and_losses():
-    assert isinstance(as_loss(huber, randn(0, 4)), Convex)
+    assert isinstance(as_loss(smooth_distance, randn(0, 4)), Convex)
     bound = mse(randn(0, 4))
     assert as_loss(bound, None) is bound
     with pytest.raises(errors.InputError, match="function"):
