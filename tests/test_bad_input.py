@@ -117,7 +117,7 @@ CASES = {
     "non-convex loss": (sup(loss=wiggly), errors.NonConvexError, ["negative curvature"]),
     "saddle-shaped loss": (sup(loss=saddle), errors.NonConvexError, ["negative curvature"]),
     "vector-valued loss": (sup(loss=lambda u, y: u - y), errors.ShapeError, ["scalar"]),
-    "unknown loss": (sup(loss="hinge"), errors.InputError, ["'hinge'", "cross_entropy"]),
+    "unknown loss": (sup(loss="focal"), errors.InputError, ["'focal'", "cross_entropy"]),
     "negative horizon": (ask(lambda s: s.outputs(-1.0)), errors.HorizonError, ["-1.0"]),
     "NaN horizon": (ask(lambda s: s.predict(randn(0, 2, 4), NAN)), errors.HorizonError, ["nan"]),
     "one NaN of many": (ask(lambda s: s.loss(torch.tensor([1.0, NAN]))), errors.HorizonError, ["nan"]),

@@ -25,7 +25,10 @@ REMEDIES = (
         "once: for weights by class give loss='cross_entropy', class_weights=W; choose with torch.where; look up with "
         "W.gather(0, y[None])[0]; give targets that are one-hot already",
     ),
-    (("inplace", "in-place", "in place", "broadcast shape"), "write it without operations in place (x = x * w, not x *= w)"),
+    (
+        ("inplace", "in-place", "in place", "broadcast shape"),
+        "write it without operations in place (x = x * w, not x *= w)",
+    ),
     (("numpy", "storage", "python object"), "let it use torch operations alone, on tensors"),
     (("derivative for", "not implemented", "double"), "let it use operations that have second derivatives"),
     (("same dtype", "dtype", "scalar type"), "convert the tensors that it reads with .to(u.dtype)"),
@@ -78,8 +81,8 @@ def called_once(fn: Callable[..., Any], row: Tensor, target: Tensor) -> Any:
             raise NotSmoothError(kinked(repr(watch.kinked))) from error
         raise InputError(
             f"the loss {described(fn)} cannot be evaluated: {_said(error)}. It is called with ONE sample, outputs of "
-            f"shape {tuple(row.shape)} and a target of shape {tuple(target.shape)}; a function of whole batches becomes "
-            "lambda u, y: loss(u[None], y[None])."
+            f"shape {tuple(row.shape)} and a target of shape {tuple(target.shape)}; a function of whole batches "
+            "becomes lambda u, y: loss(u[None], y[None])."
         ) from error
 
 

@@ -216,7 +216,7 @@ class Convex(Loss):
             return torch.vmap(torch.func.grad(self.own))(x, targets)
 
         if self.forward:
-            slope, bend = torch.func.jvp(slopes, (rows,), (directions,))
+            slope, bend = torch.func.jvp(slopes, (rows,), (directions,))[:2]
         else:
             slope, pull = pullback(slopes, rows)
             bend = pull(directions)

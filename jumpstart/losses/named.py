@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -67,17 +68,18 @@ def as_loss(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tens
         given = own | given
     if isinstance(loss, str) and loss.lower() in KINKED_NAMES:
         raise NotSmoothError(kinked(repr(loss)))
-    if not callable(loss) and loss not in LOSSES:
+    if not callable(loss) and not (isinstance(loss, str) and loss in LOSSES):
         raise InputError(f"loss={loss!r} is not known: use one of {sorted(LOSSES)}, a function or a js.Loss.")
-    name = loss if isinstance(loss, str) else "that is a function"
-    make, takes = LOSSES[loss] if isinstance(loss, str) else (Convex, frozenset({"weights"}))
+    if isinstance(loss, str):
+        told, (make, takes) = f"loss {loss!r}", LOSSES[loss]
+    else:
+        told, make, takes = "a loss that is a function", partial(Convex, loss), frozenset({"weights"})
     for option in given:
         if option not in takes:
-            told = f"loss {name!r}" if isinstance(loss, str) else f"a loss {name}"
             raise InputError(f"{option}= does nothing for {told}: {REMEDIES[option]}.")
     if targets is None:
         raise InputError(f"loss {loss!r} needs targets.")
-    return make(targets, **given) if isinstance(loss, str) else Convex(loss, targets, **given)
+    return make(targets, **given)
 
 
 def _listed(options: dict[str, Any]) -> str:

@@ -79,16 +79,15 @@ def from_torch(loss: Any) -> tuple[str, dict[str, Any]] | None:
     Raises:
         NotSmoothError: a loss with kinks. InputError: another reduction than the mean, or options that have no name.
     """
-    if isinstance(loss, KINKED_MODULES) or (callable(loss) and loss in KINKED):
+    if isinstance(loss, KINKED_MODULES) or any(loss is function for function in KINKED):
         raise NotSmoothError(kinked(getattr(loss, "__name__", type(loss).__name__)))
     if isinstance(loss, _Loss) and loss.reduction != "mean":
         raise InputError(
-            f"nn.{type(loss).__name__}(reduction={loss.reduction!r}): jumpstart's losses are means, so that flow time is "
-            "learning rate × steps of that mean; give reduction='mean'."
+            f"nn.{type(loss).__name__}(reduction={loss.reduction!r}): jumpstart's losses are means, so that flow time "
+            "is learning rate × steps of that mean; give reduction='mean'."
         )
     if type(loss) in MODULES:
         name, options = MODULES[type(loss)]
         return name, {key: value for key, value in options(loss).items() if value is not None}
-    if not isinstance(loss, nn.Module) and callable(loss) and loss in FUNCTIONS:
-        return FUNCTIONS[loss], {}
-    return None
+    name = next((name for function, name in FUNCTIONS.items() if loss is function), None)
+    return None if name is None else (name, {})

@@ -1,4 +1,4 @@
-"""The table of losses: how each is made, torch's own of the same targets, and outputs that go with it. A new loss is a row."""
+"""The table of losses: how each is made, torch's own of the same targets, outputs that go with it. A new loss is a row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..problems import classes, generator, randn
 
 @dataclass(frozen=True)
 class Row:
-    """``make(y)`` is the loss of targets y, and ``reference(u, y)`` what it has to be; ``other(y)`` are more targets."""
+    """``make(y)`` is the loss of targets y, ``reference(u, y)`` what it has to be; ``other(y)`` are more targets."""
 
     make: Callable[[Tensor], Loss]
     reference: Callable[[Tensor, Tensor], Tensor]
@@ -221,15 +221,22 @@ ROWS: dict[str, Row] = {
         mean_over(lambda u, t: (t[1] * (u - t[0]).square()).sum()), PACKED, (6, 3),
     ),
     "function, Mahalanobis": Row(
-        lambda y: Convex(lambda u, t: (u - t) @ SPREAD.to(u) @ (u - t), y), mean_over(lambda u, t: (u - t) @ SPREAD @ (u - t)),
-        REAL, (6, 3),
+        lambda y: Convex(lambda u, t: (u - t) @ SPREAD.to(u) @ (u - t), y),
+        mean_over(lambda u, t: (u - t) @ SPREAD @ (u - t)), REAL, (6, 3),
     ),
 }  # fmt: skip
 
 QUADRATIC = {name for name in ROWS if name.startswith("mse")} | {
     "residual", "function, masked squares", "function, Mahalanobis",
 }  # fmt: skip
-NEW = [name for name in ROWS if "," in name or name in ("huber", "poisson", "function")]  # none of the first three
+RUN = [  # those whose runs are followed
+    "mse, weights", "mse, mask", "mse, mask of samples", "mse, mask and weights", "huber", "huber, delta",
+    "huber (n,), weights", "huber, mask", "poisson", "poisson, mask and weights", "cross_entropy, class_weights",
+    "cross_entropy, ignore_index", "cross_entropy, smoothing", "cross_entropy, weights", "cross_entropy, everything",
+    "cross_entropy, soft, class_weights and smoothing", "cross_entropy, mask", "logistic, several labels",
+    "logistic, pos_weight", "logistic, mask", "function, weights", "function, rank-deficient",
+    "function, masked squares", "function, Mahalanobis",
+]  # fmt: skip
 
 
 def bound(name: str, u: Tensor) -> Loss:

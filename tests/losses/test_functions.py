@@ -112,16 +112,15 @@ def test_kinks_and_constant_curvature_are_found(n, dtype):
 def test_kinked_losses_are_refused_with_a_remedy(loss):
     y = classes(0, 6, 3) if "argin" in repr(loss) or getattr(loss, "__name__", "") == "<lambda>" else randn(0, 6, 3)
     y = randn(0, 6, 3) if loss is KINKED["absolute value"] else y
-    with pytest.raises(errors.NotSmoothError, match="huber.*softplus"):
+    with pytest.raises(errors.NotSmoothError, match=r"huber.*softplus"):
         js.supervised(mlp(0), randn(0, 6, 4), y, loss=loss)
 
 
 def test_the_refusal_says_what_jumps_and_where():
+    def tilted(u, y):
+        return torch.maximum(0.9 * (y - u), -0.1 * (y - u)).sum()
+
     with pytest.raises(errors.NotSmoothError, match=r"'tilted' .*-0\.9 to 0\.1.*sample \d"):
-
-        def tilted(u, y):
-            return torch.maximum(0.9 * (y - u), -0.1 * (y - u)).sum()
-
         js.supervised(mlp(0, out=1), randn(0, 6, 4), randn(1, 6, 1), loss=tilted)
 
 
@@ -204,7 +203,7 @@ def test_options_do_something_or_are_refused(name):
         else:
             with pytest.raises(errors.InputError, match=f"{option}= does nothing"):
                 js.supervised(mlp(0), randn(0, 6, 4), y, loss=name, **{option: value})
-    with pytest.raises(errors.InputError, match="beside a js.Loss"):
+    with pytest.raises(errors.InputError, match="beside a js"):
         js.supervised(mlp(0), randn(0, 6, 4), loss=mse(randn(0, 6, 3)), weights=torch.ones(6))
 
 
@@ -259,7 +258,7 @@ BAD = {
     "mask of weights": (NAN, "huber", {"mask": torch.rand(6, 3)}, errors.InputError, "0 and 1"),
     "mask of nothing": (NAN, "mse", {"mask": torch.zeros(6, 3).bool()}, errors.TargetError, "no target"),
     "mask as a list": (NAN, "mse", {"mask": [True] * 6}, errors.InputError, "list"),
-    "weights by entry": (NAN, "mse", {"mask": ~NAN.isnan(), "weights": torch.ones(6, 3)}, errors.ShapeError, "one each"),
+    "weights by entry": (randn(0, 6, 3), "mse", {"weights": torch.ones(6, 3)}, errors.ShapeError, "one each"),
     "negative weights": (randn(0, 6, 3), "mse", {"weights": -torch.ones(6)}, errors.InputError, "0 or more"),
     "weights of zero": (randn(0, 6, 3), "mse", {"weights": torch.zeros(6)}, errors.InputError, "nothing left"),
     "delta": (randn(0, 6, 3), "huber", {"delta": 0.0}, errors.InputError, "delta=0.0"),
@@ -277,7 +276,7 @@ BAD = {
         torch.ones(6).long(), "cross_entropy", {"ignore_index": 1}, errors.TargetError, "no loss",
     ),
     "only classes of weight 0": (
-        torch.zeros(6).long(), "cross_entropy", {"class_weights": torch.tensor([0.0, 1, 1])}, errors.InputError, "nothing",
+        torch.zeros(6).long(), "cross_entropy", {"class_weights": torch.tensor([0.0, 1, 1])}, errors.InputError, "left",
     ),
     "complex": (torch.ones(6, 3, dtype=torch.complex64), "mse", {}, errors.TargetError, "complex"),
     "unknown": (randn(0, 6, 3), "msee", {}, errors.InputError, "huber"),

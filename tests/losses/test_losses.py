@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from jumpstart import errors
 from jumpstart.losses.base import require_convex
-from jumpstart.losses.cross_entropy import CrossEntropy
 from jumpstart.losses.convex import Convex
+from jumpstart.losses.cross_entropy import CrossEntropy
 from jumpstart.losses.logistic import Logistic
 from jumpstart.losses.named import as_loss
 from jumpstart.losses.squared import Squares, mse

@@ -13,7 +13,7 @@ import jumpstart as js
 from jumpstart.losses import Convex
 
 from ..problems import integrate, jacobian, mlp, randn, relative
-from .rows import NEW, ROWS, Row
+from .rows import ROWS, RUN, Row, mean_over
 
 
 def setting(row: Row, scale: float = 1.0):
@@ -44,7 +44,7 @@ def exact(row: Row, model, x, times) -> np.ndarray:
     return integrate(force, u0.numpy().reshape(-1), times, rtol=1e-9, atol=1e-11).reshape(len(times), *row.shape)
 
 
-@pytest.mark.parametrize("name", [*NEW, "function, masked squares", "function, Mahalanobis"])
+@pytest.mark.parametrize("name", RUN)
 def test_the_flow_against_an_ode_solver(name):
     row = ROWS[name]
     model, x, objective = setting(row, scale=2.0)
@@ -54,16 +54,13 @@ def test_the_flow_against_an_ode_solver(name):
     assert relative(found, exact(row, model, x, times)) < 2e-6
 
 
-@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("name", RUN)
 def test_jumps_lower_every_loss(name):
     row = ROWS[name]
     model, x, objective = setting(row)
     result = js.jump(objective)
     with torch.no_grad():
         reached = float(row.reference(model(x), row.targets))
-    if "one class" in name:
-        assert result.outcome is js.Outcome.STATIONARY
-        return
     assert result.accepted
     assert reached == pytest.approx(result.actual, rel=1e-10)
     assert reached < result.before
@@ -72,13 +69,12 @@ def test_jumps_lower_every_loss(name):
         optimizer.zero_grad()
         row.reference(model(x), row.targets).backward()
         optimizer.step()
-    fitted = js.fit(objective, jumps=2)
+    assert optimizer.results[0].accepted
+    fitted = js.fit(objective, jumps=1)
     assert fitted.loss < reached
 
 
-@pytest.mark.parametrize(
-    "name", ["mse, mask and weights", "huber, delta", "cross_entropy, weights", "function, weights"]
-)
+@pytest.mark.parametrize("name", ["mse, mask and weights", "huber, delta", "cross_entropy, weights"])
 def test_leaving_samples_out_of_weighted_runs(name):
     """Sample i's rows of the gradient set to zero, and its own term of the loss read, n times it."""
     row = ROWS[name]
@@ -127,8 +123,7 @@ def test_curvature_that_only_looked_constant():
     def distant(u, y):
         return F.huber_loss(u - 5000 - y, torch.zeros_like(u), delta=4000.0, reduction="sum") / 4000
 
-    row = Row(lambda y: Convex(distant, y), lambda u, y: torch.stack([distant(a, b) for a, b in zip(u, y, strict=True)]).mean(),
-              randn(1, 6, 3), (6, 3))  # fmt: skip
+    row = Row(lambda y: Convex(distant, y), mean_over(distant), randn(1, 6, 3), (6, 3))
     model, x, objective = setting(row)
     assert objective.loss.quadratic
     solution = js.solve(objective, "dense")
@@ -163,7 +158,7 @@ def test_masked_targets_swept():
 
 def test_checks_on_new_samples_know_no_weights():
     row = ROWS["mse, mask and weights"]
-    model, _, objective = setting(row)
+    _, _, objective = setting(row)
     query, y = randn(30, 6, 4), randn(31, 6, 3)
     check = js.solve(objective, "dense").check(1e-3, query, y)
     assert check.query.losses[0] == pytest.approx(float(F.mse_loss(check.query.linearized, y)), rel=1e-9)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 import jumpstart as js
 from jumpstart import errors
-from jumpstart.losses.cross_entropy import CrossEntropy
 from jumpstart.losses.convex import Convex
+from jumpstart.losses.cross_entropy import CrossEntropy
 from jumpstart.losses.logistic import Logistic
 from jumpstart.losses.squared import Squares, mse
 from jumpstart.losses.weighted import Weighted, weighted
