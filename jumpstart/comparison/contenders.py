@@ -66,7 +66,7 @@ def jumped(factory: Factory, at: Schedule = 10, **options: Any) -> Contender:
             _backward(model, objective, optimizer)
             optimizer.step()
             cost += 1
-            for result in list(optimizer.results)[len(optimizer.results) - (optimizer.jumps - seen) :]:
+            for result in optimizer.results[len(optimizer.results) - (optimizer.jumps - seen) :]:
                 cost += result.gradient_evaluations
                 accepted += result.accepted
             seen = optimizer.jumps

@@ -192,8 +192,18 @@ class AlongFlow(Descent):
         return self.candidate(self.run.coefficients(Times.at(position))[0], position)
 
     def start(self, trust: Trust, memory: Memory) -> float:
-        asked = memory.horizon or trust.horizon or self.run.initial_horizon()
+        asked = memory.horizon or trust.horizon or self._opening()
         return min(asked, max(self.run.max_horizon, 1e-280))
+
+    def _opening(self) -> float:
+        """A flow time to start from, read off the run as far as half of the budget follows it."""
+        ledger = self.problem.lin.ledger
+        whole = ledger.allowance
+        ledger.allowance = ledger.spent + 0.5 * (whole - ledger.spent)
+        try:
+            return self.run.initial_horizon()
+        finally:
+            ledger.allowance = whole
 
     def remember(self, memory: Memory, position: float) -> Memory:
         return replace(memory, horizon=position)

@@ -12,7 +12,7 @@ from .candidates import Candidate, Descent
 from .state import Memory
 from .trust import Outcome, Trust
 
-RESERVE = 6.0  # gradient evaluations kept back: a candidate, its corrections, and a look at the next step
+RESERVE = 4.0  # gradient evaluations that a candidate may take, with its corrections
 
 
 @dataclass(frozen=True)

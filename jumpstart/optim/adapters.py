@@ -35,7 +35,7 @@ class Adapter:
         coupled: weight decay is added to the gradient and so passes through D (Adam's L2 term); otherwise it acts on
             the weights as it is. Where the group has the key ``decoupled_weight_decay``, that decides.
         moments: averages of gradients by entry; (state, group) -> the factor by which the gradient at the new point
-            becomes what the entry should hold after a jump, 0 to start it afresh.
+            becomes what the entry should hold after a jump (best what one step from rest leaves), 0 to start it afresh.
         copies: entries that hold weights (averages, the other sequence of schedule-free methods): they move by the
             jump's displacement, or the next step would undo it.
         told: called after an accepted jump, once an optimizer, with it and the displacement of every parameter that
@@ -186,8 +186,8 @@ def _as_pairs(state: State) -> State:
 
 
 @torch.no_grad()
-def tell(optimizer: Optimizer, moved: Mapping[Tensor, Tensor]) -> None:
-    """Tell an optimizer's state that weights moved: copies of them move along.
+def carry(optimizer: Optimizer, moved: Mapping[Tensor, Tensor]) -> None:
+    """Carry the copies of the weights in an optimizer's state along with the weights.
 
     Args:
         moved: parameter -> its displacement.
@@ -198,6 +198,13 @@ def tell(optimizer: Optimizer, moved: Mapping[Tensor, Tensor]) -> None:
             copy = optimizer.state[parameter].get(key)
             if isinstance(copy, Tensor):
                 copy.add_(moved[parameter].to(copy))
+
+
+def tell(optimizer: Optimizer, moved: Mapping[Tensor, Tensor]) -> None:
+    """Tell an optimizer that weights moved: copies move along, and adapters that ask for it are called."""
+    carry(optimizer, moved)
+    for call in listeners(optimizer):
+        call(optimizer, moved)
 
 
 def listeners(optimizer: Optimizer) -> list[Callable[[Optimizer, Mapping[Tensor, Tensor]], None]]:
@@ -212,12 +219,11 @@ def listeners(optimizer: Optimizer) -> list[Callable[[Optimizer, Mapping[Tensor,
 
 
 @torch.no_grad()
-def refresh(optimizer: Optimizer, gradients: Mapping[Tensor, Tensor | None], share: float = 1.0) -> None:
+def refresh(optimizer: Optimizer, gradients: Mapping[Tensor, Tensor | None]) -> None:
     """Make the first moments describe the new point: the gradient there, or nothing. Others are not touched.
 
     Args:
         gradients: parameter -> gradient at the new point; None starts the parameter's moments afresh.
-        share: of what the moments settle at under that gradient.
 
     Raises:
         MetricError: an adapter reads what it does not declare.
@@ -232,7 +238,7 @@ def refresh(optimizer: Optimizer, gradients: Mapping[Tensor, Tensor | None], sha
             moment.zero_()
             if gradient is not None:
                 try:
-                    moment.add_(gradient.to(moment), alpha=share * factor(state, group))
+                    moment.add_(gradient.to(moment), alpha=factor(state, group))
                 except KeyError as error:
                     raise MetricError(
                         f"the adapter {adapter.name!r} reads {error} for {key!r}, which it does not declare."
@@ -315,22 +321,22 @@ def no_metric(who: str, why: str) -> Callable[[State, Group], Tensor]:
     return refuse
 
 
+# What one step from rest leaves, not what moments settle at: that would be ten steps' worth of a gradient that the
+# narrow valley of a jump's end turns at once (docs/decisions/0021).
 def _averaged(state: State, group: Group) -> float:
-    """What Adam's first moment is under a constant gradient, before its bias is corrected."""
-    return 1 - float(group["betas"][0]) ** float(state["step"])
+    return 1 - float(group["betas"][0])
 
 
 def _accumulated(state: State, group: Group) -> float:
-    """What the buffer of heavy-ball momentum settles at under a constant gradient."""
-    return (1 - group["dampening"]) / max(1 - group["momentum"], 1e-3)
+    return 1 - float(group["dampening"])
 
 
 def _afresh(state: State, group: Group) -> float:
     return 0.0
 
 
-def _whole(state: State, group: Group) -> float:
-    return 1.0
+def _mixed(state: State, group: Group) -> float:
+    return 1 - float(group.get("momentum", 0.9))
 
 
 def _restart(optimizer: Optimizer, moved: Mapping[Tensor, Tensor]) -> None:
@@ -439,7 +445,7 @@ REGISTRY: list[Adapter] = [
         types=("muon",),
         state=("momentum_buffer",),
         metric=no_metric("Muon", "it orthogonalizes its update"),
-        moments={"momentum_buffer": _whole},
+        moments={"momentum_buffer": _mixed},
     ),
     Adapter(
         "ASGD",
@@ -494,7 +500,7 @@ UNKNOWN = Adapter(
     state=("exp_avg",),
     optional=("momentum_buffer",),
     moments={
-        "exp_avg": lambda state, group: _averaged(state, group) if "betas" in group and "step" in state else 0.0,
+        "exp_avg": lambda state, group: _averaged(state, group) if "betas" in group else 0.0,
         "momentum_buffer": _afresh,
     },
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,8 +46,8 @@ class JumpOptimizer(torch.optim.Optimizer):
     out.
 
     A scheduled jump never raises: trouble of any kind is a RuntimeWarning with its cause and a result whose outcome is
-    ``SKIPPED``. After a jump that failed, or lowered the loss by less than the steps since the last one, twice as many
-    due steps go by as before; one that pays ends that.
+    ``SKIPPED``. After a jump that failed, or lowered the loss by less than a step did since the last one, twice as
+    many due steps go by as before; one that pays ends that. ``results`` keeps the last thousand, ``jumps`` counts all.
 
     Args:
         optimizer: any torch optimizer; learning-rate schedulers may hold either of the two. One with ``maximize=True``
@@ -123,7 +122,7 @@ class JumpOptimizer(torch.optim.Optimizer):
         self.judge, self.budget = judge, budget
         self._due = schedule(at)
         self.steps = self.jumps = 0
-        self.results: deque[JumpResult] = deque(maxlen=KEPT)
+        self.results = Recent()
         self.back_off = BackOff()
         self._stream = Stream()  # what a function has given
         self._gathering = False  # a jump is due, and waits for more of it
@@ -233,8 +232,8 @@ class JumpOptimizer(torch.optim.Optimizer):
         return math.inf if self.budget is None else self.budget * max(1, self.steps - self._tried)
 
     def _pays(self, result: JumpResult) -> bool:
-        """Whether a jump lowered its training loss by more than the steps since the last one did."""
-        stepped = self._loss - result.training_before
+        """Whether a jump lowered its training loss by more than one step did since the last one, in the mean."""
+        stepped = (self._loss - result.training_before) / max(1, self.steps - self._tried)
         self._loss = result.training_actual if result.accepted else result.training_before
         if self._stream.changes:
             self._loss = math.nan  # losses of other data say nothing here
@@ -410,8 +409,16 @@ class JumpOptimizer(torch.optim.Optimizer):
         super().__setstate__({})
 
     def __repr__(self) -> str:
-        accepted = sum(result.accepted for result in self.results)  # of the last thousand
+        accepted = sum(result.accepted for result in self.results)
         return f"JumpOptimizer({self.inner!r}, steps={self.steps}, jumps={accepted}/{self.jumps})"
+
+
+class Recent(list):
+    """A list that forgets its oldest results, so that a long run does not collect them."""
+
+    def append(self, result: JumpResult) -> None:
+        super().append(result)
+        del self[: len(self) - KEPT]
 
 
 @dataclass(frozen=True)

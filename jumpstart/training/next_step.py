@@ -17,10 +17,9 @@ from ..optim import adapters
 from ..optim.twin import Changes, Twin
 from ..utils.fallback import described
 
-FRESH = 0.1  # share of the settled moments that one step from rest leaves, at the usual 0.9
-# Shares of the moments that the gradient at the new point settles at, None to keep those that are there: the first
-# whose next step does not undo the jump is taken.
-AFTER: dict[str, tuple[float | None, ...]] = {"rebuild": (FRESH, 0.0), "reset": (0.0,), "keep": (None, 0.0)}
+REBUILD, RESET, KEEP = "rebuild", "reset", "keep"
+# What is tried of first moments, in order, until the next step does not undo the jump.
+AFTER = {REBUILD: (REBUILD, RESET), RESET: (RESET,), KEEP: (KEEP, RESET)}
 
 
 class NextStep:
@@ -48,12 +47,13 @@ class NextStep:
                 return None
             listeners = adapters.listeners(self.optimizer)
             weights, moved, gradients = named(theta), named(candidate.displacement), named(gradient)
-            for share in AFTER[self.after]:
+            for policy in AFTER[self.after]:
                 twin = Twin(self.optimizer)
                 twin.write(weights)
-                adapters.tell(twin.optimizer, {twin[p]: piece for p, piece in moved.items()})
-                if share is not None:
-                    adapters.refresh(twin.optimizer, {twin[p]: g for p, g in gradients.items()}, share)
+                adapters.carry(twin.optimizer, {twin[p]: piece for p, piece in moved.items()})
+                if policy != KEEP:
+                    known = {twin[p]: g if policy == REBUILD else None for p, g in gradients.items()}
+                    adapters.refresh(twin.optimizer, known)
                 changes = twin.changes()
                 # Who listens changes the state in ways that only the real optimizer can be put through.
                 if listeners or self._stays(twin, gradients, problem):

@@ -53,9 +53,10 @@ def test_jumps_happen_when_due_and_lower_the_loss(make):
     optimizer = js.JumpOptimizer(make(model.parameters()), objective, at=4)
     train(model, x, y, optimizer, 12)
     assert optimizer.steps == 12
-    assert len(optimizer.results) == 3
+    assert len(optimizer.results) >= 2  # RMSprop's second does less than a step before it did, and so the third waits
     for result in optimizer.results:
         assert result.accepted
+        assert result.training_actual < result.training_before
         assert result.actual < result.before
 
 
@@ -70,12 +71,12 @@ def test_without_a_jump_it_is_the_wrapped_optimizer_to_the_bit(make):
     # A horizon far too long is rejected: the run must go on as if nothing had been tried.
     optimizer = js.JumpOptimizer(make(wrapped.parameters()), objective, at=2, horizon=1e12, basis="dense")
     train(wrapped, x, y, optimizer, 6)
-    assert [result.accepted for result in optimizer.results] == [False] * 3
+    assert [result.accepted for result in optimizer.results] == [False] * 2, "at 2 and 6: one that failed doubles"
     for a, b in zip(plain.state_dict().values(), wrapped.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_first_moments_are_rebuilt_from_the_gradient_and_second_kept():
+def test_first_moments_are_those_of_one_step_along_the_gradient_and_second_kept():
     model, x, y = problem()
     objective = js.supervised(model, x, y, training=False)
     adam = torch.optim.Adam(model.parameters(), 1e-3)
@@ -87,7 +88,7 @@ def test_first_moments_are_rebuilt_from_the_gradient_and_second_kept():
     gradient = objective.space.unflatten(objective.gradient(objective.theta())[1])
     for (name, p), v in zip(model.named_parameters(), second, strict=True):
         state = adam.state[p]
-        torch.testing.assert_close(state["exp_avg"] / (1 - 0.9 ** float(state["step"])), gradient[name])
+        torch.testing.assert_close(state["exp_avg"], 0.1 * gradient[name])
         assert torch.equal(state["exp_avg_sq"], v)
 
 
@@ -175,7 +176,9 @@ def test_a_diverged_run_is_left_to_its_owner():
     with torch.no_grad():
         model[0].weight.fill_(float("nan"))
     with pytest.warns(RuntimeWarning, match="NaN"):
-        assert optimizer.jump() is None
+        result = optimizer.jump()
+    assert (result.outcome.name, result.accepted) == ("SKIPPED", False)
+    assert "NaN" in str(result)
 
 
 def test_the_state_has_the_standard_layout():
@@ -406,7 +409,8 @@ def test_nothing_moves_where_every_rate_is_zero():
     optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at=1)
     with pytest.warns(RuntimeWarning, match="learning rate 0"):
         train(model, x, y, optimizer, 1)
-    assert (optimizer.steps, optimizer.results) == (1, [])  # gradients were there: a step of a warm-up
+    assert optimizer.steps == 1  # gradients were there: a step of a warm-up
+    assert [result.outcome.name for result in optimizer.results] == ["SKIPPED"]
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
 
 
@@ -444,7 +448,7 @@ def test_only_moments_of_parameters_that_moved_are_touched(after):
     for name, p in model.named_parameters():
         moment = inner.state[p]["exp_avg"]
         if name.startswith("2"):
-            expected = (1 - 0.9**5) * gradient[name] if after == "rebuild" else torch.zeros_like(p)
+            expected = 0.1 * gradient[name] if after == "rebuild" else torch.zeros_like(p)
             torch.testing.assert_close(moment, expected, rtol=1e-12, atol=0)
         else:
             assert torch.equal(moment, old[p])
@@ -480,7 +484,6 @@ def schedule_free():
     optimizer.train()
     train(model, x, y, optimizer, 5)
     (result,) = optimizer.results
-    assert result.accepted
     assert result.actual < 0.5 * result.before
     assert LOSS(model(x), y).item() == pytest.approx(result.actual)
     optimizer.eval()
@@ -502,7 +505,7 @@ def test_schedule_free_does_not_undo_a_jump():
 
 def test_schedule_free_would_undo_it_if_it_were_not_told(monkeypatch):
     """The test above can fail."""
-    monkeypatch.setattr(adapters, "tell", lambda optimizer, moved: None)
+    monkeypatch.setattr(adapters, "carry", lambda optimizer, moved: None)
     result, _, after = schedule_free()
     assert after == sorted(after)
     assert after[0] > 1.05 * result.actual
@@ -605,8 +608,8 @@ def test_a_loop_that_meets_nan_or_infinity_is_left_to_its_owner(case):
     inner = torch.optim.RMSprop(model.parameters(), 1e-3)
     data = x.clone()
     optimizer = js.JumpOptimizer(inner, lambda: js.supervised(model, data, y, training=False), at=2)
-    train(model, x, y, optimizer, 3)
-    assert len(optimizer.results) == 1
+    train(model, x, y, optimizer, 3)  # the function is asked at 2 and 3: its data are the same
+    assert [result.accepted for result in optimizer.results] == [True]
     if case == "gradient":
         with torch.no_grad():
             model[0].weight[0, 0] = math.nan
@@ -617,7 +620,8 @@ def test_a_loop_that_meets_nan_or_infinity_is_left_to_its_owner(case):
     with pytest.warns(RuntimeWarning, match="skipped after step 4"):
         train(model, x, y, optimizer, 1)
     assert optimizer.steps == 4
-    assert len(optimizer.results) == 1
+    assert [result.outcome.name for result in optimizer.results] == ["ACCEPTED", "SKIPPED"]
+    assert optimizer.back_off.failures == 1
 
 
 def test_an_optimizer_without_a_metric_jumps_in_the_plain_one_and_says_so():

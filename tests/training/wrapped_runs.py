@@ -1,4 +1,4 @@
-"""Random training loops, bare and wrapped: what is drawn, and what is counted. No loop knows of jumps but by its wrapper.
+"""Random training loops, bare and wrapped: what is drawn, and what is counted.
 
 The training loss is taken in plain torch, not from the library, on the data of the jump's own objective: before the
 jump (by a hook of the wrapped optimizer), after it, and after the next step.
@@ -6,9 +6,9 @@ jump (by a hook of the wrapped optimizer), after it, and after the next step.
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
+import sys
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
@@ -40,7 +40,12 @@ OPTIMIZERS = {
     "Adafactor": lambda p, s: torch.optim.Adafactor(p, 0.02 * s),  # pyright: ignore
 }
 STEPS = 41
-FULL, FIXED, BATCHES, FRESH = "full batch", "minibatches, one objective", "the minibatch as objective", "one by a function"
+FULL, FIXED, BATCHES, FRESH = (
+    "full batch",
+    "minibatches, one objective",
+    "the minibatch as objective",
+    "one by a function",
+)
 
 
 @dataclass(frozen=True)
@@ -163,8 +168,10 @@ class Counts:
     warned: Counter = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        ratios = sorted(self.ratios.values())
-        n = max(1, len(ratios))
+        ratios = sorted(self.ratios.values()) or [math.nan]
+        worse, twice, half = (
+            sum(f(r) for r in ratios) for f in (lambda r: r > 1.01, lambda r: r > 2, lambda r: r < 0.5)
+        )
         lines = [
             f"{self.runs} runs, {self.jumps} jumps tried, {self.accepted} accepted: {dict(self.outcomes)}",
             f"exceptions into the loop {len(self.raised)} {self.raised[:3]}",
@@ -172,10 +179,8 @@ class Counts:
             f"accepted jumps that raised the training loss {len(self.rose)} {self.rose[:5]}",
             f"undone by the next step {len(self.undone)} of {self.looked_at} {self.undone[:8]}",
             f"over the budget {len(self.dear)} {self.dear[:5]}, the dearest took {self.share:.2f} of it",
-            f"training loss against the bare run: median {ratios[len(ratios) // 2]:.3f}, worse by > 1% in "
-            f"{sum(r > 1.01 for r in ratios)}, twice worse {sum(r > 2 for r in ratios)}, half {sum(r < 0.5 for r in ratios)} of {n}"
-            if ratios
-            else "",
+            f"training loss against the bare run: median {ratios[len(ratios) // 2]:.3f}, worse by > 1% in {worse}, twice "
+            f"worse {twice}, half {half} of {len(ratios)}",
             f"warnings {dict(self.warned)}",
         ]
         return "\n".join(lines)
@@ -228,7 +233,9 @@ class Loop:
         for step in range(STEPS):
             self.optimizer.zero_grad()
             for _ in range(run.accumulate):
-                rows = torch.randperm(run.samples, generator=order)[: run.samples if whole else max(4, run.samples // 3)]
+                rows = torch.randperm(run.samples, generator=order)[
+                    : run.samples if whole else max(4, run.samples // 3)
+                ]
                 self.batch = (self.x, self.y) if whole else (self.x[rows], self.y[rows])
                 if run.bad_batch and step == 17:
                     self.batch = (self.batch[0] * math.nan, self.batch[1])
@@ -307,9 +314,6 @@ def follow(loop: Loop, counts: Counts) -> None:
 
 
 if __name__ == "__main__":  # python -m tests.training.wrapped_runs FIRST COUNT
-    import sys
-
     torch.set_num_threads(1)
     start, number = int(sys.argv[1]), int(sys.argv[2])
-    fixed = {key: value for key, value in itertools.batched(sys.argv[3:], 2)} if sys.version_info >= (3, 12) else {}
-    print(trial([Run.draw(seed, **fixed) for seed in range(start, start + number)]))
+    print(trial([Run.draw(seed) for seed in range(start, start + number)]))
