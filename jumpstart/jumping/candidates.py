@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +22,7 @@ from .trust import Trust
 
 CHORD_GAIN = 0.2  # a chord step must take this share off the loss, or it is the last
 GEODESIC = 0.5  # largest ‖δ₂‖/‖δ₁‖ at which geodesic acceleration is believed (Transtrum & Sethna 2012)
-ROUNDING = 4.0  # machine epsilons by which a training loss must fall to have fallen, however it is summed
+ROUNDING = 4.0  # machine epsilons by which a training loss must fall to have fallen, however it is computed
 PROBE = 0.1  # how far along the step its curvature is probed (the same authors' choice)
 
 
@@ -92,9 +93,19 @@ class Descent(abc.ABC):
 
     def falls(self, training: float) -> bool:
         """Whether the training loss alone falls, by more than rounding makes of it; NaN is a no."""
-        before = self.problem.training_before
-        eps = min(torch.finfo(self.problem.lin.u.dtype).eps, torch.finfo(torch.float32).eps)  # as it is taken
-        return before - training > ROUNDING * eps * abs(before)
+        return self.problem.training_before - training > self._noise
+
+    @cached_property
+    def _noise(self) -> float:
+        """What rounding makes of the training loss, in the outputs' dtype and a loop's formula.
+
+        Those of classes subtract numbers of the outputs' own size; a squared error keeps its digits.
+        """
+        problem = self.problem
+        u = problem.lin.u.double()
+        eps = min(torch.finfo(problem.lin.u.dtype).eps, torch.finfo(torch.float32).eps)
+        size = float(u.abs().mean()) if problem.loss.correct(u) is not None else 0.0
+        return ROUNDING * eps * (abs(problem.training_before) + size)
 
     @abc.abstractmethod
     def at(self, position: float) -> Candidate:

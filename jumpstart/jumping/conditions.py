@@ -33,12 +33,14 @@ class Conditions:
         judges: objectives of other data for the same weights, whose loss must fall as well.
         approve: asked before the weights move; None keeps them where they are, else what it returns is called as soon
             as they have moved, in the same stretch that no signal interrupts.
-        allowance: most that the jump may cost, in steps of a training loop (:func:`step_seconds`).
+        allowance: most that the jump may cost, in steps of a training loop (:func:`step_seconds`). reserve: what of it
+            is kept back for who approves.
     """
 
     judges: Sequence[Objective] = ()
     approve: Approve | None = None
     allowance: float = math.inf
+    reserve: float = 0.0
 
 
 class Judge:

@@ -31,7 +31,6 @@ from .settings import HORIZON, LEVENBERG_MARQUARDT, SCALE, Settings
 from .state import Memory
 from .trust import Outcome, Trust, ratio
 
-LOOK = 3.0  # gradient evaluations kept back for who approves: a gradient, and steps tried
 JUMP_TOLERANCE = 1e-3  # of the reduced flow inside a jump: the real loss decides, so more digits buy nothing
 
 
@@ -192,7 +191,9 @@ def move(
     """
     begun = time.perf_counter()
     conditions = conditions or Conditions()
-    problem = linearized(objective, metric, settings.weight_decay, Ledger(allowance=conditions.allowance - LOOK))
+    problem = linearized(
+        objective, metric, settings.weight_decay, Ledger(allowance=conditions.allowance - conditions.reserve)
+    )
     problem.lin.ledger.step_seconds = step_seconds(problem)
     settings.require(problem)
     found, run, plan = _searched(problem, settings, memory, remembers, conditions)

@@ -155,34 +155,22 @@ def diagonal(optimizer: Optimizer, name: str, parameter: Tensor, group: Group) -
             f"{sorted(key for key in group if key != 'params')} that {name!r} has: describe it with "
             f"js.optim.register(js.optim.Adapter(…)), or {remedy}."
         )
-    paired = parameter.is_complex()  # torch steps a complex parameter as two real ones
+    if parameter.is_complex():  # two real numbers an entry, as torch's optimizers take it
+        parameter = torch.view_as_real(parameter.detach())
+        whole = state.items()
+        state = {k: torch.view_as_real(v) if isinstance(v, Tensor) and v.is_complex() else v for k, v in whole}
     if adapter.metric is None:
-        return _like(parameter, 1.0), False
+        return torch.ones_like(parameter), False
     try:
-        d = adapter.metric(_as_pairs(state) if paired else state, group)
+        d = adapter.metric(state, group)
     except KeyError as error:
         raise MetricError(f"metric: the adapter {adapter.name!r} reads {error}, which it does not declare.") from error
-    if paired and isinstance(d, Tensor) and d.shape == (*parameter.shape, 2):
-        d = torch.view_as_complex(d)
     if not isinstance(d, Tensor) or d.shape != parameter.shape:
         got = tuple(d.shape) if isinstance(d, Tensor) else type(d).__name__
         raise MetricError(
             f"metric: the adapter {adapter.name!r} returned {got} for {name!r} of shape {tuple(parameter.shape)}."
         )
     return d, not group.get("decoupled_weight_decay", not adapter.coupled)
-
-
-def _like(parameter: Tensor, number: float) -> Tensor:
-    """A number for each real entry of a parameter: in both parts of a complex one."""
-    return torch.full_like(parameter, complex(number, number) if parameter.is_complex() else number)
-
-
-def _as_pairs(state: State) -> State:
-    """A complex parameter's state, its tensors as pairs of real numbers."""
-    return {
-        key: torch.view_as_real(value) if isinstance(value, Tensor) and value.is_complex() else value
-        for key, value in state.items()
-    }
 
 
 @torch.no_grad()

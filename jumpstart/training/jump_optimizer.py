@@ -272,8 +272,9 @@ class JumpOptimizer(torch.optim.Optimizer):
         if objective is None:
             return self._skip("every parameter of the objective is frozen or has learning rate 0.")
         jumper = self._jumper(objective)
-        look = NextStep(self.inner, objective, self.after)
-        conditions = Conditions(self._judges(whole, objective), look, allowance)
+        judges = self._judges(whole, objective)
+        look = NextStep(self.inner, objective, self.after, () if self.judge is not None else judges)
+        conditions = Conditions(judges, look, allowance, look.cost)
         metric = self._metric(whole, objective)
         try:
             result = jumper.jump(metric, conditions)
@@ -418,7 +419,7 @@ class Recent(list):
 
     def append(self, result: JumpResult) -> None:
         super().append(result)
-        del self[: len(self) - KEPT]
+        del self[: max(0, len(self) - KEPT)]
 
 
 @dataclass(frozen=True)

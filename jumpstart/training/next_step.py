@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,9 +12,11 @@ from torch import Tensor
 from ..jumping.candidates import Candidate
 from ..linearization.problem import LinearizedProblem
 from ..objectives.objective import Objective
-from ..objectives.pure import random_state_kept
+from ..objectives.parts import join
+from ..objectives.pure import Bound, Net, random_state_kept
 from ..optim import adapters
 from ..optim.twin import Changes, Twin
+from ..utils.cost import FORWARD
 from ..utils.fallback import described
 
 REBUILD, RESET, KEEP = "rebuild", "reset", "keep"
@@ -23,14 +25,28 @@ AFTER = {REBUILD: (REBUILD, RESET), RESET: (RESET,), KEEP: (KEEP, RESET)}
 
 
 class NextStep:
-    """Decides on a jump by what the optimizer does next: a condition of :class:`jumpstart.jumping.Conditions`.
+    """Decides on a jump by what the loop does next: a condition of :class:`jumpstart.jumping.conditions.Conditions`.
+
+    A step is tried along the objective's gradient at the new point, and along those of other data where there are any,
+    as the loop takes it: in the model's present modes, so that BatchNorm's statistics move. Afterwards the training
+    loss must be no higher than before the jump.
 
     Args:
         optimizer: the wrapped one; it is copied, never stepped. after: a key of ``AFTER``.
+        others: objectives of other data for the same parameters.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, objective: Objective, after: str) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        after: str,
+        others: Sequence[Objective] = (),
+    ) -> None:
         self.optimizer, self.objective, self.after = optimizer, objective, after
+        self.steps = (objective, *others)
+        self.loop = Net(objective.model, objective.space)  # in the modes that the loop has
+        self.cost = (1 + len(AFTER[after]) * FORWARD) * len(self.steps)
 
     def __call__(self, problem: LinearizedProblem, candidate: Candidate) -> Callable[[], None] | None:
         """What the optimizer's state becomes if the weights move; None where its next step would undo the jump."""
@@ -41,30 +57,46 @@ class NextStep:
 
         theta = problem.lin.theta + candidate.displacement
         with random_state_kept(theta.device):
-            gradient = self.objective.gradient(theta)[1]
-            problem.lin.ledger.gradients += 1
-            if not bool(torch.isfinite(gradient).all()):
+            steps = [self._gradient(objective, theta) for objective in self.steps]
+            problem.lin.ledger.gradients += sum(len(o.loss.targets) for o in self.steps) / len(problem.loss.targets)
+            if not all(bool(torch.isfinite(gradient).all()) for gradient, _ in steps):
                 return None
             listeners = adapters.listeners(self.optimizer)
-            weights, moved, gradients = named(theta), named(candidate.displacement), named(gradient)
+            weights, moved, gradient = named(theta), named(candidate.displacement), named(steps[0][0])
             for policy in AFTER[self.after]:
                 twin = Twin(self.optimizer)
                 twin.write(weights)
                 adapters.carry(twin.optimizer, {twin[p]: piece for p, piece in moved.items()})
                 if policy != KEEP:
-                    known = {twin[p]: g if policy == REBUILD else None for p, g in gradients.items()}
+                    known = {twin[p]: g if policy == REBUILD else None for p, g in gradient.items()}
                     adapters.refresh(twin.optimizer, known)
                 changes = twin.changes()
                 # Who listens changes the state in ways that only the real optimizer can be put through.
-                if listeners or self._stays(twin, gradients, problem):
+                if listeners or all(self._stays(twin, named(g), buffers, problem) for g, buffers in steps):
                     return Follow(self.optimizer, changes, moved, listeners)
         return None
 
-    def _stays(self, twin: Twin, gradients: dict[Tensor, Tensor], problem: LinearizedProblem) -> bool:
+    def _gradient(self, objective: Objective, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """∇Φ (P,) at weights θ in the loop's own modes, and what the model's buffers are after that pass."""
+        buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
+        modes = {module.training for module in objective.model.modules()}
+        if objective.training is None or modes == {objective.training}:
+            return objective.gradient(theta)[1], buffers
+        leaf = theta.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            net = Bound(self.loop, {**objective.space.unflatten(leaf), **buffers})
+            loss = objective.loss.value(join([part.outputs(net) for part in objective.parts]))
+            (gradient,) = torch.autograd.grad(loss, leaf)
+        return gradient, buffers
+
+    def _stays(
+        self, twin: Twin, gradients: dict[Tensor, Tensor], buffers: dict[str, Tensor], problem: LinearizedProblem
+    ) -> bool:
         """Whether the training loss after the next step is still no higher than before the jump."""
+        trial = Twin(twin.optimizer)
         climbs = {p for group in self.optimizer.param_groups if group.get("maximize") for p in group["params"]}
         try:
-            twin.step({p: -g if p in climbs else g for p, g in gradients.items()})
+            trial.step({twin[p]: -g if p in climbs else g for p, g in gradients.items()})
         except Exception as error:  # one that needs a closure, or sparse gradients: nothing can be said
             warnings.warn(
                 f"the step that {type(self.optimizer).__name__} takes after a jump cannot be tried beforehand "
@@ -73,12 +105,12 @@ class NextStep:
                 stacklevel=2,
             )
             return True
-        present = dict(self.objective.model.named_parameters())
-        space = self.objective.space
-        ahead = space.flatten({name: twin[present[name]].detach() for name in space.names})
-        if not bool(torch.isfinite(ahead).all()):
-            return False
-        loss = problem.training(problem.lin.outputs(ahead))
+        objective, present = self.objective, dict(self.objective.model.named_parameters())
+        ahead = {name: trial[twin[present[name]]].detach() for name in objective.space.names}
+        problem.lin.ledger.forwards += 1
+        with torch.no_grad():
+            net = Bound(objective.net, {**ahead, **buffers})
+            loss = problem.training(join([part.outputs(net) for part in objective.parts]))
         return loss < math.inf and loss <= problem.training_before
 
 

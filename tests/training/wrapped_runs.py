@@ -179,8 +179,8 @@ class Counts:
             f"accepted jumps that raised the training loss {len(self.rose)} {self.rose[:5]}",
             f"undone by the next step {len(self.undone)} of {self.looked_at} {self.undone[:8]}",
             f"over the budget {len(self.dear)} {self.dear[:5]}, the dearest took {self.share:.2f} of it",
-            f"training loss against the bare run: median {ratios[len(ratios) // 2]:.3f}, worse by > 1% in {worse}, twice "
-            f"worse {twice}, half {half} of {len(ratios)}",
+            f"training loss against the bare run: median {ratios[len(ratios) // 2]:.3f}, worse by > 1% in "
+            f"{worse}, twice worse {twice}, half {half} of {len(ratios)}",
             f"warnings {dict(self.warned)}",
         ]
         return "\n".join(lines)
