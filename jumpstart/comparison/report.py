@@ -14,6 +14,7 @@ from ..report.names import printable
 from ..report.plots import COLOURS
 from ..report.records import Row
 
+LARGEST = 1e300  # values in a figure: differences of larger ones overflow
 DRAWN = 12  # contenders, and metrics, in a figure at most
 NUMBERS = ("step", "gradient_evaluations", "seconds", "loss")  # in every row
 COUNTS = ("jumps", "accepted")  # in some
@@ -133,6 +134,7 @@ class Report:
                     xs, ys = self.curve(contender, x, y)
                     # Jumps in full lines, what they are measured against dashed.
                     style = "-" if "jump" in contender else (0, (4, 1.5))
+                    ys = [v if abs(v) < LARGEST else math.nan for v in ys]
                     lines += axis.plot(xs, ys, color=COLOURS[i % len(COLOURS)], linestyle=style, linewidth=1.4)
                     values += [v for v in ys if math.isfinite(v)]
                 if values and min(values) > 0 and max(values) > 20 * min(values):

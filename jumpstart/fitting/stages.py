@@ -23,6 +23,7 @@ from ..linearization.metric import MetricLike, metric_of
 from ..objectives.objective import Objective
 from ..objectives.pure import module_mode
 from ..utils.autodiff import normal
+from ..utils.interrupts import uninterrupted
 from ..utils.progress import shown
 from .settings import FitSettings
 from .state import FitState, Stage
@@ -140,9 +141,10 @@ class FitRun:
 
     def write(self, theta: Tensor) -> None:
         """Put weights θ (P,) into the model."""
-        self.held = None  # of both, if this is interrupted
-        self.objective.space.write(self.objective.model, theta)
-        self.held = theta
+        with uninterrupted():
+            self.held = None  # known, if this fails
+            self.objective.space.write(self.objective.model, theta)
+            self.held = theta
 
     def place(self, state: FitState) -> None:
         """Put a state's weights into the model, if they are not there."""

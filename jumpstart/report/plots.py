@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import InputError, MissingPackageError
 from ..utils import files
+from .names import printable
 
 # Okabe & Ito's palette, told apart by people who do not see all colours.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -100,7 +101,7 @@ def drawn(make: Callable[[], Any], path: str | Path) -> tuple[Path | None, str]:
     except MissingPackageError as error:
         return None, f"no figure: {error}"
     except Exception as error:  # a picture is no reason to lose the numbers
-        return None, f"no figure at {path}: {type(error).__name__}: {error}"
+        return None, printable(f"no figure at {path}: {type(error).__name__}: {error}", 300)
 
 
 @contextlib.contextmanager

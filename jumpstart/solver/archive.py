@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ..archive import fingerprint
-from ..archive.container import Kind, Reader, reading, write
+from ..archive.container import Kind, Reader, reading, require_writable, write
 from ..errors import ArchiveError, NonFiniteError
 from ..flow.basis import Basis, Remainder
 from ..flow.reduced_flow import ReducedFlow
@@ -43,6 +43,7 @@ def save(path: str | os.PathLike[str], flow: ReducedFlow) -> Path:
     Raises:
         ArchiveError: the file cannot be written.
     """
+    require_writable(path)  # before the remainder is paid for
     basis, lin, loss = flow.basis, flow.problem.lin, flow.problem.loss
     lin.require_unchanged()  # the data are described as they are now
     metric, rate = basis.metric, basis.metric.decay

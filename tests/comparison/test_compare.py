@@ -192,3 +192,74 @@ def test_a_rehearsal_leaves_the_timed_runs_file_alone(tmp_path):
     )
     assert [row["jumps"] for row in report.rows if row["step"] == 1] == [1]
     assert path.exists()
+
+
+def failing(at, error):
+    """A contender that raises after so many steps."""
+
+    def run(model, objective):
+        for k in range(9):
+            if k == at:
+                raise error
+            yield {"gradient_evaluations": k + 1}
+
+    return run
+
+
+def race(contenders, **options):
+    x = torch.linspace(-1, 1, 16)[:, None]
+    return js.compare(
+        nn.Linear(1, 1), lambda m: js.supervised(m, x, x), contenders, **{"steps": 9, "progress": False, **options}
+    )
+
+
+BROKEN = {
+    "later": failing(4, RuntimeError("its\nown")),
+    "at once": failing(0, MemoryError()),
+    "no generator": lambda model, objective: 3,
+    "a function that raises": lambda model, objective: 1 / 0,
+    "no costs": lambda model, objective: iter([{}]),
+    "a cost of text": lambda model, objective: iter([{"gradient_evaluations": "a"}]),
+    "numbers": lambda model, objective: iter([3]),
+    "an error of ours": js.jumps_only(lambda k: {"horizon": -1.0}),
+    "with a spoilt model": lambda model, objective: iter([delattr(model, "weight") or {"gradient_evaluations": 1}]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.filterwarnings("ignore:compare. .* is out:RuntimeWarning")
+def test_one_contenders_exception_costs_its_row_alone(name):
+    with pytest.warns(RuntimeWarning, match=r"compare: 'broken.*' is out: \w+") as caught:
+        found = race({"Adam": js.stepped(torch.optim.Adam), "broken\x1b[1m": BROKEN[name]})
+    assert sum("is out" in str(w.message) for w in caught) == 1
+    assert all(str(w.message).isprintable() for w in caught if "is out" in str(w.message))
+    last = {row["contender"]: row for row in found.rows}
+    assert last["Adam"]["step"] == 9 and "failed" not in last["Adam"]
+    assert last["broken\x1b[1m"]["failed"]
+    assert last["broken\x1b[1m"]["step"] == (4 if name == "later" else 1 if name.startswith("with") else 0)
+    assert "failed" in found.table().splitlines()[0] and found.settings["metrics"] == []
+    assert found.summary()[0]["loss"] < found.rows[0]["loss"]
+
+
+def test_a_race_without_failures_has_no_such_column():
+    assert "failed" not in race({"Adam": js.stepped(torch.optim.Adam)}).table()
+
+
+def test_an_interrupt_ends_all_and_keeps_the_rows_so_far(tmp_path):
+    contenders = {"Adam": js.stepped(torch.optim.Adam), "stopped": failing(4, KeyboardInterrupt())}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        race(contenders, folder=tmp_path / "run")
+    assert "rows so far are in" in caught.value.__notes__[0]
+    found = Report.read(tmp_path / "run")
+    assert found.contenders == ["Adam", "stopped"] and found.settings["interrupted"] == "KeyboardInterrupt"
+    assert found.curve("stopped", "step")[0][-1] == 4 and "Adam" in found.table()
+    with pytest.raises(KeyboardInterrupt):
+        race(contenders)
+
+
+def test_results_go_to_the_folder_and_a_folder_that_cannot_be_written_is_refused_first(tmp_path):
+    found = race({"Adam": js.stepped(torch.optim.Adam)}, folder=tmp_path / "run", name="mine")
+    assert Report.read(tmp_path / "run").rows == found.rows
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        race({"never": failing(0, AssertionError())}, folder=tmp_path / "file")
