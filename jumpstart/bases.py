@@ -19,6 +19,8 @@ from .linearization.ntk import assemble
 from .linearization.operators import Kernel, require_finite_derivatives
 from .linearization.problem import LinearizedProblem
 
+SVD = 512  # the smaller side of a Jacobian up to which "auto" takes its singular values
+
 
 def dense(
     problem: LinearizedProblem,
@@ -51,7 +53,7 @@ def dense(
         if assemble.layered(lin) and n <= p:
             route = "kernel"
         else:
-            route = "svd" if min(n, p) <= 512 else "gram"
+            route = "svd" if min(n, p) <= SVD else "gram"
     if route not in ("kernel", "svd", "gram"):
         raise InputError(f"dense basis: route={route!r} is none of 'auto', 'kernel', 'svd', 'gram'.")
     eps = rounding(lin.u.dtype, n if route == "kernel" else min(n, p))

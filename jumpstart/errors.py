@@ -83,5 +83,9 @@ class KernelError(InputError):
     """A kernel that is not symmetric and positive semidefinite up to rounding."""
 
 
+class TruncationWarning(UserWarning):
+    """An answer from a truncated basis that was not asked for, whose error bound rivals the movement."""
+
+
 class TrustWarning(UserWarning):
     """An answer beyond the horizon up to which the real network was found to follow the linearized one."""

@@ -78,6 +78,10 @@ class ReducedFlow(LinearizedRun):
         loss = self.problem.loss if loss is None else loss
         return ReducedFlow(self.basis if basis is None else basis, loss, self.tolerance, self.gate)
 
+    def within(self, basis: Basis) -> ReducedFlow:
+        """In another basis."""
+        return self._twin(basis)
+
     def with_targets(self, targets: Tensor) -> ReducedFlow:
         """Towards other targets (of the same shape)."""
         u = self.problem.lin.u

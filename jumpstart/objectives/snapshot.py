@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..losses.base import Loss
 from ..utils.fallback import described
-from ..utils.memory import available_memory
+from ..utils.memory import allowance
 from .objective import Objective
 from .parts import Batch, Part, join, take
 from .pure import Net, random_state_kept
@@ -158,15 +158,14 @@ class Keeper:
 
     def __init__(self, tensors: dict[str, Tensor], device: torch.device, memory_limit: float | None = None) -> None:
         sizes = {id(t): t.numel() * t.element_size() for t in tensors.values()}
-        allowance = float(SMALL)
+        left = float(SMALL)
         if sum(sizes.values()) > SMALL:
-            limit = available_memory(device) if memory_limit is None else float(memory_limit)
-            allowance = max(allowance, SHARE * limit)
+            left = max(left, SHARE * allowance(device, memory_limit))
         self.tensors, self.copies = tensors, {}
         self.watched: dict[int, Watched] = {}
         for t in sorted(tensors.values(), key=lambda t: sizes[id(t)]):
-            if id(t) not in self.copies and sizes[id(t)] <= allowance:
-                allowance -= sizes[id(t)]
+            if id(t) not in self.copies and sizes[id(t)] <= left:
+                left -= sizes[id(t)]
                 self.copies[id(t)] = t.detach().clone().requires_grad_(t.requires_grad)
 
     def keep(self, name: str, t: Tensor) -> Tensor:

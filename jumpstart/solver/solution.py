@@ -29,6 +29,7 @@ from ..surrogate.select import Plan, explain
 from . import archive
 from .query import Queries
 from .sweep import Sweep
+from .truncation import Truncation
 from .tune import Tuned, tuned
 from .validity import Check, examine
 
@@ -41,9 +42,14 @@ class Solution:
     ``js.steps(count, lr)``.
     """
 
-    def __init__(self, objective: Objective, flow: ReducedFlow, plan: Plan | None, seconds: float = 0.0) -> None:
+    def __init__(
+        self, objective: Objective, flow: ReducedFlow, plan: Plan | None, seconds: float = 0.0, *, own: bool = True
+    ) -> None:
         self.objective, self.flow, self.plan = objective, flow, plan
+        by_default = plan is not None and plan.by_default
+        self.truncation = Truncation(flow, own) if by_default else None
         self.checked: Check | None = None
+        self._failed: float | None = None  # flow time beyond which a check has failed
         self.seconds = seconds  # of linearization and basis; 0 where they were not measured
         self.queries = Queries(flow.basis)
         self._last: tuple[Parsed, Tensor] | None = None
@@ -173,7 +179,7 @@ class Solution:
 
     def _with(self, flow: ReducedFlow) -> Solution:
         """The same kernel under another flow."""
-        return Solution(self.objective, flow, self.plan)
+        return Solution(self.objective, flow, self.plan, own=False)
 
     def with_targets(self, targets: Tensor) -> Solution | Sweep[Solution]:
         """The run towards other targets, on the kernel that is there already.
@@ -184,7 +190,8 @@ class Solution:
         mine = self.flow.problem.loss.targets
         kind = isinstance(targets, Tensor) and targets.is_floating_point() == mine.is_floating_point()
         if kind and targets.dim() == mine.dim() + 1 and targets.shape[1:] == mine.shape:
-            return Sweep(self.flow, targets.to(mine.device, copy=True), self.queries, self._with)
+            look = None if self.truncation is None else lambda flow, t: Truncation(flow, False).look(t, stacklevel=5)
+            return Sweep(self.flow, targets.to(mine.device, copy=True), self.queries, self._with, look)
         return self._with(self.flow.with_targets(targets.clone() if isinstance(targets, Tensor) else targets))
 
     def reweighted(self, weights: Tensor) -> Solution:
@@ -215,7 +222,8 @@ class Solution:
         """Move a copy of the weights to ``parameters(t)`` and compare the real network with the linearized one.
 
         Also finds the longest flow time at which the training outputs agree within ``tolerance`` (relative to how far
-        they have moved), for one forward pass a trial; it is kept as ``trust_horizon``, and answers beyond it warn.
+        they have moved), for one forward pass a trial. It is kept as ``trust_horizon``, and answers beyond it
+        warn where that is less than ``t``.
 
         Args:
             x, y: query points and their targets, to be compared too.
@@ -232,8 +240,12 @@ class Solution:
             raise InputError("check(t, y=…): targets without query points; the training targets are known already.")
         self.lin.require_unchanged()
         drift = self._drifted() if self._second(order) else None
-        self.checked = examine(self.flow, self.queries, horizon, (x, y), tolerance, drift)
-        return self.checked
+        found = self.checked = examine(self.flow, self.queries, horizon, (x, y), tolerance, drift)
+        if not found.agrees:
+            self._failed = found.trust_horizon
+        elif self._failed is not None and found.time > self._failed:
+            self._failed = None
+        return found
 
     def leave_out(self, t: Horizon, *, groups=None, samples=None, tolerance: float = 1e-5) -> LeftOut:
         """The run without each sample, or each group of them, and what it predicts there (``risk.leave_out``).
@@ -316,12 +328,14 @@ class Solution:
         return None if self.checked is None else self.checked.trust_horizon
 
     def _asked(self, t: Horizon) -> Parsed:
-        """A checked horizon, with a warning where it lies past what ``check`` has found to hold."""
+        """A checked horizon, with a warning where it lies past what ``check`` has found to hold, and where it failed."""
         horizon = parse(t)
+        if self.truncation is not None:
+            self.truncation.look(horizon, stacklevel=4)
         asked = horizon.time
-        if self.trust_horizon is not None and asked > self.trust_horizon:
+        if self._failed is not None and asked > self._failed * (1 + 1e-9):
             warnings.warn(
-                f"horizon {asked:.3g} is past {self.trust_horizon:.3g}, up to which the real network was found to "
+                f"horizon {asked:.3g} is past {self._failed:.3g}, up to which the real network was found to "
                 "follow the linearized one (Solution.check): believe the answer less the further it goes.",
                 TrustWarning,
                 stacklevel=3,

@@ -12,7 +12,7 @@ from ..linearization.metric import MetricLike
 from ..linearization.problem import linearized
 from ..objectives.objective import Objective
 from ..objectives.parameters import Select
-from ..surrogate.select import BasisLike, build, require_memory_limit
+from ..surrogate.select import SOLUTION, BasisLike, build, require_memory_limit
 from ..utils.progress import shown
 from . import archive
 from .solution import Solution
@@ -71,7 +71,7 @@ def solve(
     require_memory_limit(memory_limit)
     problem = linearized(objective, metric, weight_decay, keep=True, memory_limit=memory_limit)
     with shown(progress):
-        built, plan = build(problem, basis, depth, memory_limit)
+        built, plan = build(problem, basis, depth, memory_limit, worth=SOLUTION)
     flow = ReducedFlow(built, problem.loss, FLOW_TOLERANCE if tolerance is None else tolerance, gating)
     return Solution(objective, flow, plan, time.perf_counter() - begun)
 

@@ -28,12 +28,14 @@ class Sweep(Generic[Answer]):
     Attributes:
         flow: the run towards the targets that it was solved for. targets: (r, …), each like those.
         queries: the basis on other inputs. answer: what is made of the run towards one of the targets.
+        look: called with the run towards the first targets and a horizon, before an answer is given.
     """
 
     flow: ReducedFlow
     targets: Tensor
     queries: Queries
     answer: Callable[[ReducedFlow], Answer]
+    look: Callable[[ReducedFlow, Parsed], None] | None = None
 
     def __post_init__(self) -> None:
         if len(self.targets) == 0:
@@ -53,6 +55,8 @@ class Sweep(Generic[Answer]):
     def _coefficients(self, horizon: Parsed) -> Tensor:
         """(T, r, k)."""
         flow = self.flow
+        if self.look is not None:
+            self.look(flow.with_targets(self.targets[0]), horizon)
         if not flow.loss.follows_targets or flow.gate is not None:  # a gate asks the samples anew for each target
             return torch.stack([flow.with_targets(y).coefficients(horizon) for y in self.targets], 1)
         # The gradient is affine in the targets: g(y) = g(y₀) − B (y − y₀).

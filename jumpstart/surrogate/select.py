@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import bases
@@ -20,8 +21,8 @@ from ..linearization.linearize import rounding_error
 from ..linearization.ntk import assemble
 from ..linearization.ntk.collocation import gatherable
 from ..linearization.problem import LinearizedProblem
-from ..utils.cost import EIGEN, FORWARD, PRODUCTS, PULL, PUSH
-from ..utils.memory import available_memory
+from ..utils.cost import EIGEN, ELEMENTS, FORWARD, MOVED, PRODUCTS, PULL, PUSH, RECORD, SINGULAR, TRANSFORM, rate
+from ..utils.memory import FREE, allowance
 from .damped_cg import DampedCG
 from .damped_cholesky import DampedCholesky, GatheredCholesky
 
@@ -30,20 +31,50 @@ BasisLike = str | Basis | Callable[[LinearizedProblem], Basis]
 BASES = ("auto", "dense", "krylov")
 MATRIX_FREE = "matrix-free"
 DEPTH = 12  # Krylov vectors where none are asked for (docs/decisions/0005)
-EIGH_FLOPS = 25.0  # eigh of an N×N matrix costs about this many N³
-RENEWALS = 20.0  # factorizations that a flow which is integrated takes besides the first
+EIGH_FLOPS = 9.0  # eigh of an N×N matrix costs about this many N³
+RENEWALS = 20.0  # factorizations that a flow takes which is integrated to an end
 CHOLESKIES = 2.0  # factors a jump takes, on average
 LARGE = 2.5e7  # entries of a Jacobian beyond which its kernel is gathered without forming it
 GATHERED = 6000  # outputs up to which a kernel is gathered and factored
-PATIENCE = 4.0  # dense answers every horizon exactly, so it is worth this many times the cost of Krylov
+FOLLOWED = 10.0  # a flow may take this many times what is affordable to make
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a way is expected to take; the same for the same problem, whenever it is asked."""
+    """What a way is expected to take; the same for the same problem, whenever it is asked.
+
+    Attributes:
+        seconds: of making it. flow: of following the flow to an end, where that has no closed form.
+    """
 
     seconds: float
     bytes: float
+    flow: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.seconds + self.flow
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What every mode is worth, beside a Krylov basis that follows one run for a while.
+
+    Attributes:
+        patience: times the cost of Krylov. affordable: predicted seconds up to which Krylov is not considered.
+    """
+
+    patience: float
+    affordable: float = 0.0
+
+    def buys(self, dense: Cost, krylov: Cost) -> bool:
+        cheap = dense.seconds <= self.affordable and dense.flow <= FOLLOWED * self.affordable
+        return cheap or dense.total <= self.patience * krylov.total
+
+
+SOLUTION = Worth(4.0, 0.3)  # asked for many horizons, and as good as its basis
+STEP = Worth(4.0)  # implicit steps, each of which Krylov vectors would be made for anew
+JUMP = Worth(1.0)  # the real loss decides, so that modes must not be dearer
 
 
 @dataclass(frozen=True)
@@ -55,12 +86,14 @@ class Plan:
     costs: dict[str, Cost]
     limit: float
     reason: str
+    by_default: bool = False  # a truncated basis that was not asked for
 
     def explain(self) -> str:
         """A few lines for people."""
         lines = [f"basis: {self.kind} ({self.reason}); memory limit {self.limit / 2**30:.1f} GiB"]
         for name, cost in self.costs.items():
-            lines.append(f"  {name:<8} {1e3 * cost.seconds:9.1f} ms, {cost.bytes / 2**20:9.1f} MiB (predicted)")
+            flow = f", and {1e3 * cost.flow:.1f} ms to follow the flow to an end" if cost.flow else ""
+            lines.append(f"  {name:<8} {1e3 * cost.seconds:9.1f} ms, {cost.bytes / 2**20:9.1f} MiB (predicted){flow}")
         return "\n".join(lines)
 
 
@@ -99,8 +132,13 @@ def build(
     depth: int | None = None,
     memory_limit: float | None = None,
     directions: Tensor | None = None,
+    worth: Worth = JUMP,
 ) -> tuple[Basis, Plan | None]:
-    """The basis that was asked for, or the cheaper one that fits; ``directions`` are kept in a Krylov basis."""
+    """The basis that was asked for, or the cheaper one that fits; ``directions`` are kept in a Krylov basis.
+
+    Args:
+        worth: what "auto" pays for every mode.
+    """
     require_effect(kind, depth, memory_limit)
     if isinstance(kind, Basis):
         return _given(problem, kind), None
@@ -110,7 +148,7 @@ def build(
             raise InputError(f"basis: the function returned {type(made).__name__}, not a Basis from js.bases.")
         return made, None
     keep = directions is not None and directions.shape[0] > 0
-    chosen = weigh(problem, "krylov" if keep else kind, depth, memory_limit)
+    chosen = weigh(problem, "krylov" if keep else kind, depth, memory_limit, worth=worth)
     if chosen.kind == "dense":
         return bases.dense(problem), chosen
     if keep:
@@ -139,10 +177,12 @@ def weigh(
     depth: int | None = None,
     memory_limit: float | None = None,
     cholesky: bool = False,
+    worth: Worth | None = None,
 ) -> Plan:
     """Weigh dense against Krylov by counted work; the same question has the same answer.
 
     Args:
+        worth: what "auto" pays for every mode; None: as for a jump.
         cholesky: dense means a Gram matrix and its Cholesky factors (``damped_cholesky``), not eigenvectors.
 
     Raises:
@@ -152,7 +192,7 @@ def weigh(
     require_basis(kind, BASES)
     require_depth(depth)
     require_memory_limit(memory_limit)
-    limit = float(memory_limit) if memory_limit is not None else available_memory(problem.lin.theta.device)
+    limit = allowance(problem.lin.theta.device, memory_limit)
     n, p = problem.jacobian.shape
     k = min(depth or DEPTH, p if problem.metric.decays else min(n, p))  # decay leads out of the span of Jᵀ
     dense = cholesky_cost(problem) if cholesky else modes_cost(problem)
@@ -165,12 +205,14 @@ def weigh(
         return Plan(kind, k, costs, limit, "asked for")
     if not any(fits.values()):
         raise MemoryLimitError(_too_small("any basis", costs, limit))
-    if fits["dense"] and dense.seconds <= PATIENCE * krylov.seconds:
+    worth = (STEP if cholesky else JUMP) if worth is None else worth
+    if fits["dense"] and worth.buys(dense, krylov):
         return Plan("dense", k, costs, limit, "exact, and affordable")
+    where = "" if memory_limit is not None else f" in {FREE}; memory_limit= would decide it"
     if fits["krylov"]:
-        why = "dense would not fit" if not fits["dense"] else f"dense would take over {PATIENCE:g} times as long"
-        return Plan("krylov", k, costs, limit, why)
-    return Plan("dense", k, costs, limit, "Krylov would not fit")
+        why = "dense would take too long" if fits["dense"] else f"dense would not fit{where}"
+        return Plan("krylov", k, costs, limit, why, by_default=True)
+    return Plan("dense", k, costs, limit, f"Krylov would not fit{where}")
 
 
 def require_depth(depth: Any) -> None:
@@ -208,39 +250,59 @@ def gradient_seconds(problem: LinearizedProblem) -> float:
     return lin.work.seconds(lin.theta.dtype, lin.theta.device) / FORWARD
 
 
+def eigen_seconds(size: int, device: torch.device) -> float:
+    """Predicted seconds of the eigendecomposition of a symmetric matrix (size, size) in float64."""
+    return EIGH_FLOPS * size**3 / rate(EIGEN, device) + size * size / rate(MOVED, device)
+
+
 def modes_cost(problem: LinearizedProblem) -> Cost:
     """Of every mode: the kernel layer by layer, or an explicit Jacobian, and its eigenvectors."""
-    lin = problem.lin
+    lin, device = problem.lin, problem.lin.theta.device
     n, p = problem.jacobian.shape
     small, large = min(n, p), max(n, p)
     layered = assemble.layered(lin) and n <= p
-    # Layer by layer, a layer of in·out weights costs in + out multiply-adds a pair of outputs instead of in·out.
-    pairs = 2.0 * n * n * min(p, 4 * p**0.5) if layered and problem.metric.root is None else 2.0 * small * small * large
-    flops = pairs + EIGH_FLOPS * small**3 * (1 if problem.loss.quadratic else 1 + RENEWALS)
-    outputs = n / max(1, lin.u.shape[0])
-    passes = ((outputs + 1) if layered else lin.jacobian_pulls()) * PULL + FORWARD
-    seconds = passes * gradient_seconds(problem) + flops / EIGEN.get(lin.theta.device.type, EIGEN["cpu"])
-    return Cost(seconds, 8.0 * (4 * small * small + (0 if layered else 3 * n * p)))
+    products = rate(PRODUCTS, device) * (1 if lin.u.dtype == torch.float64 else 2)
+    if layered:
+        # Layer by layer, a layer of in·out weights costs in + out multiply-adds a pair of outputs instead of in·out.
+        width = min(p, 4 * p**0.5) if problem.metric.root is None else p
+        layers = len(lin.net.space.names)
+        made = 2.0 * n * n * width / products + 2.0 * layers * n * n / rate(ELEMENTS, device)
+        made += eigen_seconds(n, device)
+        passes = n / max(1, lin.u.shape[0]) + 1
+    elif small <= bases.SVD:
+        made = (4.0 * large * small**2 + 9.0 * small**3) / rate(SINGULAR, device)
+        passes = lin.jacobian_pulls()
+    else:
+        made = 2.0 * small * small * large / rate(PRODUCTS, device) + eigen_seconds(small, device)
+        passes = lin.jacobian_pulls()
+    seconds = (passes * PULL + FORWARD) * gradient_seconds(problem) + made + RECORD + lin.work.calls * TRANSFORM
+    renewal = eigen_seconds(small, device) + 2.0 * small * small * n / rate(PRODUCTS, device)
+    flow = 0.0 if problem.loss.quadratic else RENEWALS * renewal
+    return Cost(seconds, 8.0 * (4 * small * small + (0 if layered else 3 * n * p)), flow)
 
 
 def cholesky_cost(problem: LinearizedProblem) -> Cost:
     """Of implicit steps: an explicit Jacobian, its smaller Gram matrix, and a few factors."""
-    lin = problem.lin
+    lin, device = problem.lin, problem.lin.theta.device
     n, p = problem.jacobian.shape
     small, large = min(n, p), max(n, p)
     flops = small * small * large + CHOLESKIES * small**3 / 3
     passes = lin.jacobian_pulls() * PULL + FORWARD
-    seconds = passes * gradient_seconds(problem) + flops / PRODUCTS.get(lin.theta.device.type, PRODUCTS["cpu"])
-    return Cost(seconds, 8.0 * (4 * small * small + 3 * n * p))
+    seconds = passes * gradient_seconds(problem) + flops / rate(PRODUCTS, device)
+    return Cost(seconds + RECORD + lin.work.calls * TRANSFORM, 8.0 * (4 * small * small + 3 * n * p))
 
 
 def krylov_cost(problem: LinearizedProblem, k: int) -> tuple[Cost, float]:
     """Of k Krylov vectors on the parameters' side, and the bytes on the outputs' side."""
     n, p = problem.jacobian.shape
-    size = problem.lin.u.element_size()
-    seconds = k * (PUSH + PULL) * gradient_seconds(problem)
+    lin = problem.lin
+    size = lin.u.element_size()
+    moved = 4.0 * k * p / rate(ELEMENTS, lin.theta.device)  # each vector against those before it, twice
+    product = (PUSH + PULL) * gradient_seconds(problem) + lin.work.calls * TRANSFORM + moved
+    flow = 0.0 if problem.loss.quadratic else RENEWALS * eigen_seconds(k, lin.theta.device)
     whole = float(size * k * (p + n) + 8 * k * n)
-    return Cost(seconds, whole), whole if problem.metric.decays else float(size * 2 * k * n + 8 * k * n)
+    least = whole if problem.metric.decays else float(size * 2 * k * n + 8 * k * n)
+    return Cost(k * product + RECORD, whole, flow), least
 
 
 def _too_small(what: str, costs: dict[str, Cost], limit: float) -> str:
@@ -264,7 +326,7 @@ def implicit(
         return None
     n, p = problem.jacobian.shape
     if n < p and n * p > LARGE and _gathers(problem):
-        limit = available_memory(problem.lin.theta.device) if memory_limit is None else float(memory_limit)
+        limit = allowance(problem.lin.theta.device, memory_limit)
         cost = Cost(math.nan, 8.0 * 6 * n * n)
         if cost.bytes <= limit:
             plan = Plan("dense", 0, {"gathered": cost}, limit, "kernel gathered layer by layer")

@@ -27,9 +27,18 @@ SECOND_PULL = 2.0  # forward over a gradient evaluation: value and tangent of it
 
 # Rates of one CPU thread of the machine that the published figures come from, and of a data-centre GPU.
 PRODUCTS = {"cpu": 4e10, "cuda": 1e13}  # flop/s of matrix products in float64; twice that in float32
-EIGEN = {"cpu": 8e9, "cuda": 1e12}  # of eigendecompositions and singular values
+EIGEN = {"cpu": 5e10, "cuda": 1e12}  # of eigendecompositions, in float64, beside what they take to move numbers
+SINGULAR = {"cpu": 2e10, "cuda": 1e12}  # of orthogonalizations and singular values
+MOVED = {"cpu": 3e7, "cuda": 1e9}  # entries of a symmetric matrix that an eigendecomposition gets through a second
 ELEMENTS = {"cpu": 7e8, "cuda": 1e11}  # numbers that elementwise operations write a second
 CALL = {"cpu": 3e-6, "cuda": 1e-5}  # seconds that an operation takes on nothing
+TRANSFORM = 2.5e-5  # seconds that torch.func adds to an operation of a product, whatever its size
+RECORD = 1.5e-3  # seconds that recording a network's layers, or batching samples, takes on nothing
+
+
+def rate(table: dict[str, float], device: torch.device) -> float:
+    """What a table says of a device; of an unknown one what it says of a CPU."""
+    return table.get(device.type, table["cpu"])
 
 
 @dataclass

@@ -16,3 +16,12 @@ def available_memory(device: torch.device) -> float:
         return 0.5 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return 2.0**31
+
+
+ALWAYS = 2.0**28  # bytes that may be taken whatever is free, so that small problems are the same on every machine
+FREE = "half of the memory that is free now"
+
+
+def allowance(device: torch.device, limit: float | None = None) -> float:
+    """The bytes that may be taken: the limit where one is given, or else half of what is free."""
+    return float(limit) if limit is not None else max(ALWAYS, available_memory(device))

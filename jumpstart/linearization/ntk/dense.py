@@ -140,8 +140,8 @@ def _confirmed(
     kernel = _formed(one, two, symmetric, route, metric, chunk_bytes)
     if _astray(kernel, one, two, metric):
         raise KernelError(
-            "the model's backward passes are not one linear map: ⟨w, K w⟩ differs from ‖Jᵀw‖² for a random w, one output "
-            "at a time. Look for backward hooks that clip or change gradients, or a custom backward that is not "
+            "the model's backward passes are not one linear map: ⟨w, K w⟩ differs from ‖Jᵀw‖² for a random w, one "
+            "output at a time. Look for backward hooks that clip or change gradients, or a custom backward that is not "
             "linear in what it is given."
         )
     return kernel, route
