@@ -30,8 +30,9 @@ from .linearization.ntk.operator import NTKOperator
 from .objectives.objective import require_finite_outputs
 from .objectives.parameters import ParameterSpace, Select
 from .objectives.parts import Batch, Opaque, require_finite, require_tensor
-from .objectives.pure import Net, random_state_kept
+from .objectives.pure import Net
 from .objectives.snapshot import Witness, hold
+from .utils.guard import drawing, guarded
 from .utils.progress import track
 
 DENSE = 4096  # kernels of more than DENSE² entries are left matrix-free
@@ -75,6 +76,7 @@ class Function:
             if isinstance(module, _BatchNorm) and (module.training if training is None else training):
                 raise InputError(f"{name!r} is BatchNorm in train mode, which couples the points: pass training=False.")
 
+    @guarded(lambda self, *_: self.net.model)
     def restored(self, x: Tensor) -> Tensor:
         """Inputs as the model takes them, from (n, d); the first time the model is tried on two of them."""
         if x.dim() != 2:
@@ -88,10 +90,9 @@ class Function:
             self._witness.require_unchanged()
         elif len(x):
             few = given[:2].clone()
-            with random_state_kept(self.theta.device):
-                lin = self.linearized(few)
-                require_finite_outputs(lin.u)
-                require_deterministic(lin)
+            lin = self.linearized(few)
+            require_finite_outputs(lin.u)
+            require_deterministic(lin)
             self._witness = Witness(self.net, (Batch(few),), self.theta, self._watched)
         return given
 
@@ -149,6 +150,7 @@ class NTKKernel(gpytorch.kernels.Kernel):
         self.metric = metrics.as_metric(metric, model, f.space)
         self._kept: list[tuple[Tensor, Tensor, Any]] = []
 
+    @guarded(lambda self, *_, **__: self.function.net.model)
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **_: Any) -> Any:
         """The kernel (n, m) as a tensor or an operator, or its diagonal (n,)."""
         same, whole = _equal(x1, x2), next((k for a, b, k in self._kept if _equal(a, x1) and _equal(b, x2)), None)
@@ -208,6 +210,7 @@ class NetworkMean(gpytorch.means.Mean):
         super().__init__()
         self.function = function
 
+    @guarded(lambda self, *_: self.function.net.model)
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         return self.function.call(self.function.params, self.function.restored(x)).to(x.dtype)
@@ -234,6 +237,7 @@ class EndpointGP(gpytorch.models.ExactGP):
         torch.Size([5])
     """
 
+    @guarded(lambda _, model, *__, **___: model)
     def __init__(
         self, model: nn.Module, inputs: Tensor, targets: Tensor, noise: float = 1e-2, scale: float = 1.0, **options: Any
     ) -> None:
@@ -289,6 +293,7 @@ class EndpointGP(gpytorch.models.ExactGP):
         n, kernel, limit = len(self.train_targets), self.covar_module.base_kernel, gpytorch.settings.max_cholesky_size
         return limit(max(limit.value(), 0 if kernel.left_free(n, n) else n))
 
+    @guarded(lambda self, *_: self.function.net.model)
     def predict(self, x: Tensor) -> Any:
         """The posterior of the noise-free function at x (m, …): a gpytorch MultivariateNormal in float64.
 
@@ -304,6 +309,7 @@ class EndpointGP(gpytorch.models.ExactGP):
             return self(x.reshape(len(x), -1).double())
 
 
+@guarded(lambda gp, **_: gp.function.net.model)
 def fit(gp: EndpointGP, *, steps: int = 50) -> float:
     """Choose σ² and s by gpytorch's marginal likelihood: L-BFGS from the best of a few ratios. Returns log p(y).
 
@@ -339,7 +345,8 @@ def fit(gp: EndpointGP, *, steps: int = 50) -> float:
             p.copy_(value)
         return loss
 
-    with random_state_kept(x.device), gp.solver():
+    drawing()  # a random estimate of the determinant, by seeds of the global generator
+    with gp.solver():
         tried = [reached()]
         for ratio in [ratio * float(gp.level) for ratio in RATIOS] if len(free) == 2 else ():
             gp.set(ratio * gp.scale, gp.scale)

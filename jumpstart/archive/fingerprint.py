@@ -20,8 +20,8 @@ from ..objectives.collocation import Points
 from ..objectives.objective import Objective
 from ..objectives.parameters import ParameterSpace
 from ..objectives.parts import Batch, Part, join
-from ..objectives.pure import random_state_kept
 from ..utils.autodiff import normal
+from ..utils.guard import guarded
 from .container import digest
 
 PROJECTIONS = 4  # random ones, of each piece of the outputs: a change that all of them miss is below the tolerance
@@ -79,10 +79,10 @@ def probe_off(objective: Objective) -> tuple[Tensor, dict[str, Any]] | None:
     return None
 
 
+@guarded(lambda objective, _: objective.model)
 def probe_at(objective: Objective, theta: Tensor) -> dict[str, Any] | None:
     """The probe at weights θ (P,), for a forward pass; None where the outputs are not finite."""
-    with random_state_kept(theta.device):
-        rows = objective.by_part(theta)
+    rows = objective.by_part(theta)
     if not all(bool(torch.isfinite(u).all()) for u in rows):
         return None
     return probe(objective.parts, rows, objective.loss)

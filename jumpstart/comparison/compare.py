@@ -22,6 +22,7 @@ from ..objectives.pure import module_mode
 from ..report import records
 from ..report.names import printable, require_file_name
 from ..report.records import Row
+from ..utils.guard import guarded
 from ..utils.progress import share
 from .contenders import Contender, Progress
 from .report import FAILED, Report
@@ -280,6 +281,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+@guarded(lambda _, run, __: run.model)
 def _record(report: Report, run: _Run, evaluate: Callable[[nn.Module], Mapping[str, float]] | None) -> None:
     # Outputs at weights that a diverged optimizer has made NaN are recorded as such, not refused.
     theta = run.objective.space.flatten({k: p.detach() for k, p in run.model.named_parameters()})

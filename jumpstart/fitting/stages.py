@@ -23,6 +23,7 @@ from ..linearization.metric import MetricLike, metric_of
 from ..objectives.objective import Objective
 from ..objectives.pure import module_mode
 from ..utils.autodiff import normal
+from ..utils.guard import guarded
 from ..utils.interrupts import uninterrupted
 from ..utils.progress import shown
 from .settings import FitSettings
@@ -187,6 +188,7 @@ class FitRun:
         *rows, last = self.state.history
         self.state = replace(self.state, history=[*rows, {**last, "error": found}])
 
+    @guarded(lambda self: self.objective.model)
     def measure(self) -> float | None:
         """``error`` of the model as it is.
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..linearization.problem import LinearizedProblem
 from ..objectives.objective import Objective
-from ..objectives.pure import random_state_kept
 from ..surrogate import select
 from ..surrogate.select import BasisLike
 from ..utils.cost import CALL, EIGEN, ELEMENTS, FORWARD, PULL, PUSH, Ledger
@@ -61,11 +60,10 @@ class Judge:
     def _losses(self, theta: Tensor) -> Tensor:
         """(n,) by sample; their sum is the mean over the objectives of their losses."""
         found = []
-        with random_state_kept(theta.device):
-            for objective in self.objectives:
-                u = objective.outputs(theta).double()
-                found.append(objective.loss.to(u).per_sample(u).reshape(-1) / len(self.objectives))
-                self.ledger.forwards += len(u) / max(1, self.rows)
+        for objective in self.objectives:
+            u = objective.outputs(theta).double()
+            found.append(objective.loss.to(u).per_sample(u).reshape(-1) / len(self.objectives))
+            self.ledger.forwards += len(u) / max(1, self.rows)
         return torch.cat(found)
 
     def __call__(self, theta: Tensor) -> float:

@@ -22,6 +22,7 @@ from ..surrogate.damped_cg import DampedCG
 from ..surrogate.implicit_euler import ImplicitEuler
 from ..surrogate.select import BasisLike, Plan
 from ..utils.cost import Ledger
+from ..utils.guard import guarded
 from ..utils.interrupts import uninterrupted
 from .candidates import AlongFlow, Scaled
 from .conditions import Conditions, Judge, affordable, step_seconds
@@ -175,6 +176,7 @@ def require_objective(objective: object, who: str) -> None:
         )
 
 
+@guarded(lambda objective, *_, **__: objective.model)
 def move(
     objective: Objective,
     settings: Settings,
@@ -198,16 +200,19 @@ def move(
     settings.require(problem)
     found, run, plan = _searched(problem, settings, memory, remembers, conditions)
     problem.lin.ledger.allowance = conditions.allowance
-    best = found.best
-    if found.outcome.accepted:
+    best, follow = found.best, _nothing
+    if found.outcome.accepted and conditions.approve is not None:
         assert best is not None
-        follow = _nothing if conditions.approve is None else conditions.approve(problem, best)
-        if follow is None:
+        then = conditions.approve(problem, best)
+        follow = _nothing if then is None else then
+        if then is None:
             found = replace(found, outcome=Outcome.UNDONE)
-        else:
-            commit(objective, problem, best.displacement, follow)
     memory = replace(found.memory, sketch=run.sketch() if isinstance(run, DampedCG) else None)
-    return _told(found, run, plan, problem, time.perf_counter() - begun), memory
+    result = _told(found, run, plan, problem, time.perf_counter() - begun)
+    if found.outcome.accepted:  # last of all: what has been measured is what is done
+        assert best is not None
+        commit(objective, problem, best.displacement, follow)
+    return result, memory
 
 
 def _nothing() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 LARGEST = 1e300  # diagonal entry of a matrix that can be damped
-BLOCKS = (512, 64, 128)  # columns of a block of the Gram matrix: up to that many columns the first size, else the second
+SMALL, BLOCK, LARGE = 512, 64, 128  # columns of a block of a Gram matrix: BLOCK up to SMALL columns in all, else LARGE
 
 
 def lower_gram(rows: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def lower_gram(rows: Tensor) -> Tensor:
     By blocks of columns, so that it takes little more than half of the multiplications of a matrix product.
     """
     p = rows.shape[1]
-    block = BLOCKS[1] if p <= BLOCKS[0] else BLOCKS[2]
+    block = BLOCK if p <= SMALL else LARGE
     if p <= block or rows.device.type != "cpu":
         return rows.T @ rows
     found = rows.new_zeros(p, p)

@@ -14,10 +14,11 @@ from torch import Tensor
 from ..errors import NondeterministicError
 from ..objectives.objective import Objective, require_finite_outputs
 from ..objectives.parts import Part, join
-from ..objectives.pure import Net, random_state_kept
+from ..objectives.pure import Net
 from ..objectives.snapshot import Witness
 from ..utils.autodiff import Function, pullback, push, push_by_reverse, push_symmetric
 from ..utils.cost import Counting, Ledger, Work
+from ..utils.guard import guarded
 
 
 class Linearization:
@@ -33,6 +34,7 @@ class Linearization:
         ledger: where products are counted; a fresh one by default.
     """
 
+    @guarded(lambda _, net, *__, **___: net.model)
     def __init__(self, net: Net, parts: Sequence[Part], theta: Tensor, ledger: Ledger | None = None) -> None:
         self.net, self.parts, self.theta = net, tuple(parts), theta
         self.ledger = ledger if ledger is not None else Ledger()
@@ -69,16 +71,19 @@ class Linearization:
             self.ledger.forwards += self.witness.u.numel() / max(1, self.u.numel())
             self.witness.require_unchanged()
 
+    @guarded(lambda self, *_: self.net.model)
     def outputs(self, theta: Tensor) -> Tensor:
         """The true (not linearized) outputs at other weights θ (P,); one forward pass."""
         self.ledger.forwards += 1
         return join(self._pieces(theta))
 
+    @guarded(lambda self, *_: self.net.model)
     def jvp(self, v: Tensor) -> Tensor:
         """J v, shaped like u, for v (P,)."""
         self.ledger.pushes += 1
         return join([self._push(f, self.theta, v) for f in self._functions]).detach()
 
+    @guarded(lambda self, *_: self.net.model)
     def vjp(self, w: Tensor) -> Tensor:
         """Jᵀ w (P,), for w shaped like u."""
         self.ledger.pulls += 1
@@ -90,11 +95,13 @@ class Linearization:
             total += pullback(f, self.theta)[1](w[rows]).detach()
         return total
 
+    @guarded(lambda self, *_: self.net.model)
     def second(self, v: Tensor) -> Tensor:
         """f''[v, v], the second directional derivative of the outputs along v (P,), shaped like u."""
         self.ledger.seconds += 1
         return join([self._push(lambda th, f=f: self._push(f, th, v), self.theta, v) for f in self._functions]).detach()
 
+    @guarded(lambda self, *_: self.net.model)
     def second_pull(self, v: Tensor, w: Tensor) -> Tensor:
         """f''[v, ·]ᵀ w (P,), the derivative of J(θ)ᵀ w along v (P,), for w shaped like u."""
         self.ledger.second_pulls += 1
@@ -106,6 +113,7 @@ class Linearization:
             ).detach()
         return total
 
+    @guarded(lambda self: self.net.model)
     def jacobian(self) -> Tensor:
         """The explicit J (N, P), rows in the order of u flattened."""
         found = []
@@ -139,6 +147,7 @@ class Linearization:
         return reverse(f, theta, v)
 
 
+@guarded(lambda objective, *_, **__: objective.model)
 def linearize(objective: Objective, theta: Tensor | None = None, ledger: Ledger | None = None) -> Linearization:
     """Linearize an objective's outputs at θ (P,), the model's present weights by default.
 
@@ -148,27 +157,27 @@ def linearize(objective: Objective, theta: Tensor | None = None, ledger: Ledger 
     """
     objective.require_current()
     theta = objective.theta() if theta is None else theta
-    with random_state_kept(theta.device):
-        objective.prepare(theta)
-        lin = Linearization(objective.net, objective.parts, theta, ledger)
-        require_finite_outputs(lin.u)
-        # Asked once, and again whenever a module has changed its mode since.
-        modes = tuple(module.training for module in objective.model.modules())
-        if objective.checked != modes:
-            objective.work = require_deterministic(lin)
-            objective.checked = modes
+    objective.prepare(theta)
+    lin = Linearization(objective.net, objective.parts, theta, ledger)
+    require_finite_outputs(lin.u)
+    # Asked once, and again whenever a module has changed its mode since.
+    modes = tuple(module.training for module in objective.model.modules())
+    if objective.checked != modes:
+        objective.work = require_deterministic(lin)
+        objective.checked = modes
     lin.work = objective.work
     return lin
 
 
 def require_deterministic(lin: Linearization) -> Work:
-    """Ask the network twice and compare; the caller puts the random state back. Returns the work of a forward pass.
+    """Ask the network twice and compare. Returns the work of a forward pass.
 
     Raises:
         NondeterministicError: the answers differ by more than rounding.
     """
     with Counting() as counted:
         again = lin.outputs(lin.theta)
+    lin.net.learn(counted, again)
     scale = torch.linalg.vector_norm(lin.u).clamp_min(torch.finfo(lin.u.dtype).tiny)
     difference = float(torch.linalg.vector_norm(again - lin.u) / scale)
     if difference > torch.finfo(lin.u.dtype).eps ** 0.75:

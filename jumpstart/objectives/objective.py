@@ -13,10 +13,11 @@ from ..errors import EmptyBatchError, InputError, NonFiniteError, ShapeError
 from ..losses.base import Loss
 from ..losses.named import as_loss
 from ..utils.autodiff import pullback
-from ..utils.cost import Work
+from ..utils.cost import Counting, Work
+from ..utils.guard import guarded
 from .parameters import ParameterSpace, Select
 from .parts import Batch, Opaque, Part, join, leaves, require_finite
-from .pure import Net, random_state_kept
+from .pure import Net
 
 
 class Objective:
@@ -64,6 +65,7 @@ class Objective:
         self._build(model, parts, loss, params, training)
         return self
 
+    @guarded(lambda _, model, *__, **___: model)
     def _build(
         self,
         model: nn.Module,
@@ -81,9 +83,10 @@ class Objective:
         self.checked: tuple[bool, ...] | None = None  # modes in which the model was found deterministic
         self.work = Work()  # of a forward pass, counted when it is checked
         theta = self.theta()
-        with random_state_kept(theta.device):
-            self.prepare(theta)
+        self.prepare(theta)
+        with Counting() as counted:
             u = self.outputs(theta)
+        self.net.learn(counted, u)
         if not isinstance(loss, Loss):
             loss = loss(u)
         if u.dim() == 0:
@@ -124,12 +127,14 @@ class Objective:
         for part in self.parts:
             part.prepare(self.net, theta)
 
+    @guarded(lambda self, *_: self.model)
     @torch.no_grad()
     def outputs(self, theta: Tensor) -> Tensor:
         """u (n, …) at weights θ (P,); one forward pass, the model is left alone."""
         net = self.net.bind(theta)
         return join([part.outputs(net) for part in self.parts])
 
+    @guarded(lambda self, *_: self.model)
     @torch.no_grad()
     def by_part(self, theta: Tensor) -> list[Tensor]:
         """The outputs of each part (a term of a residual objective, a chunk of a batch), in order."""
@@ -151,11 +156,13 @@ class Objective:
             )
         return "the outputs are not finite."
 
+    @guarded(lambda self, *_: self.model)
     def value(self, theta: Tensor) -> float:
         """Φ at weights θ (P,)."""
         self.prepare(theta)
         return float(self.loss.value(self.outputs(theta)))
 
+    @guarded(lambda self, *_: self.model)
     def gradient(self, theta: Tensor) -> tuple[float, Tensor]:
         """Φ and ∇_θ Φ (P,) at weights θ; one gradient evaluation."""
         self.prepare(theta)

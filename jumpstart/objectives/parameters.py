@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, NonFiniteError, NoParametersError
+from ..utils.interrupts import uninterrupted
 
 Select = str | Iterable[str] | Callable[[str, nn.Parameter], bool] | None
 
@@ -72,10 +73,12 @@ class ParameterSpace:
 
     @torch.no_grad()
     def write(self, model: nn.Module, vector: Tensor) -> None:
-        """Copy a vector (P,) into the model's parameters, in place."""
+        """Copy a vector (P,) into the model's parameters, in place; an interrupt finds all of them written or none."""
         present = dict(model.named_parameters())
-        for name, value in self.unflatten(vector).items():
-            present[name].copy_(value)
+        pairs = [(present[name], value) for name, value in self.unflatten(vector).items()]
+        with uninterrupted():
+            for parameter, value in pairs:
+                parameter.copy_(value)
 
 
 def _select(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:

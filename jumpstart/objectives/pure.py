@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..utils import threads
+from ..utils.cost import Counting
+from ..utils.guard import drawing, guarded
 from .parameters import ParameterSpace
 
 
@@ -41,6 +42,8 @@ class Net:
         self.snapshot: Constants | None = None
         # By part and modes: the ways into the kernel that were found to be exact (linearization.ntk.assemble).
         self.routes: WeakKeyDictionary[Any, dict] = WeakKeyDictionary()
+        self.draws = False  # whether an evaluation was seen to take random numbers from a global generator
+        self.large = False  # whether its operations are long enough for several threads
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "routes"}
@@ -48,15 +51,26 @@ class Net:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, routes=WeakKeyDictionary())  # a copy finds its ways again
 
+    def learn(self, counted: Counting, like: Tensor) -> None:
+        """Take in what was counted in an evaluation with outputs ``like``."""
+        work = counted.work
+        self.draws = self.draws or counted.drew
+        self.large = work.seconds(like.dtype, like.device) >= threads.LONG_CALL * max(1, work.calls)
+
+    @guarded(lambda net, *_, **__: net.model)
     def call(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """Evaluate with parameters given by name; buffers are copies, so that none is written to."""
+        if self.draws:
+            drawing()
+        if self.large:
+            threads.widen()
         tensors = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         mode = self.training
         if self.snapshot is not None:
             tensors.update(self.snapshot.tensors())
             mode = self.snapshot.modes if mode is None else mode
         tensors.update(params)
-        with module_mode(self.model, mode), plain_attention():
+        with module_mode(self.model, mode):
             return functional_call(self.model, tensors, args, kwargs)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -112,23 +126,6 @@ def tensors_of(net: Any) -> dict[str, Tensor]:
     if isinstance(net, Bound):
         return net.tensors()
     return {**dict(net.named_parameters()), **dict(net.named_buffers())} if isinstance(net, nn.Module) else {}
-
-
-def random_state_kept(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Whatever random numbers are drawn inside, the global generators are as they were afterwards."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-@contextlib.contextmanager
-def plain_attention() -> Iterator[None]:
-    """Keep to attention kernels that forward mode, second derivatives and vmap know."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextlib.contextmanager

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from ..errors import EmptyBatchError, InputError, NoParametersError, ShapeError
 from ..losses.squared import Squares
 from ..utils.autodiff import normal, pullback
+from ..utils.guard import guarded
 from .collocation import Points
 from .objective import Objective
 from .parameters import Select
 from .parts import Opaque, Part, join, leaves, require_finite, weight_scale
-from .pure import random_state_kept
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Term:
 class Residuals(Objective):
     """What :func:`residual` returns: an objective that knows its terms."""
 
+    @guarded(lambda self: self.model)
     def terms(self) -> list[TermState]:
         """What each part (each term of a residual objective) contributes to the loss at the present weights."""
         rows = self.by_part(self.theta())
@@ -183,6 +184,7 @@ def _check_points(points: Any, like: Tensor | None = None) -> None:
     require_finite(leaves(points), "collocation points")
 
 
+@guarded(lambda objective: objective.model)
 def _require_dependence(objective: Objective) -> None:
     """Raise for a term that no trainable parameter moves: its derivative along a random cotangent is exactly zero."""
     theta = objective.theta()
@@ -191,8 +193,7 @@ def _require_dependence(objective: Objective) -> None:
     for part in objective.parts:
         moves = False
         for at in (theta, near):  # a saddle may be stationary without being constant
-            with random_state_kept(theta.device):
-                u, pull = pullback(lambda th, part=part: part.outputs(objective.net.bind(th)), at)
+            u, pull = pullback(lambda th, part=part: part.outputs(objective.net.bind(th)), at)
             w = normal(u.shape, generator).to(u)
             moves = moves or bool((pull(w) != 0).any())
         if not moves:

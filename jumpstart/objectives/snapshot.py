@@ -21,7 +21,7 @@ from ..utils.fallback import described
 from ..utils.memory import allowance
 from .objective import Objective
 from .parts import Batch, Part, join, take
-from .pure import Net, random_state_kept
+from .pure import Net
 
 SMALL = 2**28  # bytes that are copied in any case
 SHARE = 0.25  # of the memory allowance that copies may take beyond that
@@ -92,7 +92,7 @@ class Witness:
         self.u = self._outputs()
 
     def _outputs(self) -> Tensor:
-        with random_state_kept(self.theta.device), torch.no_grad():
+        with torch.no_grad():
             bound = self.net.bind(self.theta)
             return join([part.outputs(bound).reshape(-1) for part in self.parts])
 
@@ -139,7 +139,7 @@ def _few(batch: Batch, net: Net, theta: Tensor) -> Batch:
     few = copy.copy(batch)
     few.inputs, few.size = take(batch.inputs, slice(0, FEW)), FEW
     try:
-        with random_state_kept(theta.device), torch.no_grad():
+        with torch.no_grad():
             few.outputs(net.bind(theta))
     except torch.OutOfMemoryError:
         raise

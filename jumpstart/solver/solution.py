@@ -26,12 +26,15 @@ from ..risk import criteria as risks
 from ..risk import leave_out as holdout
 from ..risk.criteria import LeftOut
 from ..surrogate.select import Plan, explain
+from ..utils.guard import guarded
 from . import archive
 from .query import Queries
 from .sweep import Sweep
 from .truncation import Truncation
 from .tune import Tuned, tuned
 from .validity import Check, examine
+
+_entry = guarded(lambda self, *_, **__: self.objective.model)
 
 
 class Solution:
@@ -73,6 +76,7 @@ class Solution:
 
     # -- training outputs --------------------------------------------------------------------------------------
 
+    @_entry
     def outputs(self, t: Horizon, *, order: int = 1) -> Tensor:
         """Predicted training outputs u(t): (n, …), or (T, n, …) for many horizons (equation 5).
 
@@ -87,6 +91,7 @@ class Solution:
             found = self.flow.outputs(self._coefficients(horizon))
         return self._shaped(found.to(self.lin.u.dtype), horizon)
 
+    @_entry
     def loss(self, t: Horizon, *, order: int = 1) -> float | Tensor:
         """Φ of the predicted outputs, without the weight decay's penalty: a number, or (T,)."""
         horizon = self._asked(t)
@@ -101,6 +106,7 @@ class Solution:
         """Rates λ (k,) of the modes in units of 1/flow time, largest first; a mode relaxes as e^{−λt}."""
         return self.flow.start.rates.sort(descending=True).values
 
+    @_entry
     def error_bound(self, t: Horizon) -> float:
         """Bound on ‖u_k(t) − u(t)‖₂ that restricting to the basis causes; rounding for a dense basis.
 
@@ -116,6 +122,7 @@ class Solution:
 
     # -- weights and query points ------------------------------------------------------------------------------
 
+    @_entry
     def parameters(self, t: Horizon, *, order: int = 1, land: bool = False) -> dict[str, Tensor]:
         """The weights at horizon t by name, each with a leading axis T for many horizons (equation 5).
 
@@ -137,6 +144,7 @@ class Solution:
         tables = [self.objective.space.unflatten(theta) for theta in thetas]
         return {name: self._shaped(torch.stack([table[name] for table in tables]), horizon) for name in tables[0]}
 
+    @_entry
     def predict(self, x: Any, t: Horizon, *, order: int = 1) -> Tensor:
         """Predicted outputs of the model on query points x at horizon t: (m, …) or (T, m, …) (equation 5).
 
@@ -181,6 +189,7 @@ class Solution:
         """The same kernel under another flow."""
         return Solution(self.objective, flow, self.plan, own=False)
 
+    @_entry
     def with_targets(self, targets: Tensor) -> Solution | Sweep[Solution]:
         """The run towards other targets, on the kernel that is there already.
 
@@ -194,20 +203,24 @@ class Solution:
             return Sweep(self.flow, targets.to(mine.device, copy=True), self.queries, self._with, look)
         return self._with(self.flow.with_targets(targets.clone() if isinstance(targets, Tensor) else targets))
 
+    @_entry
     def reweighted(self, weights: Tensor) -> Solution:
         """The run in which sample i counts w_i times, weights (n,) ≥ 0; for Krylov bases within the same subspace."""
         return self._with(self.flow.reweighted(weights.clone() if isinstance(weights, Tensor) else weights))
 
+    @_entry
     def without(self, samples: Tensor | list[int] | int) -> Solution:
         """The run without some samples, by index; the others count as before (no renormalization)."""
         return self._with(self.flow.without(holdout.indices(samples, self.lin.u.shape[0])))
 
+    @_entry
     def damped(self, rate: float) -> Solution:
         """The run with a pull ``rate``·(θ − θ₀)/D back to the present weights: ridge regression at t = ∞."""
         if isinstance(rate, bool) or not (isinstance(rate, (int, float)) and 0 <= rate < math.inf):
             raise InputError(f"damped({rate!r}): the rate is a number in units of 1/flow time, 0 or more.")
         return self._with(self.flow.damped(float(rate)))
 
+    @_entry
     def gated(self, rule: str | None, **options: float) -> Solution:
         """The run with its modes gated by what the samples agree on: "hard", "soft" or "snr" (equation 14)."""
         if rule is None and options:
@@ -216,6 +229,7 @@ class Solution:
 
     # -- trust and risk ----------------------------------------------------------------------------------------
 
+    @_entry
     def check(
         self, t: Horizon, x: Any = None, y: Tensor | None = None, *, tolerance: float = 0.1, order: int = 1
     ) -> Check:
@@ -247,6 +261,7 @@ class Solution:
             self._failed = None
         return found
 
+    @_entry
     def leave_out(self, t: Horizon, *, groups=None, samples=None, tolerance: float = 1e-5) -> LeftOut:
         """The run without each sample, or each group of them, and what it predicts there (``risk.leave_out``).
 
@@ -255,6 +270,7 @@ class Solution:
         horizon = self._asked(t)
         return risks.leave_out(self.flow, horizon, groups=groups, samples=samples, tolerance=tolerance)
 
+    @_entry
     def risk(self, t: Horizon, criterion: str = "loo", **options) -> float | Tensor:
         """Estimated loss on new data at horizon t, without validation data: a number, or (T,).
 
@@ -268,6 +284,7 @@ class Solution:
         values = risks.estimate(self.flow, horizon, criterion, **options)
         return float(values[0]) if horizon.scalar else values
 
+    @_entry
     def best_horizon(
         self,
         criterion: str = "loo",
@@ -289,6 +306,7 @@ class Solution:
         end = self._limit(limit, trust, None if times is None else float(times.max()))
         return risks.best(self.flow, criterion, times, end, **options)
 
+    @_entry
     def tuned(
         self,
         over: Sequence[str] = ("damping",),
@@ -338,12 +356,13 @@ class Solution:
                 f"horizon {asked:.3g} is past {self._failed:.3g}, up to which the real network was found to "
                 "follow the linearized one (Solution.check): believe the answer less the further it goes.",
                 TrustWarning,
-                stacklevel=3,
+                stacklevel=4,  # past the guard's frame
             )
         return horizon
 
     # -- for people --------------------------------------------------------------------------------------------
 
+    @_entry
     def save(self, path: str | Path) -> Path:
         """Write the solved run to a file (no pickle) that ``js.load(path, objective)`` reads without a kernel."""
         if isinstance(self.flow.loss, Weighted):

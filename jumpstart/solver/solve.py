@@ -13,11 +13,13 @@ from ..linearization.problem import linearized
 from ..objectives.objective import Objective
 from ..objectives.parameters import Select
 from ..surrogate.select import SOLUTION, BasisLike, build, require_memory_limit
+from ..utils.guard import guarded
 from ..utils.progress import shown
 from . import archive
 from .solution import Solution
 
 
+@guarded(lambda objective, *_, **__: getattr(objective, "model", None))
 def solve(
     objective: Objective,
     basis: BasisLike = "auto",
@@ -76,6 +78,7 @@ def solve(
     return Solution(objective, flow, plan, time.perf_counter() - begun)
 
 
+@guarded(lambda _, objective, *__, **___: getattr(objective, "model", None))
 def load(path: str | Path, objective: Objective, params: Select = None) -> Solution:
     """A solution from ``Solution.save``, for the same model, data and ``params``; costs one forward pass.
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ..archive.container import digest
 from ..objectives.objective import Objective
-from ..objectives.pure import random_state_kept
 
 GATHERED = 4  # calls, one a step: the last is solved, the others judge
 
@@ -70,8 +69,7 @@ def fingerprint(objective: Objective, theta: Tensor) -> str:
     """Of an objective's data; outputs at θ (P,) stand for what a function reads."""
     found = [digest(tensor) for part in objective.parts for tensor in part.data().values()]
     if not all(part.data() for part in objective.parts):
-        with random_state_kept(theta.device):
-            found.append(digest(objective.outputs(theta)))
+        found.append(digest(objective.outputs(theta)))
     return " ".join([*found, *(digest(tensor) for tensor in _tensors(objective.loss))])
 
 

@@ -13,11 +13,12 @@ from ..jumping.candidates import Candidate
 from ..linearization.problem import LinearizedProblem
 from ..objectives.objective import Objective
 from ..objectives.parts import join
-from ..objectives.pure import Bound, Net, random_state_kept
+from ..objectives.pure import Bound, Net
 from ..optim import adapters
 from ..optim.twin import Changes, Twin
 from ..utils.cost import FORWARD
 from ..utils.fallback import described
+from ..utils.guard import drawing
 
 REBUILD, RESET, KEEP = "rebuild", "reset", "keep"
 # What is tried of first moments, in order, until the next step does not undo the jump.
@@ -56,24 +57,24 @@ class NextStep:
             return {present[name]: piece for name, piece in space.unflatten(vector).items()}
 
         theta = problem.lin.theta + candidate.displacement
-        with random_state_kept(theta.device):
-            steps = [self._gradient(objective, theta) for objective in self.steps]
-            problem.lin.ledger.gradients += sum(len(o.loss.targets) for o in self.steps) / len(problem.loss.targets)
-            if not all(bool(torch.isfinite(gradient).all()) for gradient, _ in steps):
-                return None
-            listeners = adapters.listeners(self.optimizer)
-            weights, moved, gradient = named(theta), named(candidate.displacement), named(steps[0][0])
-            for policy in AFTER[self.after]:
-                twin = Twin(self.optimizer)
-                twin.write(weights)
-                adapters.carry(twin.optimizer, {twin[p]: piece for p, piece in moved.items()})
-                if policy != KEEP:
-                    known = {twin[p]: g if policy == REBUILD else None for p, g in gradient.items()}
-                    adapters.refresh(twin.optimizer, known)
-                changes = twin.changes()
-                # Who listens changes the state in ways that only the real optimizer can be put through.
-                if listeners or all(self._stays(twin, named(g), buffers, problem) for g, buffers in steps):
-                    return Follow(self.optimizer, changes, moved, listeners)
+        drawing()  # dropout draws as it will in the loop
+        steps = [self._gradient(objective, theta) for objective in self.steps]
+        problem.lin.ledger.gradients += sum(len(o.loss.targets) for o in self.steps) / len(problem.loss.targets)
+        if not all(bool(torch.isfinite(gradient).all()) for gradient, _ in steps):
+            return None
+        listeners = adapters.listeners(self.optimizer)
+        weights, moved, gradient = named(theta), named(candidate.displacement), named(steps[0][0])
+        for policy in AFTER[self.after]:
+            twin = Twin(self.optimizer)
+            twin.write(weights)
+            adapters.carry(twin.optimizer, {twin[p]: piece for p, piece in moved.items()})
+            if policy != KEEP:
+                known = {twin[p]: g if policy == REBUILD else None for p, g in gradient.items()}
+                adapters.refresh(twin.optimizer, known)
+            changes = twin.changes()
+            # Who listens changes the state in ways that only the real optimizer can be put through.
+            if listeners or all(self._stays(twin, named(g), buffers, problem) for g, buffers in steps):
+                return Follow(self.optimizer, changes, moved, listeners)
         return None
 
     def _gradient(self, objective: Objective, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

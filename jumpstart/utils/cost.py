@@ -115,16 +115,22 @@ class Work:
 
 
 class Counting(TorchDispatchMode):
-    """Counts the operations inside: ``with Counting() as count: …; count.work``."""
+    """Counts the operations inside: ``with Counting() as count: …; count.work``.
+
+    Attributes:
+        drew: whether one of them took random numbers from a global generator; a mode sees its own thread alone.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops, self.elements, self.calls = 0.0, 0.0, 0
+        self.flops, self.elements, self.calls, self.drew = 0.0, 0.0, 0, False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         self.calls += 1
+        if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
+            self.drew = True
         packet = getattr(func, "_overloadpacket", None)
         if packet in flop_registry:
             self.flops += flop_registry[packet](*args, **kwargs, out_val=out)

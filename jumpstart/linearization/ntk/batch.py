@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.func import grad, jacrev, vjp, vmap
 
-from ...objectives.pure import plain_attention
 from ...utils.autodiff import normal
 from ...utils.fallback import described, fallback, theirs
 from .contract import Layer
@@ -256,7 +255,6 @@ def strided(g: Tensor) -> Tensor:
 
 @contextmanager
 def _functorch() -> Any:
-    """Keep to kernels that functorch can differentiate and batch."""
-    with plain_attention(), torch.enable_grad(), warnings.catch_warnings():
+    with torch.enable_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*performance drop.*")
         yield
