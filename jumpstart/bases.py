@@ -18,6 +18,8 @@ from .linalg.lanczos import independent_rows, lanczos, lanczos_dual, orthogonali
 from .linearization.ntk import assemble
 from .linearization.operators import Kernel, require_finite_derivatives
 from .linearization.problem import LinearizedProblem
+from .utils.cost import EIGEN
+from .utils.threads import many
 
 SVD = 512  # the smaller side of a Jacobian up to which "auto" takes its singular values
 
@@ -100,7 +102,8 @@ def dense(
 
 def _eigh(k: Tensor) -> tuple[Tensor, Tensor]:
     require_finite_derivatives(k)
-    lam, u = torch.linalg.eigh(k.double())
+    with many(9 * len(k) ** 3 / EIGEN["cpu"]):
+        lam, u = torch.linalg.eigh(k.double())
     return lam.flip(0), u.flip(1)
 
 
@@ -136,8 +139,9 @@ def _thin_svd(j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         v, s, uh = _thin_svd(j.T)
         return uh.T, s, v.T
     require_finite_derivatives(j)
-    q, r = torch.linalg.qr(j)
-    u, s, vh = torch.linalg.svd(r)
+    with many((4 * len(j) + 20 * j.shape[1]) * j.shape[1] ** 2 / EIGEN["cpu"]):
+        q, r = torch.linalg.qr(j)
+        u, s, vh = torch.linalg.svd(r)
     return q @ u, s, vh
 
 

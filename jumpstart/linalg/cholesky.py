@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..utils.cost import EIGEN, PRODUCTS
+from ..utils.threads import many
+
 LARGEST = 1e300  # diagonal entry of a matrix that can be damped
 SMALL, BLOCK, LARGE = 512, 64, 128  # columns of a block of a Gram matrix: BLOCK up to SMALL columns in all, else LARGE
 
@@ -25,9 +28,10 @@ def lower_gram(rows: Tensor) -> Tensor:
     if p <= block or rows.device.type != "cpu":
         return rows.T @ rows
     found = rows.new_zeros(p, p)
-    for at in range(0, p, block):
-        end = min(at + block, p)
-        torch.mm(rows[:, at:end].T, rows[:, :end], out=found[at:end, :end])
+    with many(p * rows.numel() / PRODUCTS["cpu"]):
+        for at in range(0, p, block):
+            end = min(at + block, p)
+            torch.mm(rows[:, at:end].T, rows[:, :end], out=found[at:end, :end])
     return found
 
 
@@ -54,7 +58,8 @@ def factor(matrix: Tensor, shift: float, least: float) -> Factor:
     while top is None or shift <= top:
         try:  # in place, which saves a copy of M
             matrix.diagonal().add_(shift)
-            lower, info = torch.linalg.cholesky_ex(matrix)
+            with many(len(matrix) ** 3 / 3 / EIGEN["cpu"]):
+                lower, info = torch.linalg.cholesky_ex(matrix)
         finally:
             matrix.diagonal().copy_(diagonal)
         # NaN passes LAPACK's own test; one question in all, since each waits for a GPU.

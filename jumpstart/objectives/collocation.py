@@ -127,8 +127,9 @@ class Points(Part):
         every = asked == 1  # at points that are new, all rows; later a few
         if read == self._read and (self.local is None or self._same_rows(net, theta, every)):
             return
-        self._read, self._model, self._asked = read, net.model, 1
+        self._read, self._model = None, net.model
         failed = self._find(net, theta)
+        self._read, self._asked = read, 1  # last: after an interrupt it is looked for again
         self.fallback = None if failed is None else f"general way: {failed.reason}"
         if failed is not None and failed.unexpected:
             with torch.no_grad():
@@ -145,9 +146,11 @@ class Points(Part):
             tensors = net.bind(theta).tensors()
             self.local = trace_residual(self.fn, self.points, net.model, tensors, net.space.names)
             self._require_same_derivatives(net, theta)
-        except Exception as error:  # whatever it is, the general way remains
+        except BaseException as error:
             self.local = None
-            return fallback(error)
+            if not isinstance(error, Exception):  # an interrupt
+                raise
+            return fallback(error)  # whatever it is, the general way remains
         return None
 
     def _off(self, theta: Tensor) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ def processors() -> int:
         allowed = len(os.sched_getaffinity(0))  # type: ignore[attr-defined]
     except (AttributeError, OSError):  # not on macOS or Windows
         allowed = os.cpu_count() or 1
-    return max(1, min(allowed, math.ceil(quota())))
+    return max(1, math.ceil(min(allowed, quota())))
 
 
 @cache

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ..errors import BudgetError
+from .guard import drawing
 
 FORWARD = 1 / 3
 PULL = 2 / 3  # backward alone, through a graph that is already there
@@ -131,6 +132,7 @@ class Counting(TorchDispatchMode):
         self.calls += 1
         if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
             self.drew = True
+            drawing()
         packet = getattr(func, "_overloadpacket", None)
         if packet in flop_registry:
             self.flops += flop_registry[packet](*args, **kwargs, out_val=out)
