@@ -16,6 +16,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -24,11 +25,12 @@ from torch._functorch import eager_transforms
 from torch.autograd import forward_ad
 
 from . import threads
-from .interrupts import uninterrupted
+from .interrupts import uninterrupted, unwatch, watch
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_OWN = (*torch.__path__, str(Path(__file__).resolve().parent.parent), contextlib.__file__)
 _STANDARD = vars(nn.Module()).keys()  # attributes of every module, none of which is a tensor
 WAIT = 0.02  # seconds between looks for an interrupt, while another thread is inside
 
@@ -53,8 +55,8 @@ def guarded(about: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P,
             try:
                 entry.begin()
                 return function(*args, **kwargs)
-            except BaseException:
-                entry.failed = True
+            except BaseException as error:
+                entry.error = error
                 raise
             finally:
                 try:
@@ -62,6 +64,8 @@ def guarded(about: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P,
                 except BaseException:
                     entry.end()  # a second interrupt on the way in; nothing is done twice
                     raise
+                if (lost := entry.lost()) is not None:
+                    raise lost
 
         return entered
 
@@ -89,7 +93,9 @@ class Entry:
     def __init__(self, model: Any) -> None:
         self.model = model if isinstance(model, nn.Module) else None
         self.thread = threading.get_ident()
-        self.locked, self.over, self.drew, self.failed = False, False, False, False
+        self.locked, self.over, self.drew = False, False, False
+        self.error: BaseException | None = None  # that the function ended with
+        self.interrupts: list[BaseException] = []  # that signal handlers raised meanwhile
         self.outer: Entry | None = None
         self.outermost = self
         self.known: set[int] = set()
@@ -115,6 +121,7 @@ class Entry:
             if self.outer is None:
                 self.process = _Process()
                 self.process.switch()
+                watch(self.interrupts)
 
     def end(self) -> None:
         """Put everything back, whatever has happened, and release the lock."""
@@ -125,7 +132,7 @@ class Entry:
             troubles: list[Exception] = []
             steps: list[Callable[[], Any]] = []
             if self.process is not None:
-                steps += self.process.steps(self.failed)
+                steps += self.process.steps(self.error is not None or bool(self.interrupts))
             steps += [functools.partial(_put_back, *kept) for kept in self.contents]
             if self.outermost.drew or threading.active_count() == 1:  # else it may be another thread's draws
                 steps += [functools.partial(_rewind, *kept) for kept in self.generators]
@@ -134,12 +141,23 @@ class Entry:
                     step()
                 except Exception as error:  # the others are still to be done; raised below
                     troubles.append(error)
+            unwatch(self.interrupts)
             if _current is self:
                 _current = self.outer
             self.over = True
             _lock.release()
             if troubles:
                 raise troubles[0]
+
+    def lost(self) -> BaseException | None:
+        """An interrupt that torch's clean-up has replaced or a fallback swallowed; none that the user's code met."""
+        for interrupt in reversed(self.interrupts):
+            if interrupt is self.error:
+                return None
+            trace = interrupt.__traceback__
+            if trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN):
+                return interrupt
+        return None
 
 
 def _contents(model: nn.Module) -> list[tuple[nn.Module, dict, dict, bool, dict[str, Tensor]]]:

@@ -7,6 +7,7 @@ Python's own handlers that are exchanged for one that takes notes.
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 from typing import Any
@@ -66,6 +67,33 @@ class uninterrupted:
             finally:
                 _release()  # what the first was kept from, by a handler that was back already
                 _deliver()
+
+
+def watch(seen: list[BaseException]) -> None:
+    """From the end of the present block on, whatever a handler raises is noted in ``seen`` as well.
+
+    Torch's clean-up may raise an error of its own over an interrupt, and a fallback may swallow that: whoever has
+    begun to watch can tell (:mod:`jumpstart.utils.guard`).
+    """
+    if threading.get_ident() == threading.main_thread().ident:
+        for number, handler in _held.items():
+            _held[number] = functools.partial(_note, seen, handler)
+
+
+def unwatch(seen: list[BaseException]) -> None:
+    """The end of :func:`watch`; inside a block, too."""
+    if threading.get_ident() == threading.main_thread().ident:
+        for number, handler in _held.items():
+            if isinstance(handler, functools.partial) and handler.func is _note and handler.args[0] is seen:
+                _held[number] = handler.args[1]
+
+
+def _note(seen: list[BaseException], handler: Any, number: int, frame: Any) -> None:
+    try:
+        handler(number, frame)
+    except BaseException as error:
+        seen.append(error)
+        raise
 
 
 def _hold() -> None:
