@@ -11,27 +11,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import operator
 import os
 import threading
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._functorch import eager_transforms
-from torch.autograd import forward_ad
 
-from . import threads
+from .borrowed import Contents, Process, contents, generators, put_back, rewind
 from .interrupts import uninterrupted, unwatch, watch
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _OWN = (*torch.__path__, str(Path(__file__).resolve().parent.parent), contextlib.__file__)
-_STANDARD = vars(nn.Module()).keys()  # attributes of every module, none of which is a tensor
 WAIT = 0.02  # seconds between looks for an interrupt, while another thread is inside
 
 _lock = threading.RLock()
@@ -64,8 +59,12 @@ def guarded(about: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P,
                 except BaseException:
                     entry.end()  # a second interrupt on the way in; nothing is done twice
                     raise
-                if (lost := entry.lost()) is not None:
-                    raise lost
+                lost, entry.error = entry.lost(), None  # its frames hold the entry
+                if lost is not None:
+                    try:
+                        raise lost
+                    finally:
+                        del lost
 
         return entered
 
@@ -99,9 +98,9 @@ class Entry:
         self.outer: Entry | None = None
         self.outermost = self
         self.known: set[int] = set()
-        self.contents: list[tuple[nn.Module, dict, dict, bool, dict[str, Tensor]]] = []
+        self.contents: list[Contents] = []
         self.generators: list[tuple[torch.Generator, Tensor]] = []
-        self.process: _Process | None = None
+        self.process: Process | None = None
 
     def begin(self) -> None:
         """Take the lock, remember, and switch."""
@@ -115,11 +114,11 @@ class Entry:
             self.known = set() if _current is None else set(_current.known)
             if self.model is not None:
                 self.known.add(id(self.model))
-                self.contents = _contents(self.model)
-                self.generators = _generators(self.model)
+                self.contents = contents(self.model)
+                self.generators = generators(self.model)
             _current = self
             if self.outer is None:
-                self.process = _Process()
+                self.process = Process()
                 self.process.switch()
                 watch(self.interrupts)
 
@@ -133,9 +132,9 @@ class Entry:
             steps: list[Callable[[], Any]] = []
             if self.process is not None:
                 steps += self.process.steps(self.error is not None or bool(self.interrupts))
-            steps += [functools.partial(_put_back, *kept) for kept in self.contents]
+            steps += [functools.partial(put_back, *kept) for kept in self.contents]
             if self.outermost.drew or threading.active_count() == 1:  # else it may be another thread's draws
-                steps += [functools.partial(_rewind, *kept) for kept in self.generators]
+                steps += [functools.partial(rewind, *kept) for kept in self.generators]
             for step in steps:
                 try:
                     step()
@@ -160,130 +159,6 @@ class Entry:
         return None
 
 
-def _contents(model: nn.Module) -> list[tuple[nn.Module, dict, dict, bool, dict[str, Tensor]]]:
-    """What every module holds: parameters, buffers, mode, and tensors that are plain attributes."""
-    return [
-        (
-            module,
-            dict(module._parameters),
-            dict(module._buffers),
-            module.training,
-            {name: here[name] for name in here.keys() - _STANDARD if isinstance(here[name], Tensor)},
-        )
-        for module, here in ((module, vars(module)) for module in model.modules())
-        if isinstance(module._parameters, dict)  # not scripted
-    ]
-
-
-def _put_back(module: nn.Module, parameters: dict, buffers: dict, training: bool, plain: dict[str, Tensor]) -> None:
-    for own, kept in ((module._parameters, parameters), (module._buffers, buffers)):
-        if not own and not kept:
-            continue
-        if list(own) != list(kept) or not all(map(operator.is_, own.values(), kept.values())):
-            new = {name: value for name, value in own.items() if name not in kept}  # registered on the way
-            own.clear()
-            own.update({**kept, **new})
-    if module.training != training:
-        module.training = training
-    here = vars(module)
-    for name, value in plain.items():
-        if here.get(name) is not value:
-            here[name] = value
-
-
-def _generators(model: nn.Module) -> list[tuple[torch.Generator, Tensor]]:
-    """The global generators that the model may draw from, and where they are: read, which disturbs nobody."""
-    found = [torch.default_generator]
-    if torch.cuda.is_initialized():
-        places = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-        found += [torch.cuda.default_generators[place] for place in places if place is not None]
-    return [(generator, generator.get_state()) for generator in found]
-
-
-def _rewind(generator: torch.Generator, state: Tensor) -> None:
-    if not torch.equal(generator.get_state(), state):
-        generator.set_state(state)
-
-
-class _Process:
-    """What of the thread and the process is borrowed, as it was found."""
-
-    def __init__(self) -> None:
-        attention = torch.backends.cuda
-        self.switches: list[tuple[Callable[[], bool], Callable[[bool], None], bool, bool]] = [
-            (get, put, bool(get()), wanted)
-            for get, put, wanted in (
-                (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled, False),
-                (attention.math_sdp_enabled, attention.enable_math_sdp, True),
-                (attention.flash_sdp_enabled, attention.enable_flash_sdp, False),
-                (attention.mem_efficient_sdp_enabled, attention.enable_mem_efficient_sdp, False),
-                (attention.cudnn_sdp_enabled, attention.enable_cudnn_sdp, False),
-            )
-        ]
-        self.grad, self.forward_grad = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
-        self.inference: Any = torch.inference_mode(False) if torch.is_inference_mode_enabled() else None
-        self.filters = warnings.filters
-        self.threads: int | None = None
-        self.stacks = _Stacks()
-
-    def switch(self) -> None:
-        """Keep to attention kernels that forward mode, second derivatives and vmap know; leave inference mode."""
-        if self.inference is not None:
-            self.inference.__enter__()
-        for _, put, was, wanted in self.switches:
-            if was != wanted:
-                put(wanted)
-        self.threads = threads.narrow()
-
-    def steps(self, failed: bool) -> list[Callable[[], Any]]:
-        """What puts it all back, in order, each without need of the others."""
-        found: list[Callable[[], Any]] = [self.stacks.unwind] if failed else []  # else torch has done it itself
-        if self.inference is not None:
-            found.append(lambda: self.inference.__exit__(None, None, None))
-        found += [self._modes, self._switches]
-        if self.threads is not None:
-            found.append(functools.partial(threads.restore, self.threads))
-        return found
-
-    def _modes(self) -> None:
-        torch.set_grad_enabled(self.grad)
-        torch._C._set_fwd_grad_enabled(self.forward_grad)
-        if warnings.filters is not self.filters:  # a catch_warnings that was never left
-            warnings.filters = self.filters
-            warnings._filters_mutated()  # type: ignore[attr-defined]
-
-    def _switches(self) -> None:
-        for get, put, was, _ in self.switches:
-            if get() != was:
-                put(was)
-
-
-class _Stacks:
-    """Levels of transforms and modes that an interrupt inside torch may leave behind (private parts of torch's)."""
-
-    def __init__(self) -> None:
-        self.layers = torch._C._functorch.get_dynamic_layer_stack_depth()
-        self.in_place = torch._C._functorch.get_inplace_requires_grad_allowed()
-        self.dispatch = torch._C._len_torch_dispatch_stack()
-        self.function = torch._C._len_torch_function_stack()
-        self.nesting = eager_transforms.JVP_NESTING
-        self.level = forward_ad._current_level
-
-    def unwind(self) -> None:
-        if torch._C._functorch.get_dynamic_layer_stack_depth() > self.layers:
-            torch._C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(self.layers)
-        torch._C._functorch.set_inplace_requires_grad_allowed(self.in_place)
-        while torch._C._len_torch_function_stack() > self.function:
-            torch._C._pop_torch_function_stack()
-        while torch._C._len_torch_dispatch_stack() > self.dispatch:
-            torch._C._pop_torch_dispatch_stack(None)
-        eager_transforms.JVP_NESTING = self.nesting
-        if self.level == -1:
-            forward_ad._current_level = self.level
-            with contextlib.suppress(RuntimeError):  # raised where no level of forward mode is open
-                torch._C._exit_dual_level(level=0)
-
-
 def _after_fork() -> None:
     """In a child process the thread that held the lock may not exist."""
     global _lock, _current
@@ -292,7 +167,7 @@ def _after_fork() -> None:
         return
     _lock, _current = threading.RLock(), None
     if entry is not None and entry.outermost.process is not None:
-        entry.outermost.process._switches()
+        entry.outermost.process.switches_back()
 
 
 if hasattr(os, "register_at_fork"):
