@@ -76,7 +76,7 @@ class Function:
             if isinstance(module, _BatchNorm) and (module.training if training is None else training):
                 raise InputError(f"{name!r} is BatchNorm in train mode, which couples the points: pass training=False.")
 
-    @guarded(lambda self, *_: self.net.model)
+    @guarded(lambda self, *_, **__: self.net.model)
     def restored(self, x: Tensor) -> Tensor:
         """Inputs as the model takes them, from (n, d); the first time the model is tried on two of them."""
         if x.dim() != 2:
@@ -210,7 +210,7 @@ class NetworkMean(gpytorch.means.Mean):
         super().__init__()
         self.function = function
 
-    @guarded(lambda self, *_: self.function.net.model)
+    @guarded(lambda self, *_, **__: self.function.net.model)
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         return self.function.call(self.function.params, self.function.restored(x)).to(x.dtype)
@@ -293,7 +293,7 @@ class EndpointGP(gpytorch.models.ExactGP):
         n, kernel, limit = len(self.train_targets), self.covar_module.base_kernel, gpytorch.settings.max_cholesky_size
         return limit(max(limit.value(), 0 if kernel.left_free(n, n) else n))
 
-    @guarded(lambda self, *_: self.function.net.model)
+    @guarded(lambda self, *_, **__: self.function.net.model)
     def predict(self, x: Tensor) -> Any:
         """The posterior of the noise-free function at x (m, …): a gpytorch MultivariateNormal in float64.
 

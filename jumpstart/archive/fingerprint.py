@@ -79,7 +79,7 @@ def probe_off(objective: Objective) -> tuple[Tensor, dict[str, Any]] | None:
     return None
 
 
-@guarded(lambda objective, _: objective.model)
+@guarded(lambda objective, *_, **__: objective.model)
 def probe_at(objective: Objective, theta: Tensor) -> dict[str, Any] | None:
     """The probe at weights θ (P,), for a forward pass; None where the outputs are not finite."""
     rows = objective.by_part(theta)

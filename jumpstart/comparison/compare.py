@@ -281,7 +281,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-@guarded(lambda _, run, __: run.model)
+@guarded(lambda report, run, *_, **__: run.model)
 def _record(report: Report, run: _Run, evaluate: Callable[[nn.Module], Mapping[str, float]] | None) -> None:
     # Outputs at weights that a diverged optimizer has made NaN are recorded as such, not refused.
     theta = run.objective.space.flatten({k: p.detach() for k, p in run.model.named_parameters()})

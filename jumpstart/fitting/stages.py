@@ -188,7 +188,7 @@ class FitRun:
         *rows, last = self.state.history
         self.state = replace(self.state, history=[*rows, {**last, "error": found}])
 
-    @guarded(lambda self: self.objective.model)
+    @guarded(lambda self, **_: self.objective.model)
     def measure(self) -> float | None:
         """``error`` of the model as it is.
 

@@ -71,19 +71,19 @@ class Linearization:
             self.ledger.forwards += self.witness.u.numel() / max(1, self.u.numel())
             self.witness.require_unchanged()
 
-    @guarded(lambda self, *_: self.net.model)
+    @guarded(lambda self, *_, **__: self.net.model)
     def outputs(self, theta: Tensor) -> Tensor:
         """The true (not linearized) outputs at other weights θ (P,); one forward pass."""
         self.ledger.forwards += 1
         return join(self._pieces(theta))
 
-    @guarded(lambda self, *_: self.net.model)
+    @guarded(lambda self, *_, **__: self.net.model)
     def jvp(self, v: Tensor) -> Tensor:
         """J v, shaped like u, for v (P,)."""
         self.ledger.pushes += 1
         return join([self._push(f, self.theta, v) for f in self._functions]).detach()
 
-    @guarded(lambda self, *_: self.net.model)
+    @guarded(lambda self, *_, **__: self.net.model)
     def vjp(self, w: Tensor) -> Tensor:
         """Jᵀ w (P,), for w shaped like u."""
         self.ledger.pulls += 1
@@ -95,13 +95,13 @@ class Linearization:
             total += pullback(f, self.theta)[1](w[rows]).detach()
         return total
 
-    @guarded(lambda self, *_: self.net.model)
+    @guarded(lambda self, *_, **__: self.net.model)
     def second(self, v: Tensor) -> Tensor:
         """f''[v, v], the second directional derivative of the outputs along v (P,), shaped like u."""
         self.ledger.seconds += 1
         return join([self._push(lambda th, f=f: self._push(f, th, v), self.theta, v) for f in self._functions]).detach()
 
-    @guarded(lambda self, *_: self.net.model)
+    @guarded(lambda self, *_, **__: self.net.model)
     def second_pull(self, v: Tensor, w: Tensor) -> Tensor:
         """f''[v, ·]ᵀ w (P,), the derivative of J(θ)ᵀ w along v (P,), for w shaped like u."""
         self.ledger.second_pulls += 1
@@ -113,7 +113,7 @@ class Linearization:
             ).detach()
         return total
 
-    @guarded(lambda self: self.net.model)
+    @guarded(lambda self, **_: self.net.model)
     def jacobian(self) -> Tensor:
         """The explicit J (N, P), rows in the order of u flattened."""
         found = []

@@ -127,14 +127,14 @@ class Objective:
         for part in self.parts:
             part.prepare(self.net, theta)
 
-    @guarded(lambda self, *_: self.model)
+    @guarded(lambda self, *_, **__: self.model)
     @torch.no_grad()
     def outputs(self, theta: Tensor) -> Tensor:
         """u (n, …) at weights θ (P,); one forward pass, the model is left alone."""
         net = self.net.bind(theta)
         return join([part.outputs(net) for part in self.parts])
 
-    @guarded(lambda self, *_: self.model)
+    @guarded(lambda self, *_, **__: self.model)
     @torch.no_grad()
     def by_part(self, theta: Tensor) -> list[Tensor]:
         """The outputs of each part (a term of a residual objective, a chunk of a batch), in order."""
@@ -156,13 +156,13 @@ class Objective:
             )
         return "the outputs are not finite."
 
-    @guarded(lambda self, *_: self.model)
+    @guarded(lambda self, *_, **__: self.model)
     def value(self, theta: Tensor) -> float:
         """Φ at weights θ (P,)."""
         self.prepare(theta)
         return float(self.loss.value(self.outputs(theta)))
 
-    @guarded(lambda self, *_: self.model)
+    @guarded(lambda self, *_, **__: self.model)
     def gradient(self, theta: Tensor) -> tuple[float, Tensor]:
         """Φ and ∇_θ Φ (P,) at weights θ; one gradient evaluation."""
         self.prepare(theta)

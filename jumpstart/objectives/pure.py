@@ -57,7 +57,7 @@ class Net:
         self.draws = self.draws or counted.drew
         self.large = work.seconds(like.dtype, like.device) >= threads.LONG_CALL * max(1, work.calls)
 
-    @guarded(lambda net, *_, **__: net.model)
+    @guarded(lambda net, /, *_, **__: net.model)
     def call(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """Evaluate with parameters given by name; buffers are copies, so that none is written to."""
         if self.draws:

@@ -60,7 +60,7 @@ class Term:
 class Residuals(Objective):
     """What :func:`residual` returns: an objective that knows its terms."""
 
-    @guarded(lambda self: self.model)
+    @guarded(lambda self, **_: self.model)
     def terms(self) -> list[TermState]:
         """What each part (each term of a residual objective) contributes to the loss at the present weights."""
         rows = self.by_part(self.theta())
@@ -184,7 +184,7 @@ def _check_points(points: Any, like: Tensor | None = None) -> None:
     require_finite(leaves(points), "collocation points")
 
 
-@guarded(lambda objective: objective.model)
+@guarded(lambda objective, **_: objective.model)
 def _require_dependence(objective: Objective) -> None:
     """Raise for a term that no trainable parameter moves: its derivative along a random cotangent is exactly zero."""
     theta = objective.theta()

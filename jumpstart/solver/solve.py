@@ -78,7 +78,7 @@ def solve(
     return Solution(objective, flow, plan, time.perf_counter() - begun)
 
 
-@guarded(lambda _, objective, *__, **___: getattr(objective, "model", None))
+@guarded(lambda path, objective, *_, **__: getattr(objective, "model", None))
 def load(path: str | Path, objective: Objective, params: Select = None) -> Solution:
     """A solution from ``Solution.save``, for the same model, data and ``params``; costs one forward pass.
 

@@ -13,9 +13,12 @@ from ..errors import InputError
 from ..flow.horizon import Horizon, Parsed, filters, parse
 from ..flow.reduced_flow import ReducedFlow
 from ..objectives.parts import require_finite
+from ..utils.guard import guarded
 from .query import Queries
 
 Answer = TypeVar("Answer")
+
+_entry = guarded(lambda self, *_, **__: self.flow.problem.lin.net.model)
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,14 @@ class Sweep(Generic[Answer]):
         forces = flow.initial_gradient - flow.loss.hvp(flow.u, moved).reshape(len(self), -1) @ flow.images.T
         return flow.start.out(-filters(flow.start, horizon)[:, None] * flow.start.into(forces))
 
+    @_entry
     def outputs(self, t: Horizon) -> Tensor:
         """(r, n, …), or (T, r, n, …)."""
         horizon = parse(t)
         found = self.flow.outputs(self._coefficients(horizon)).to(self.flow.problem.lin.u.dtype)
         return found[0] if horizon.scalar else found
 
+    @_entry
     def loss(self, t: Horizon) -> Tensor:
         """(r,), or (T, r): each run's loss towards its own targets."""
         outputs = self.outputs(t)
@@ -77,6 +82,7 @@ class Sweep(Generic[Answer]):
         rows = outputs.unbind(-1 - self.flow.u.dim())
         return torch.stack([loss.to(row).value(row) for loss, row in zip(losses, rows, strict=True)], -1)
 
+    @_entry
     def predict(self, x: Any, t: Horizon) -> Tensor:
         """(r, m, …) at query points x, or (T, r, m, …)."""
         horizon = parse(t)

@@ -23,6 +23,8 @@ def alarms():
         raise Rang(number)
 
     before = {number: signal.signal(number, ring) for number in (signal.SIGALRM, signal.SIGUSR1)}
+    # Python's own, also where the shell that started the tests has SIGINT ignored.
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield ring
     signal.setitimer(signal.ITIMER_REAL, 0)
     for number, handler in before.items():
@@ -60,7 +62,7 @@ def test_two_signals_are_both_delivered(alarms):
     assert {caught.value.args[0], caught.value.__context__.args[0]} == {signal.SIGALRM, signal.SIGUSR1}
 
 
-def test_ctrl_c_is_a_signal_like_others():
+def test_ctrl_c_is_a_signal_like_others(alarms):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     done = []
 
