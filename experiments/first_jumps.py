@@ -185,8 +185,9 @@ def main() -> None:
         here = [row for row in flat if row["problem"] == problem]
         shown = {key: key.replace("_", " ") for key in columns if any(key in row for row in here)}
         print(f"\n{problem}: medians over {len(seeds)} seeds\n{records.table(here, shown)}")
-        figure = reports[problem][0].figure()
-        plots.save(figure, settings.out / f"{problem}.png")
+        _, trouble = plots.drawn(reports[problem][0].figure, settings.out / f"{problem}.png")
+        if trouble:
+            print(trouble)
     print(f"\nwritten: {path}")
 
 

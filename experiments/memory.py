@@ -104,7 +104,8 @@ def main() -> None:
         "loss, median": "loss: median", "jumps, median": "jumps",
     }  # fmt: skip
     print(records.table(shown, columns))
-    print(f"written: {path} and {plots.save(picture(rows), asked.out / 'memory.png')}")
+    drawn, trouble = plots.drawn(lambda: picture(rows), asked.out / "memory.png")
+    print(f"written: {path}" + (f" and {drawn}" if drawn else f"; {trouble}"))
 
 
 if __name__ == "__main__":

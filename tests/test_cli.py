@@ -121,7 +121,7 @@ def test_an_interrupted_demo_keeps_its_rows(tmp_path):
     # The folder is made when the comparison begins; its first rows follow at once after the rehearsals.
     time.sleep(3)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert b"jumpstart: stopped; " in err and b"Traceback" not in err
     assert not [path for path in tmp_path.rglob("*") if path.suffix == ".part"]

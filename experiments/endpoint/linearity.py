@@ -189,7 +189,9 @@ def run(args: Arguments) -> list[Row]:
     found = summary(rows)
     settings = {"quick": args.quick, "tolerance": TOLERANCE, "summary": found}
     records.write(args.out / "linearity", "endpoint.linearity", settings, rows, range(args.seeds))
-    plots.save(figure(rows), args.out / "linearity" / "linearity.png")
+    _, trouble = plots.drawn(lambda: figure(rows), args.out / "linearity" / "linearity.png")
+    if trouble:
+        print(trouble)
     told = []
     for line in found:
         for key in ("agreement / trust", "order 2 / order 1"):

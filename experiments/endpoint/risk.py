@@ -176,7 +176,9 @@ def run(args: Arguments) -> list[Row]:
             rows = list(tqdm(pool.map(one, todo), total=len(todo), desc="risk", disable=not args.progress))
     settings = {"quick": args.quick, "rate": RATE, "trust": TRUST, "tolerance": TOLERANCE, "summary": summary(rows)}
     records.write(args.out / "risk", "endpoint.risk", settings, rows, range(args.seeds))
-    plots.save(figure(rows), args.out / "risk" / "risk.png")
+    _, trouble = plots.drawn(lambda: figure(rows), args.out / "risk" / "risk.png")
+    if trouble:
+        print(trouble)
     return checks(rows) + cost.run(args)
 
 

@@ -119,11 +119,11 @@ def require_writable(path: str | os.PathLike[str]) -> None:
         ArchiveError: it is a folder or a device, or its folder is missing, closed to us or full.
     """
     whole = _target(Path(path))
+    files.sweep(whole)
     try:
         files.try_to_write(whole)
     except OSError as error:
         raise ArchiveError(f"{path} cannot be written ({error}): give a path in a folder that can be.") from error
-    files.sweep(whole)
 
 
 @contextlib.contextmanager

@@ -187,9 +187,7 @@ class _Limits:
 
 
 class _Run:
-    COLUMNS = frozenset(
-        ("contender", "step", "gradient_evaluations", "seconds", "loss", "jumps", "accepted", FAILED)
-    )
+    COLUMNS = frozenset(("contender", "step", "gradient_evaluations", "seconds", "loss", "jumps", "accepted", FAILED))
 
     def __init__(self, label: str, model: nn.Module, objective: Objective, contender: Contender, seed: int) -> None:
         self.label, self.model, self.objective = label, model, objective

@@ -43,7 +43,8 @@ class Report:
         content = records.read(folder)
         settings, where = content.get("settings"), Path(folder) / records.NAME
         metrics = settings.get("metrics", []) if isinstance(settings, dict) else None
-        if not isinstance(metrics, list) or not all(isinstance(key, str) for key in metrics):
+        named = isinstance(metrics, list) and all(isinstance(key, str) for key in metrics)
+        if not isinstance(settings, dict) or not isinstance(metrics, list) or not named:
             raise ArchiveError(f"{where} is not a comparison: its settings name no metrics.")
         if not content["rows"]:
             raise ArchiveError(f"{where} is not a comparison: it has no rows.")

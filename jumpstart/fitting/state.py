@@ -82,7 +82,8 @@ class FitState:
         table = dict(table)
         for name, value in table.items():
             if not _possible(name, value, like):
-                shown = f" of {tuple(value.shape)} and {value.dtype}" if isinstance(value, Tensor) else f"={value!r:.60}"
+                given = isinstance(value, Tensor)
+                shown = f" of {tuple(value.shape)} and {value.dtype}" if given else f"={value!r:.60}"
                 raise InputError(f"{name}{shown} is nothing that a fit of {like.numel()} parameters leaves behind.")
         if len(table["history"]) != table["jumps"]:
             raise InputError(f"history has {len(table['history'])} rows for {table['jumps']} jumps.")

@@ -16,7 +16,7 @@ from .names import printable
 
 # Okabe & Ito's palette, told apart by people who do not see all colours.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "text.usetex": False}
+STYLE: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "text.usetex": False}
 MISSING = "figures need matplotlib: pip install 'jumpstart[plots]'."
 
 

@@ -89,10 +89,10 @@ def require_writable(folder: str | Path) -> None:
     target = Path(folder) / NAME
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        files.sweep(target)
         files.try_to_write(target)
     except (OSError, ValueError) as error:
         raise _unwritten(target, error) from error
-    files.sweep(target)
 
 
 def _unwritten(target: Path, error: Exception) -> InputError:
@@ -112,6 +112,8 @@ def read(folder: str | Path) -> dict[str, Any]:
         if (size := target.stat().st_size) > LARGEST:
             raise ArchiveError(f"{target} has {size:,} bytes: results of up to {LARGEST:,} are read.")
         found = strict_json.loads(target.read_bytes(), strict=False)  # as files before this version were written
+    except ArchiveError:
+        raise
     except OSError as error:
         raise ArchiveError(f"{target} cannot be read ({error}): check its permissions, and the disk.") from error
     except (ValueError, RecursionError, TypeError) as error:

@@ -37,7 +37,7 @@ def test_file_names_are_letters_digits_and_two_signs(name):
     if name == "underscore":
         assert require_file_name(given, "compare") == given
     else:
-        with pytest.raises(InputError, match="compare: name=.* letters, digits"):
+        with pytest.raises(InputError, match=r"compare: name=.* letters, digits"):
             require_file_name(given, "compare")
 
 

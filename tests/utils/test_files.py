@@ -75,10 +75,14 @@ def test_a_writer_that_is_killed_leaves_a_part_and_the_next_sweeps_it(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ValueError])
 def test_whatever_is_raised_comes_out_and_the_old_file_stays(error, tmp_path):
+    def failing():
+        with files.replacing(tmp_path / "a") as file:
+            file.write(b"new")
+            raise error
+
     put(tmp_path / "a", "old")
-    with pytest.raises(error), files.replacing(tmp_path / "a") as file:
-        file.write(b"new")
-        raise error
+    with pytest.raises(error):
+        failing()
     assert (tmp_path / "a").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a"]
     files.try_to_write(tmp_path / "a")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
