@@ -198,6 +198,15 @@ def test_public_names_are_what_the_package_says():
         _ = jumpstart.nonsense
 
 
+@pytest.mark.parametrize("name", jumpstart._MODULES)
+def test_a_public_module_is_imported_by_the_name_that_documents_use(name):
+    """``from jumpstart.gp import EndpointGP`` as well as ``js.gp``: one module."""
+    code = f"import jumpstart.{name} as found, jumpstart as js, sys; assert found is js.{name}"
+    code += f"; assert found.__name__ == 'jumpstart.{name}'; assert sys.modules['jumpstart.{name}'] is found"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
+    assert jumpstart._MODULES[name] == name
+
+
 def test_import_changes_nothing_and_brings_little():
     code = (
         "import torch, sys; s = torch.get_rng_state(); d = torch.get_default_dtype(); n = torch.get_num_threads();"

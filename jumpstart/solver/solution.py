@@ -267,7 +267,7 @@ class Solution:
 
         Exact for the linearized run; of a gated one the gates stay those of the run with every sample.
         """
-        horizon = self._asked(t)
+        horizon = self._asked(t, truncated=False)
         return risks.leave_out(self.flow, horizon, groups=groups, samples=samples, tolerance=tolerance)
 
     @_entry
@@ -280,7 +280,7 @@ class Solution:
             criterion: "loo", the exact leave-one-out of the whole run (options ``groups``, ``samples``,
                 ``tolerance`` as in ``leave_out``); "gcv" (squared loss); "population", the paper's unbiased decrease.
         """
-        horizon = self._asked(t)
+        horizon = self._asked(t, truncated=False)
         values = risks.estimate(self.flow, horizon, criterion, **options)
         return float(values[0]) if horizon.scalar else values
 
@@ -345,10 +345,10 @@ class Solution:
         """What the last ``check`` found; None before."""
         return None if self.checked is None else self.checked.trust_horizon
 
-    def _asked(self, t: Horizon) -> Parsed:
+    def _asked(self, t: Horizon, *, truncated: bool = True) -> Parsed:
         """A checked horizon, with a warning where it lies past what ``check`` has found to hold, and where it failed."""
         horizon = parse(t)
-        if self.truncation is not None:
+        if truncated and self.truncation is not None:
             self.truncation.look(horizon, stacklevel=4)
         asked = horizon.time
         if self._failed is not None and asked > self._failed * (1 + 1e-9):

@@ -18,7 +18,7 @@ from ..flow.horizon import Parsed, Steps, Times
 from ..flow.reduced_flow import ReducedFlow
 
 FEWER = 2  # directions that the smaller run lacks
-ALIKE = 2e-3  # of the movement: runs this close are not asked for a bound
+ALIKE = 1e-3  # of the movement: runs this close are not asked for a bound
 GOOD = 1e-2  # of the movement: bounds up to this are good enough
 
 

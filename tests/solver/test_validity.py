@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import pathlib
+import re
 import warnings
 
 import numpy as np
@@ -19,6 +21,7 @@ from jumpstart.solver.validity import longest
 from ..problems import PROBLEMS, Frozen, at, classes, fill, flat, mlp, randn, relative
 
 INF, NAN = math.inf, math.nan
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TORCH = {"mse": F.mse_loss, "logistic": F.binary_cross_entropy_with_logits, "cross_entropy": F.cross_entropy}
 
 
@@ -197,6 +200,36 @@ def test_answers_warn_beyond_the_trust_horizon_and_not_within(question):
         ASKED[question](found, 0.99 * end)
     with pytest.warns(errors.TrustWarning, match="check"):
         ASKED[question](found, 1.01 * end)
+
+
+def test_what_was_checked_and_agreed_does_not_warn_beyond():
+    """Nothing has failed there; a later check that fails does warn, and a shorter one that agrees takes nothing back."""
+    model, x, y, _, _ = task("mse")
+    found = js.solve(js.supervised(model, x, 5 * y))
+    end = found.check(INF).trust_horizon
+    fresh = js.solve(js.supervised(model, x, 5 * y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fresh.check(0.5 * end).agrees
+        for question in ASKED.values():
+            question(fresh, 3 * end)
+    fresh.check(2 * end)
+    assert fresh.check(0.5 * end).agrees
+    with pytest.warns(errors.TrustWarning):
+        fresh.outputs(3 * end)
+
+
+def test_the_example_of_the_readme_warns_of_nothing():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    solving = next(i for i, block in enumerate(blocks) if "js.solve(objective)" in block)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        names = {"js": js, "math": math, "torch": torch}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            for block in blocks[solving : solving + 2]:
+                exec(block, names)
+        assert "best_horizon" in blocks[solving + 1]
 
 
 def test_the_warning_points_at_the_caller():
