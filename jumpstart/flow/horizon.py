@@ -84,6 +84,8 @@ def parse(t: Horizon | Times) -> Parsed:
     """
     if isinstance(t, (Steps, Times)):
         return t
+    if isinstance(t, Tensor) and (t.is_complex() or t.dtype == torch.bool):
+        raise HorizonError(f"horizon of {t.dtype}: flow times are real numbers.")
     if isinstance(t, Tensor) and t.dim() == 1:
         values, scalar = tuple(t.detach().to("cpu", torch.float64).tolist()), False
     elif (
@@ -91,7 +93,7 @@ def parse(t: Horizon | Times) -> Parsed:
         and not isinstance(t, bool)
         and (not isinstance(t, Tensor) or t.dim() == 0)
     ):
-        values, scalar = (float(t),), True
+        values, scalar = (_number(t),), True
     else:
         shown = f"a tensor of shape {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t)
         raise HorizonError(
@@ -104,6 +106,15 @@ def parse(t: Horizon | Times) -> Parsed:
         if math.isnan(value) or value < 0:
             raise HorizonError(f"horizon {value!r}: flow time must be 0 or more (math.inf for the end of training).")
     return Times(values, scalar)
+
+
+def _number(t: numbers.Real | Tensor) -> float:
+    try:
+        return float(t)
+    except OverflowError:
+        raise HorizonError(
+            "horizon: a whole number beyond what a float64 holds; math.inf is the end of training."
+        ) from None
 
 
 def phi(rates: Tensor, horizon: Parsed) -> Tensor:

@@ -53,7 +53,8 @@ class Gate:
             name for name in inspect.signature(RULES[self.rule]).parameters if name not in ("mean_square", "noise")
         ]
         for name, value in self.options.items():
-            if name not in known or not 0 <= value < math.inf:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if name not in known or not number or not 0 <= value < math.inf:
                 raise InputError(f"gate {self.rule!r}: {name}={value!r}; it takes {known}, numbers of 0 or more.")
 
     @staticmethod

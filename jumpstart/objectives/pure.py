@@ -19,7 +19,8 @@ from .parameters import ParameterSpace
 class Constants(Protocol):
     """What a network reads besides the weights that move, as it was at some time (``snapshot``)."""
 
-    modes: Sequence[tuple[nn.Module, bool]]
+    @property
+    def modes(self) -> Sequence[tuple[nn.Module, bool]]: ...
 
     def tensors(self) -> dict[str, Tensor]: ...
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import gating as gate
-from ..errors import InputError
+from ..errors import HorizonError, InputError
 from ..flow.horizon import Parsed, Times, filters, parse
 from ..flow.reduced_flow import ReducedFlow
 from ..losses.weighted import unweighted
@@ -144,9 +144,14 @@ def estimate(flow: ReducedFlow, horizon: Parsed, criterion: str, **options) -> T
 
 def times(horizons: Tensor | Sequence[float]) -> Tensor:
     """Given flow times, checked, as a (T,) tensor."""
-    found = parse(
-        horizons if isinstance(horizons, Tensor) else torch.as_tensor(horizons, dtype=torch.float64, device="cpu")
-    )
+    if not isinstance(horizons, Tensor):
+        try:
+            horizons = torch.as_tensor(horizons, dtype=torch.float64, device="cpu")
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise HorizonError(
+                f"horizons of type {type(horizons).__name__}: give a (T,) tensor or a list of flow times."
+            ) from None
+    found = parse(horizons)
     assert isinstance(found, Times)
     return torch.tensor(found.values, dtype=torch.float64, device="cpu")
 

@@ -7,12 +7,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError
+from ..errors import JumpstartError, ShapeError
 from ..flow.basis import Basis
 from ..linearization.linearize import Linearization, at_query
 from ..linearization.ntk import assemble
 from ..objectives.parts import Batch, Opaque, require_finite
 from ..objectives.snapshot import owned, same
+from ..utils.fallback import described
 
 
 class Queries:
@@ -43,8 +44,12 @@ class Queries:
                 query = at_query(self.lin, part)
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError as error:
-                raise ShapeError(f"the model cannot be evaluated on the query points: {error}") from error
+            except JumpstartError:
+                raise
+            except (RuntimeError, TypeError, ValueError, LookupError) as error:
+                if callable(x) and not isinstance(error, RuntimeError):  # a function's own errors are its owner's
+                    raise
+                raise ShapeError(f"the model cannot be evaluated on the query points: {described(error)}") from error
             self._last = (points, query, None)
         points, query, images = self._last
         modes = self.basis.cotangents.shape[0] if self.basis.cotangents is not None else 0

@@ -173,7 +173,7 @@ class Solution:
         return [descent.candidate(row, value).displacement for row, value in zip(rows, horizon.values, strict=True)]
 
     def _second(self, order: int) -> bool:
-        if order not in (1, 2):
+        if order not in (1, 2) or isinstance(order, bool):
             raise InputError(f"order={order!r}: 1 freezes the kernel, 2 follows its drift.")
         return order == 2
 
@@ -248,7 +248,7 @@ class Solution:
         horizon = parse(t)
         if not horizon.scalar:
             raise HorizonError("check takes one horizon at a time.")
-        if not isinstance(tolerance, (int, float)) or not tolerance > 0:
+        if not isinstance(tolerance, (int, float)) or isinstance(tolerance, bool) or not tolerance > 0:
             raise InputError(f"check(tolerance={tolerance!r}): give a relative error above 0.")
         if x is None and y is not None:
             raise InputError("check(t, y=…): targets without query points; the training targets are known already.")
@@ -331,7 +331,7 @@ class Solution:
     def _limit(self, limit: float | str, trust: float, end: float | None) -> float:
         """How far a search over horizons may go: a number, or what ``check`` finds."""
         if limit != "trust":
-            if not isinstance(limit, (int, float)) or not limit > 0:
+            if not isinstance(limit, (int, float)) or isinstance(limit, bool) or not limit > 0:
                 raise InputError(f"limit={limit!r}: give 'trust', a flow time above 0, or math.inf.")
             return float(limit)
         end = end if end is not None else float(risks.grid(self.flow)[-1])
@@ -346,7 +346,7 @@ class Solution:
         return None if self.checked is None else self.checked.trust_horizon
 
     def _asked(self, t: Horizon, *, truncated: bool = True) -> Parsed:
-        """A checked horizon, with a warning where it lies past what ``check`` has found to hold, and where it failed."""
+        """A checked horizon, with a warning where it lies past what ``check`` has found to hold and no further."""
         horizon = parse(t)
         if truncated and self.truncation is not None:
             self.truncation.look(horizon, stacklevel=4)

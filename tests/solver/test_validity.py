@@ -203,7 +203,7 @@ def test_answers_warn_beyond_the_trust_horizon_and_not_within(question):
 
 
 def test_what_was_checked_and_agreed_does_not_warn_beyond():
-    """Nothing has failed there; a later check that fails does warn, and a shorter one that agrees takes nothing back."""
+    """Nothing has failed there; a check that fails does warn, and a shorter one that agrees takes nothing back."""
     model, x, y, _, _ = task("mse")
     found = js.solve(js.supervised(model, x, 5 * y))
     end = found.check(INF).trust_horizon
