@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 
@@ -141,14 +142,20 @@ def answers(n: int, loss: str) -> list:
     told += [result.basis, result.actual, objective.theta()]
     fitted = js.fit(objective, jumps=3)
     told += [fitted.loss, objective.theta()]
-    return told
+    runs = {"SGD": js.stepped(lambda p: torch.optim.SGD(p, 0.1)), "jumps": js.jumps_only(lambda k: {})}
+    table = js.compare(
+        mlp(0, 6, 8, 3), lambda net: js.supervised(net, randn(0, n, 6), y, loss), runs, seconds=math.inf, steps=3,
+        progress=False,
+    )  # fmt: skip
+    found = {name: [row["loss"] for row in table.rows if row["contender"] == name] for name in runs}
+    return [*told, found]
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_the_same_call_gives_the_same_answer_to_the_bit_whatever_clock_and_memory_say(loss, monkeypatch):
-    sizes = (20, 44, 90)
+    sizes = (20, 60)
     first = [answers(n, loss) for n in sizes]
-    for seed in range(2):
+    for seed in (1,):
         chance, now = random.Random(seed), [0.0]
 
         def clock(chance=chance, now=now):
