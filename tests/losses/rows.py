@@ -1,4 +1,4 @@
-"""The table of losses: how each is made, torch's own of the same targets, outputs that go with it. A new loss is a row."""
+"""The table of losses: how each is made, torch's own of the same targets, and outputs for it. A new loss is a row."""
 
 from __future__ import annotations
 
