@@ -373,7 +373,7 @@ def _implicit(objective: Objective, options: dict[str, Any]) -> bool:
     """Whether the loss is a multiple of a squared distance, and nothing asked for stands against implicit steps."""
     free = all(options.get(name) is None for name in ("gate", "horizon", "search", "directions"))
     basis = options.get("basis", "auto")
-    return free and objective.loss.curvature is not None and isinstance(basis, str) and basis != "krylov"
+    return free and objective.loss.quadratic and isinstance(basis, str) and basis != "krylov"
 
 
 def _require_functions(**given: Any) -> None:

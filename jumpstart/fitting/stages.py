@@ -100,7 +100,7 @@ class FitRun:
         self.metric, self.progress = metric, progress
         self.jumper = Jumper(objective, metric=metric, penalty_pays=True, **options)
         implicit = options.get("search") == LEVENBERG_MARQUARDT
-        squared = objective.loss.curvature is not None
+        squared = objective.loss.quadratic
         self.climbs = settings.nonmonotone and implicit and squared and self.jumper.settings.may_climb
         self.state = FitState.at(objective.theta())
         self.held: Tensor | None = self.state.theta  # what the model holds

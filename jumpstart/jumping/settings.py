@@ -118,7 +118,7 @@ class Settings:
         Raises:
             InputError: the loss does not go with the options.
         """
-        if self.basis == MATRIX_FREE and problem.loss.curvature is None:
+        if self.basis == MATRIX_FREE and not problem.loss.quadratic:
             raise InputError(f"basis={MATRIX_FREE!r} is for squared losses (js.residual, 'mse'): use 'krylov'.")
 
     @classmethod

@@ -51,6 +51,14 @@ class Loss(abc.ABC):
     def sqrt_t(self, u: Tensor, v: Tensor) -> Tensor:
         """Sᵀ v with B = S Sᵀ."""
 
+    def sqrt_inverse(self, u: Tensor, v: Tensor) -> Tensor:
+        """S⁺ v, for constant B = S Sᵀ."""
+        raise NotImplementedError
+
+    def sqrt_t_inverse(self, u: Tensor, v: Tensor) -> Tensor:
+        """S⁺ᵀ v, for constant B = S Sᵀ."""
+        raise NotImplementedError
+
     def value(self, u: Tensor) -> Tensor:
         """Φ(u): a scalar, or one per leading dimension."""
         return self.per_sample(u).sum(-1)

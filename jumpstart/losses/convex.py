@@ -262,6 +262,21 @@ class Convex(Loss):
         flat = v.reshape(*v.shape[: v.dim() - self.rank], u.shape[0], -1)
         return (torch.einsum("nij,...ni->...nj", vectors, flat) * root).reshape(v.shape)
 
+    def _inverse_root(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        root, vectors = self._root(u)
+        moves = root > 1e-7 * root.amax(1, keepdim=True)  # below, an eigenvalue is rounding
+        return torch.where(moves, 1 / torch.where(moves, root, torch.ones_like(root)), torch.zeros_like(root)), vectors
+
+    def sqrt_inverse(self, u: Tensor, v: Tensor) -> Tensor:
+        inverse, vectors = self._inverse_root(u)
+        flat = v.reshape(*v.shape[: v.dim() - self.rank], u.shape[0], -1)
+        return (torch.einsum("nij,...ni->...nj", vectors, flat) * inverse).reshape(v.shape)
+
+    def sqrt_t_inverse(self, u: Tensor, v: Tensor) -> Tensor:
+        inverse, vectors = self._inverse_root(u)
+        flat = v.reshape(*v.shape[: v.dim() - self.rank], u.shape[0], -1)
+        return torch.einsum("nij,nj,...nj->...ni", vectors, inverse, flat).reshape(v.shape)
+
     def with_targets(self, targets: Tensor) -> Convex:
         return self._again(targets, self.weights)
 

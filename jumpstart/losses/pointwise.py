@@ -80,6 +80,13 @@ class Pointwise(Loss):
     def sqrt_t(self, u: Tensor, v: Tensor) -> Tensor:
         return self.sqrt(u, v)
 
+    def sqrt_inverse(self, u: Tensor, v: Tensor) -> Tensor:
+        root = self.sqrt(u, torch.ones_like(u))
+        return torch.where(root > 0, v / torch.where(root > 0, root, torch.ones_like(root)), torch.zeros_like(v))
+
+    def sqrt_t_inverse(self, u: Tensor, v: Tensor) -> Tensor:
+        return self.sqrt_inverse(u, v)
+
     def _shared(self, entries: Tensor) -> Tensor:
         return (entries * self.scale).to(entries.dtype)
 

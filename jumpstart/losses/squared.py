@@ -40,6 +40,11 @@ class Squares(Loss):
 
     sqrt_t = sqrt
 
+    def sqrt_inverse(self, u: Tensor, v: Tensor) -> Tensor:
+        return v / self.beta**0.5
+
+    sqrt_t_inverse = sqrt_inverse
+
     def with_targets(self, targets: Tensor) -> Squares:
         require_squarable(targets)
         return Squares(targets, self.beta * self.targets.numel() / max(targets.numel(), 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor
 
 from ..errors import InputError, ShapeError
@@ -49,6 +50,16 @@ class Weighted(Loss):
 
     def sqrt_t(self, u: Tensor, v: Tensor) -> Tensor:
         return self.inner.sqrt_t(u, v) * self._rows(v).sqrt()
+
+    def _inverse_rows(self, v: Tensor) -> Tensor:
+        rows = self._rows(v).sqrt()
+        return torch.where(rows > 0, 1 / torch.where(rows > 0, rows, torch.ones_like(rows)), torch.zeros_like(rows))
+
+    def sqrt_inverse(self, u: Tensor, v: Tensor) -> Tensor:
+        return self.inner.sqrt_inverse(u, v) * self._inverse_rows(v)
+
+    def sqrt_t_inverse(self, u: Tensor, v: Tensor) -> Tensor:
+        return self.inner.sqrt_t_inverse(u, v) * self._inverse_rows(v)
 
     def with_targets(self, targets: Tensor) -> Weighted:
         twin = copy.copy(self)

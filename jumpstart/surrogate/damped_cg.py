@@ -49,7 +49,7 @@ class DampedCG(ImplicitEuler):
         self._images: list[Tensor] = []
         self._learned = 0
         self._solutions: list[tuple[Tensor, Tensor]] = []  # and A Aᵀ times them
-        self.initial_gradient = self.loss.grad(self.u).reshape(-1)
+        self.initial_gradient = self.reduced(self.loss.grad(self.u))
         norm = torch.dot(self.initial_gradient, self.initial_gradient).clamp_min(1e-300)
         self._rate = float(torch.dot(self.initial_gradient, self.product(self.initial_gradient)) / norm)
 
@@ -59,8 +59,8 @@ class DampedCG(ImplicitEuler):
         return self._rate
 
     def product(self, s: Tensor) -> Tensor:
-        """βAAᵀ s (N,), remembered for the sketch."""
-        found = self.beta * (self.a @ (self.a.T @ s)).double()
+        """βAAᵀ s (N,), or SᵀAAᵀS s, remembered for the sketch."""
+        found = self.beta * self.weighed((self.a @ self.scaled(s)).double())
         if bool(torch.isfinite(found).all()):
             self._tests.append(s)
             self._images.append(found)
@@ -90,10 +90,10 @@ class DampedCG(ImplicitEuler):
         return 1 / (eps * self.max_rate) if self.max_rate > 0 else 1e16
 
     def scaled(self, c: Tensor) -> Tensor:
-        return self.a.T @ c
+        return self.a.T @ self.unweighed(c)
 
     def force(self, g: Tensor, decayed: Tensor | None) -> Tensor:
-        return g.reshape(-1)
+        return self.reduced(g)
 
     def length(self, c: Tensor) -> Tensor:
         """‖z − z₀‖ = √(sᵀAAᵀs)."""

@@ -36,7 +36,8 @@ class DampedCholesky(ImplicitEuler):
         super().__init__(problem)
         metric = problem.metric
         j = problem.lin.jacobian().double()
-        self.rows = j if metric.root is None else j * metric.root.double()  # A (N, P)
+        a = j if metric.root is None else j * metric.root.double()
+        self.rows = a if self.plain else self.weighed(a.T).T.contiguous()  # SᵀA (N, P)
         n, p = self.rows.shape
         self.dual = n < p and not metric.decays
         self.size = n if self.dual else p
@@ -106,10 +107,10 @@ class DampedCholesky(ImplicitEuler):
         return torch.linalg.vector_norm(self.scaled(c))
 
     def force(self, g: Tensor, decayed: Tensor | None) -> Tensor:
-        """Aᵀg + W (z₀ + decayed) (P,), or g itself on the outputs' side."""
+        """Aᵀg + W (z₀ + decayed) (P,), or S⁺g itself on the outputs' side."""
         if self.dual:
-            return g.reshape(-1)
-        found = self.rows.T @ g.reshape(-1)
+            return self.reduced(g)
+        found = self.rows.T @ self.reduced(g)
         if self.problem.metric.decays and decayed is not None:
             found = found + self.problem.metric.decay * (self._z0 + decayed)
         return found

@@ -2,7 +2,8 @@
 
 A step of length t, δz = −(βAᵀA + W + 1/t)⁻¹(Aᵀg + W z₀), is the damped least-squares step of Levenberg and Marquardt
 with damping 1/t: it starts along the gradient and ends at the same point as the flow. Without decay it is Aᵀs with
-(βAAᵀ + 1/t) s = −g, on the outputs' side. Source: docs/theory.md, section 9.
+(βAAᵀ + 1/t) s = −g, on the outputs' side. Where curvature is constant but not one number, B = S Sᵀ, the same holds of
+SᵀA, S⁺g and β = 1. Source: docs/theory.md, section 9.
 """
 
 from __future__ import annotations
@@ -22,14 +23,27 @@ class ImplicitEuler(LinearizedRun):
     """Coefficients c are a scaled displacement z − z₀ (P,), or cotangents s (N,) with z − z₀ = Aᵀs.
 
     Args:
-        problem: whose loss is a multiple of the squared distance.
+        problem: whose loss is quadratic.
     """
 
     def __init__(self, problem: LinearizedProblem) -> None:
-        assert problem.loss.curvature is not None
+        assert problem.loss.quadratic
         self.problem = problem
         self.u = problem.lin.u.detach().double()
-        self.loss, self.beta = problem.loss.to(self.u), float(problem.loss.curvature)
+        self.loss, curvature = problem.loss.to(self.u), problem.loss.curvature
+        self.plain, self.beta = curvature is not None, 1.0 if curvature is None else float(curvature)
+
+    def weighed(self, v: Tensor) -> Tensor:
+        """Sᵀ v for outputs v (…, N); v itself where B is a number."""
+        return v if self.plain else self.loss.sqrt_t(self.u, v.reshape(-1, *self.u.shape)).reshape(v.shape)
+
+    def unweighed(self, v: Tensor) -> Tensor:
+        """S v for v (N,), the way back into Aᵀ; v itself where B is a number."""
+        return v if self.plain else self.loss.sqrt(self.u, v.reshape(self.u.shape)).reshape(-1)
+
+    def reduced(self, g: Tensor) -> Tensor:
+        """S⁺ g (N,) for a gradient g, which is in the range of S; g itself where B is a number."""
+        return g.reshape(-1) if self.plain else self.loss.sqrt_inverse(self.u, g).reshape(-1)
 
     @abc.abstractmethod
     def solve(self, force: Tensor, t: float, correction: bool) -> Tensor:
@@ -45,7 +59,7 @@ class ImplicitEuler(LinearizedRun):
 
     @abc.abstractmethod
     def image(self, c: Tensor) -> Tensor:
-        """A (z − z₀) (N,)."""
+        """SᵀA (z − z₀) (N,)."""
 
     def coefficients(self, horizon: Parsed) -> Tensor:
         """(T, size); each horizon costs a solve."""
@@ -56,13 +70,15 @@ class ImplicitEuler(LinearizedRun):
         return torch.stack([self.solve(pushed, t, True) for t in _times(horizon)])
 
     def outputs(self, c: Tensor) -> Tensor:
-        return self.u + self.image(c).reshape(self.u.shape)
+        """Where B has no curvature (masked entries) they stay what they were."""
+        moved = self.image(c).reshape(self.u.shape)
+        return self.u + (moved if self.plain else self.loss.sqrt_t_inverse(self.u, moved))
 
     def predicted_loss(self, c: Tensor) -> Tensor:
         return self.loss.value(self.outputs(c))
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
-        return self.beta * v.double()
+        return self.beta * v.double() if self.plain else self.loss.hvp(self.u, v.double())
 
     def displacement(self, c: Tensor) -> Tensor:
         return self.problem.jacobian.displacement(self.scaled(c))

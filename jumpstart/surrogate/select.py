@@ -112,7 +112,7 @@ def run(
     """The linearized run by the way that was asked for, or by the cheaper one that fits.
 
     Args:
-        damped: prefer implicit steps (``damped_cholesky``) to modes where the loss is squared and they fit.
+        damped: prefer implicit steps (``damped_cholesky``) to modes where the loss is quadratic and they fit.
         directions: (r, P) displacements to keep in a Krylov basis. sketch: preconditioner of matrix-free steps.
         depth, memory_limit, gate, tolerance: as for ``solve``.
     """
@@ -314,15 +314,15 @@ def _too_small(what: str, costs: dict[str, Cost], limit: float) -> str:
 
 
 def forms_jacobian(problem: LinearizedProblem) -> bool:
-    """Whether the Jacobian of a squared loss is formed anyway, so that implicit steps are the natural way."""
-    return problem.loss.curvature is not None and not assemble.layered(problem.lin)
+    """Whether the Jacobian of a quadratic loss is formed anyway, so that implicit steps are the natural way."""
+    return problem.loss.quadratic and not assemble.layered(problem.lin)
 
 
 def implicit(
     problem: LinearizedProblem, kind: str, memory_limit: float | None = None
 ) -> tuple[DampedCholesky, Plan] | None:
     """Implicit steps in a dense basis's place; None where dense is not asked for, does not fit or is slow."""
-    if kind not in ("auto", "dense") or problem.loss.curvature is None:
+    if kind not in ("auto", "dense") or not problem.loss.quadratic:
         return None
     n, p = problem.jacobian.shape
     if n < p and n * p > LARGE and _gathers(problem):
@@ -337,7 +337,7 @@ def implicit(
 
 def _gathers(problem: LinearizedProblem) -> bool:
     """Whether the kernel can be gathered layer by layer, and factored."""
-    plain = problem.metric.root is None and not problem.metric.decays
+    plain = problem.metric.root is None and not problem.metric.decays and problem.loss.curvature is not None
     return plain and problem.jacobian.shape[0] <= GATHERED and all(gatherable(part) for part in problem.lin.parts)
 
 
