@@ -52,12 +52,20 @@ class Loss(abc.ABC):
         """Sᵀ v with B = S Sᵀ."""
 
     def sqrt_inverse(self, u: Tensor, v: Tensor) -> Tensor:
-        """S⁺ v, for constant B = S Sᵀ."""
-        raise NotImplementedError
+        """S⁺ v, for constant B = S Sᵀ; by the pseudo-inverse of each sample's S unless a loss knows better."""
+        flat = v.reshape(*v.shape[: v.dim() - u.dim()], len(u), -1)
+        return torch.einsum("nij,...nj->...ni", torch.linalg.pinv(self._roots(u)), flat).reshape(v.shape)
 
     def sqrt_t_inverse(self, u: Tensor, v: Tensor) -> Tensor:
         """S⁺ᵀ v, for constant B = S Sᵀ."""
-        raise NotImplementedError
+        flat = v.reshape(*v.shape[: v.dim() - u.dim()], len(u), -1)
+        return torch.einsum("nji,...nj->...ni", torch.linalg.pinv(self._roots(u)), flat).reshape(v.shape)
+
+    def _roots(self, u: Tensor) -> Tensor:
+        """S of each sample, (n, m, m): samples do not mix."""
+        probes = torch.eye(u[0].numel(), dtype=u.dtype, device=u.device).reshape(-1, 1, *u.shape[1:])
+        columns = self.sqrt(u, probes.expand(-1, *u.shape))
+        return columns.reshape(len(probes), len(u), -1).permute(1, 2, 0)
 
     def value(self, u: Tensor) -> Tensor:
         """Φ(u): a scalar, or one per leading dimension."""

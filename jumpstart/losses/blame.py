@@ -30,7 +30,8 @@ REMEDIES = (
         "write it without operations in place (x = x * w, not x *= w)",
     ),
     (("numpy", "storage", "python object"), "let it use torch operations alone, on tensors"),
-    (("derivative for", "not implemented", "double"), "let it use operations that have second derivatives"),
+    (("random",), "leave randomness out of the loss: the same outputs must have the same loss"),
+    (("derivative for", "not implemented", "double backward"), "let it use operations that have second derivatives"),
     (("same dtype", "dtype", "scalar type"), "convert the tensors that it reads with .to(u.dtype)"),
     (("same device", "cuda"), "convert the tensors that it reads with .to(u.device)"),
 )  # fmt: skip
@@ -79,8 +80,11 @@ def called_once(fn: Callable[..., Any], row: Tensor, target: Tensor) -> Any:
     except Exception as error:
         if watch.kinked is not None:
             raise NotSmoothError(kinked(repr(watch.kinked))) from error
+        remedy = _remedy(error)
         raise InputError(
-            f"the loss {described(fn)} cannot be evaluated: {_said(error)}. It is called with ONE sample, outputs of "
+            f"the loss {described(fn)} cannot be evaluated: {_said(error)}. "
+            + (f"To mend it: {remedy}. " if remedy else "")
+            + "It is called with ONE sample, outputs of "
             f"shape {tuple(row.shape)} and a target of shape {tuple(target.shape)}; a function of whole batches "
             "becomes lambda u, y: loss(u[None], y[None])."
         ) from error
@@ -93,12 +97,16 @@ def blamed(error: Exception, fn: Callable[..., Any], row: Tensor, target: Tensor
         fn(row, target)
     if watch.kinked is not None:
         return NotSmoothError(kinked(repr(watch.kinked)))
-    said = str(error).lower()
-    remedy = next((what for words, what in REMEDIES if any(word in said for word in words)), None)
+    remedy = _remedy(error)
     return InputError(
         f"the loss {described(fn)} cannot be differentiated twice for all samples at once: {_said(error)}. "
         + (f"To mend it: {remedy}." if remedy else "Write it with torch operations of one sample's outputs and target.")
     )
+
+
+def _remedy(error: Exception) -> str | None:
+    said = str(error).lower()
+    return next((what for words, what in REMEDIES if any(word in said for word in words)), None)
 
 
 def _said(error: Exception) -> str:

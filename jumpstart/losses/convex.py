@@ -15,10 +15,11 @@ from ..utils.autodiff import normal, pullback, push, push_symmetric
 from .base import Loss, require_convex, require_finite_targets
 from .blame import blamed, called_once, described
 from .lines import Lines, require_smooth
-from .pointwise import sample_weights
+from .pointwise import owned, sample_weights
 
 CONSTANT = 1e-9  # relative difference of Hessians that are taken for the same
 HOLDS = 1e-8  # of a gradient from that of a constant Hessian
+ENTRIES = 2**24  # of all samples' Hessians; with more, curvature is not looked at as a constant
 COARSE = 1e-4  # both, for a function that computes in single precision
 
 
@@ -64,7 +65,7 @@ class Convex(Loss):
         require_finite_targets(
             targets, "drop or fix those samples, or put a mask into the targets and let the function multiply by it"
         )
-        self.fn, self.targets, self.weights = fn, targets.detach(), weights
+        self.fn, self.targets, self.weights = fn, targets.detach(), owned(weights)
         n = targets.shape[0] if targets.dim() else 1
         self.share: Tensor | float = 1.0 / max(n, 1)
         if weights is not None:
@@ -104,7 +105,8 @@ class Convex(Loss):
             lines = Lines.through(wide, twin.targets)
             require_smooth(lines, twin.along, described(self.fn), twin.native is not None)
             twin.flat = lines.flat
-        found = twin.flat and twin._same_elsewhere(wide, hessians)
+        whole = len(hessians) == len(wide)
+        found = twin.flat and whole and twin._same_elsewhere(wide, hessians)
         self.native, self.forward, self.flat = twin.native, twin.forward, twin.flat
         self.constant = twin._constant(wide, hessians) if found else None
         self.quadratic = self.known_convex = self.presumed = found
@@ -135,12 +137,23 @@ class Convex(Loss):
                 "it; targets that are to be ignored are left out with ignore_index= or mask= of a named loss."
             )
         try:
-            return self._hessians(u)
+            return self._looked_at(u)
         except (NotImplementedError, RuntimeError) as error:
             if "forward" not in str(error).lower():
                 raise
             self.forward = False  # an operation without a forward rule: the Hessian by two backward passes
+            return self._looked_at(u)
+
+    def _looked_at(self, u: Tensor) -> Tensor:
+        """The Hessians of all samples, or of as many, evenly spread, as fit in memory."""
+        n, size = len(u), max(u[0].numel(), 1)
+        few = max(1, int(ENTRIES // size**2))
+        if few >= n:
             return self._hessians(u)
+        some = copy.copy(self)
+        chosen = torch.linspace(0, n - 1, few, device="cpu").round().long().to(u.device)
+        some.targets = self.targets[chosen]
+        return some._hessians(u[chosen])
 
     def _same_elsewhere(self, u: Tensor, hessians: Tensor) -> bool:
         """Whether the Hessians are those of outputs near and far, for every sample."""

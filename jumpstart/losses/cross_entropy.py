@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError, ShapeError, TargetError
 from .base import Loss, require_finite_targets
-from .pointwise import checked_mask, present, sample_weights
+from .pointwise import checked_mask, owned, present, sample_weights
 
 
 class CrossEntropy(Loss):
@@ -49,7 +49,7 @@ class CrossEntropy(Loss):
         self.classes = not targets.is_floating_point()
         rows = targets if self.classes or targets.dim() < 2 else targets[..., 0]
         self.mask = checked_mask(mask, rows)
-        self.ignore_index, self.weights = ignore_index, weights
+        self.ignore_index, self.weights = ignore_index, owned(weights)
         self.class_weights, self.label_smoothing = checked_class_weights(class_weights), checked_share(label_smoothing)
         if self.classes:
             require_classes(targets)
@@ -211,7 +211,7 @@ def checked_class_weights(weights: Any) -> Tensor | None:
         raise InputError(f"class_weights must be a real tensor (C,), one number for each class; got {got}.")
     if not bool(torch.isfinite(weights).all()) or not bool((weights >= 0).all()):
         raise InputError("class_weights must be finite and 0 or more.")
-    return weights.detach()
+    return weights.detach().clone()
 
 
 def checked_share(share: Any) -> float:

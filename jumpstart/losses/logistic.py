@@ -92,4 +92,4 @@ def checked_pos_weight(weight: Any, targets: Tensor) -> Tensor | None:
     inner = targets.shape[1:]
     if weight.dim() > len(inner) or any(a not in (1, b) for a, b in zip(weight.shape[::-1], inner[::-1], strict=False)):
         raise ShapeError(f"pos_weight {tuple(weight.shape)} for labels {tuple(inner)} of a sample: one for each.")
-    return weight.detach().to(targets.device, targets.dtype)
+    return weight.detach().to(targets.device, targets.dtype, copy=True)

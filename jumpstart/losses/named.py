@@ -60,6 +60,10 @@ def as_loss(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tens
                 f"js.losses.{type(loss).__name__}."
             )
         return loss
+    if isinstance(loss, type):
+        raise InputError(
+            f"loss={loss.__name__} is a class: make one, {loss.__name__}(…), or give a name of {sorted(LOSSES)}."
+        )
     known = from_torch(loss)
     if known is not None:
         loss, own = known

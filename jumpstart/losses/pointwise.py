@@ -36,7 +36,7 @@ class Pointwise(Loss):
     def __init__(self, targets: Tensor, *, weights: Tensor | None = None, mask: Tensor | None = None) -> None:
         self.mask = checked_mask(mask, targets)
         self.targets = self.accepted(present(targets, self.mask))
-        self.weights = weights
+        self.weights = owned(weights)
         self.scale = entry_shares(self.targets.shape, self.targets.device, weights, self.mask)
 
     def accepted(self, targets: Tensor) -> Tensor:
@@ -123,6 +123,11 @@ def require_weights(weights: Any) -> None:
         raise InputError(f"sample weights must be 0 or more; the smallest is {float(weights.min()):.3g}.")
 
 
+def owned(weights: Any) -> Any:
+    """A copy, so that a loss stays what it was when a tensor that it was made from is overwritten."""
+    return weights.detach().clone() if isinstance(weights, Tensor) else weights
+
+
 def checked_mask(mask: Any, targets: Tensor) -> Tensor | None:
     """A mask as booleans of the targets' shape.
 
@@ -140,7 +145,7 @@ def checked_mask(mask: Any, targets: Tensor) -> Tensor | None:
             f"mask of {mask.dtype} must hold 0 and 1 (or booleans) alone: entries that count by other amounts are "
             "not masked; samples that do are weighted with weights=."
         )
-    keep = mask.detach().to(targets.device, torch.bool)
+    keep = mask.detach().to(targets.device, torch.bool, copy=True)
     if keep.shape == targets.shape[:1] and targets.dim() > 1:
         keep = keep.reshape(-1, *(1,) * (targets.dim() - 1)).expand(targets.shape)
     if keep.shape != targets.shape:

@@ -31,7 +31,8 @@ class Huber(Pointwise):
     ) -> None:
         number = isinstance(delta, (int, float)) and not isinstance(delta, bool)
         if not (number and 0 < delta < math.inf):
-            raise InputError(f"huber: delta={delta!r} must be a positive number.")
+            told = type(delta).__name__ if isinstance(delta, Tensor) else repr(delta)
+            raise InputError(f"huber: delta={told} must be a positive number.")
         self.delta = float(delta)
         super().__init__(targets, weights=weights, mask=mask)
 

@@ -155,7 +155,10 @@ BROKEN = {
     "typo": (lambda u, y: u.squares().sum(), "loss '<lambda>' cannot be evaluated"),
     "undefined": (lambda u, y: torch.log(u - 1e3).sum(), "NaN or infinite for 6 of 6 samples"),
     "curved down": (lambda u, y: -u.square().sum(), "negative curvature"),
-    "another dtype": (lambda u, y: (u @ torch.eye(3)).square().sum(), "'<lambda>'"),
+    "another dtype": (lambda u, y: (u @ torch.eye(3)).square().sum(), r"to\(u.dtype\)"),
+    "random": (lambda u, y: (u * torch.rand(3).double()).square().sum(), "randomness"),
+    "a class": (nn.MSELoss, "is a class"),
+    "a class of ours": (Huber, "is a class"),
 }
 
 
@@ -288,3 +291,71 @@ def test_what_cannot_be_used_is_refused(name):
     y, loss, options, error, words = BAD[name]
     with pytest.raises(error, match=words):
         js.supervised(mlp(0), randn(0, 6, 4), y, loss=loss, **options)
+
+
+class Unusual(js.Loss):
+    """A quadratic loss of a user's own, by what the interface asks for alone."""
+
+    quadratic = True
+    known_convex = True
+
+    def __init__(self, targets, root):
+        self.targets, self.root = targets, root
+
+    def check(self, u):
+        pass
+
+    def per_sample(self, u):
+        return 0.5 * ((u - self.targets) @ self.root.to(u)).square().sum(-1)
+
+    def grad(self, u):
+        return self.hvp(u, u - self.targets)
+
+    def hvp(self, u, v):
+        return self.sqrt(u, self.sqrt_t(u, v))
+
+    def sqrt(self, u, v):
+        return v @ self.root.to(v).T
+
+    def sqrt_t(self, u, v):
+        return v @ self.root.to(v)
+
+    def with_targets(self, targets):
+        return Unusual(targets, self.root)
+
+
+@pytest.mark.parametrize("root", [randn(4, 3, 3), torch.tensor([[1.0, 0, 0], [2, 0, 0], [0, 0, 3]]).double()])
+def test_a_quadratic_loss_of_ones_own_is_stepped_implicitly(root):
+    loss, u = Unusual(randn(0, 6, 3), root), randn(1, 6, 3)
+    g = loss.grad(u)
+    assert relative(loss.sqrt(u, loss.sqrt_inverse(u, g)), g) < 1e-12
+    back = loss.sqrt_t(u, loss.sqrt_t_inverse(u, loss.sqrt_t(u, g)))
+    assert relative(back, loss.sqrt_t(u, g)) < 1e-12
+    fitted = js.fit(js.Objective(mlp(0), lambda net: net(randn(0, 6, 4)), loss), jumps=15)
+    assert fitted.loss < 1e-10
+
+
+def test_what_a_loss_was_made_from_can_be_overwritten():
+    y, u = classes(0, 6, 3), randn(1, 6, 3)
+    weights, by_class, mask = torch.rand(6).double() + 0.1, torch.rand(3).double() + 0.1, torch.ones(6).bool()
+    positive = torch.rand(3).double() + 0.1
+    made = [
+        CrossEntropy(y, weights=weights, class_weights=by_class, mask=mask),
+        mse(randn(2, 6, 3), weights=weights, mask=mask),
+        Logistic(torch.ones(6, 3).double(), pos_weight=positive),
+        Convex(FLAT["squares"], randn(2, 6, 3), weights=weights),
+    ]
+    before = [loss.to(u.float()).value(u.float()) for loss in made]
+    weights[0], by_class[0], mask[1], positive[0] = 9.0, 9.0, False, 9.0
+    after = [loss.to(u).value(u) for loss in made]
+    for a, b in zip(before, after, strict=True):
+        assert float(a) == pytest.approx(float(b), rel=1e-5)
+
+
+def test_hessians_that_do_not_fit_are_looked_at_for_some_samples(monkeypatch):
+    monkeypatch.setattr("jumpstart.losses.convex.ENTRIES", 30)
+    loss = Convex(FLAT["squares"], randn(0, 6, 3)).to(randn(1, 6, 3))
+    loss.check(randn(1, 6, 3))
+    assert not loss.quadratic
+    with pytest.raises(errors.NonConvexError):
+        Convex(lambda u, y: -u.square().sum(), randn(0, 6, 3)).to(randn(1, 6, 3)).check(randn(1, 6, 3))
