@@ -104,6 +104,15 @@ def blamed(error: Exception, fn: Callable[..., Any], row: Tensor, target: Tensor
     )
 
 
+def outside(error: Exception, fn: Callable[..., Any]) -> InputError:
+    """The error to raise where the function answers at the present outputs alone."""
+    return InputError(
+        f"the loss {described(fn)} cannot be evaluated at other outputs than the present ones: {_said(error)}. "
+        "Linearized runs pass through any outputs: let it answer for all of them (logits with loss='logistic' in place "
+        "of probabilities, torch.where or clamps in place of checks)."
+    )
+
+
 def _remedy(error: Exception) -> str | None:
     said = str(error).lower()
     return next((what for words, what in REMEDIES if any(word in said for word in words)), None)

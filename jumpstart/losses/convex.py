@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import InputError, JumpstartError, NonFiniteError, ShapeError
 from ..utils.autodiff import normal, pullback, push, push_symmetric
 from .base import Loss, require_convex, require_finite_targets
-from .blame import blamed, called_once, described
+from .blame import blamed, called_once, described, outside
 from .lines import Lines, require_smooth
 from .pointwise import owned, sample_weights
 
@@ -101,12 +101,12 @@ class Convex(Loss):
         except Exception as error:
             raise blamed(error, self.fn, u[0], self.targets[0]) from error
         require_convex(torch.linalg.eigvalsh(hessians), f"the loss {described(self.fn)} of a sample")
-        if twin.flat is None:
-            lines = Lines.through(wide, twin.targets)
-            require_smooth(lines, twin.along, described(self.fn), twin.native is not None)
-            twin.flat = lines.flat
-        whole = len(hessians) == len(wide)
-        found = twin.flat and whole and twin._same_elsewhere(wide, hessians)
+        try:
+            found = twin._flat_everywhere(wide, hessians)
+        except JumpstartError:
+            raise
+        except Exception as error:
+            raise outside(error, self.fn) from error
         self.native, self.forward, self.flat = twin.native, twin.forward, twin.flat
         self.constant = twin._constant(wide, hessians) if found else None
         self.quadratic = self.known_convex = self.presumed = found
@@ -154,6 +154,14 @@ class Convex(Loss):
         chosen = torch.linspace(0, n - 1, few, device="cpu").round().long().to(u.device)
         some.targets = self.targets[chosen]
         return some._hessians(u[chosen])
+
+    def _flat_everywhere(self, u: Tensor, hessians: Tensor) -> bool:
+        """Whether curvature is the same wherever one looks; kinks are refused on the way."""
+        if self.flat is None:
+            lines = Lines.through(u, self.targets)
+            require_smooth(lines, self.along, described(self.fn), self.native is not None)
+            self.flat = lines.flat
+        return self.flat and len(hessians) == len(u) and self._same_elsewhere(u, hessians)
 
     def _same_elsewhere(self, u: Tensor, hessians: Tensor) -> bool:
         """Whether the Hessians are those of outputs near and far, for every sample."""
@@ -213,7 +221,12 @@ class Convex(Loss):
 
         for _ in range(u.dim() - self.rank):
             rows = torch.vmap(rows)
-        return rows(u)
+        try:
+            return rows(u)
+        except Exception as error:
+            if self.flat is None or isinstance(error, JumpstartError):  # ``check`` says it in its own words
+                raise
+            raise outside(error, self.fn) from error
 
     def to(self, u: Tensor) -> Loss:
         twin = copy.copy(super().to(u))

@@ -67,6 +67,11 @@ def as_loss(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tens
     known = from_torch(loss)
     if known is not None:
         loss, own = known
+        if loss == "cross_entropy" and isinstance(targets, Tensor) and targets.dim() > 1 + targets.is_floating_point():
+            raise InputError(
+                f"torch's own cross-entropy with targets {tuple(targets.shape)} has its classes in dimension 1 of the "
+                "outputs, jumpstart in the last: give loss='cross_entropy' and outputs (n, …, classes)."
+            )
         if twice := sorted(set(own) & set(given)):
             raise InputError(f"{twice[0]}= is given twice, beside the loss and in torch's own: give it once.")
         given = own | given

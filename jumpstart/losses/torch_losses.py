@@ -81,6 +81,11 @@ def from_torch(loss: Any) -> tuple[str, dict[str, Any]] | None:
     """
     if isinstance(loss, KINKED_MODULES) or any(loss is function for function in KINKED):
         raise NotSmoothError(kinked(getattr(loss, "__name__", type(loss).__name__)))
+    if isinstance(loss, nn.BCELoss) or loss is F.binary_cross_entropy:
+        raise InputError(
+            "binary cross-entropy of probabilities is not defined at all outputs that a linearized run passes through: "
+            "leave the model's sigmoid out and give loss='logistic', which is the same of logits."
+        )
     if isinstance(loss, _Loss) and loss.reduction != "mean":
         raise InputError(
             f"nn.{type(loss).__name__}(reduction={loss.reduction!r}): jumpstart's losses are means, so that flow time "

@@ -157,6 +157,8 @@ BROKEN = {
     "curved down": (lambda u, y: -u.square().sum(), "negative curvature"),
     "another dtype": (lambda u, y: (u @ torch.eye(3)).square().sum(), r"to\(u.dtype\)"),
     "random": (lambda u, y: (u * torch.rand(3).double()).square().sum(), "randomness"),
+    "defined between 0 and 1": (lambda u, y: F.binary_cross_entropy(0.5 + 0.1 * u, 0.5 + 0 * u), "logits"),
+    "of probabilities": (nn.BCELoss(), "logits"),
     "a class": (nn.MSELoss, "is a class"),
     "a class of ours": (Huber, "is a class"),
 }
@@ -247,6 +249,12 @@ def test_losses_of_torch_that_are_no_mean(loss, words):
         as_loss(loss, randn(0, 6, 3))
 
 
+def test_classes_of_torch_are_in_another_place():
+    model = nn.Sequential(mlp(0, out=16), nn.Unflatten(1, (4, 4)))
+    with pytest.raises(errors.InputError, match="in the last"):
+        js.supervised(model, randn(0, 6, 4), classes(0, 24, 4).reshape(6, 4), loss=nn.CrossEntropyLoss())
+
+
 def test_given_twice():
     with pytest.raises(errors.InputError, match="class_weights= is given twice"):
         as_loss(nn.CrossEntropyLoss(weight=torch.ones(3)), classes(0, 6, 3), class_weights=torch.ones(3))
@@ -291,6 +299,16 @@ def test_what_cannot_be_used_is_refused(name):
     y, loss, options, error, words = BAD[name]
     with pytest.raises(error, match=words):
         js.supervised(mlp(0), randn(0, 6, 4), y, loss=loss, **options)
+
+
+def test_a_run_that_leaves_the_domain_of_its_loss():
+    """It answers wherever one has looked, and raises where the run goes."""
+    objective = js.supervised(
+        mlp(0), randn(0, 6, 4), randn(1, 6, 3),
+        loss=lambda u, y: F.binary_cross_entropy(0.5 + 5e-4 * u, torch.ones_like(u)),
+    )  # fmt: skip
+    with pytest.raises(errors.InputError, match="at other outputs than the present ones"):
+        js.solve(objective, "dense").outputs(1e9)
 
 
 class Unusual(js.Loss):
