@@ -18,6 +18,7 @@ from .candidates import Candidate
 from .settings import Settings
 
 CONFIDENCE = 1.0  # standard errors by which a judged loss must fall: a search picks the luckiest of several horizons
+PASSES = 5 * FORWARD  # forward passes of a candidate: itself, its curvature, two corrections; and one to spare
 CALLS = 12  # operations that an optimizer's step takes for each parameter, as Adam's by itself
 WRITES = 6.0  # numbers that it writes for each number in them
 
@@ -40,6 +41,11 @@ class Conditions:
     approve: Approve | None = None
     allowance: float = math.inf
     reserve: float = 0.0
+
+    def search_allowance(self, objective: Objective) -> float:
+        """What of the allowance is for the search: the passes of its last candidate are not in its way."""
+        shares = sum(judge.shape[0] for judge in self.judges) / objective.shape[0]
+        return self.allowance - self.reserve - PASSES - FORWARD * shares
 
 
 class Judge:

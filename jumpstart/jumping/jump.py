@@ -194,7 +194,7 @@ def move(
     begun = time.perf_counter()
     conditions = conditions or Conditions()
     problem = linearized(
-        objective, metric, settings.weight_decay, Ledger(allowance=conditions.allowance - conditions.reserve)
+        objective, metric, settings.weight_decay, Ledger(allowance=conditions.search_allowance(objective))
     )
     problem.lin.ledger.step_seconds = step_seconds(problem)
     settings.require(problem)

@@ -12,7 +12,7 @@ from .candidates import Candidate, Descent
 from .state import Memory
 from .trust import Outcome, Trust
 
-RESERVE = 4.0  # gradient evaluations that a candidate may take, with its corrections
+RESERVE = 2.0  # gradient evaluations' worth that another candidate takes at least
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ class NextStep:
         self.optimizer, self.objective, self.after = optimizer, objective, after
         self.steps = (objective, *others)
         self.loop = Net(objective.model, objective.space)  # in the modes that the loop has
-        self.cost = (1 + len(AFTER[after]) * FORWARD) * len(self.steps)
+        self.passes = sum(step.shape[0] for step in self.steps) / objective.shape[0]
+        self.cost = self.passes + len(AFTER[after]) * len(self.steps) * FORWARD
 
     def __call__(self, problem: LinearizedProblem, candidate: Candidate) -> Callable[[], None] | None:
         """What the optimizer's state becomes if the weights move; None where its next step would undo the jump."""
@@ -59,7 +60,7 @@ class NextStep:
         theta = problem.lin.theta + candidate.displacement
         drawing()  # dropout draws as it will in the loop
         steps = [self._gradient(objective, theta) for objective in self.steps]
-        problem.lin.ledger.gradients += sum(len(o.loss.targets) for o in self.steps) / len(problem.loss.targets)
+        problem.lin.ledger.gradients += self.passes
         if not all(bool(torch.isfinite(gradient).all()) for gradient, _ in steps):
             return None
         listeners = adapters.listeners(self.optimizer)
