@@ -41,7 +41,7 @@ class JumpOptimizer(torch.optim.Optimizer):
     from one to the next. A jump is accepted if the training loss falls, with weight decay its sum with the penalty as
     well, and if the optimizer's own next step, tried on a copy, does not undo it. A rejected jump leaves weights,
     buffers, optimizer state and random state to the bit; after an accepted one second moments are kept, first moments
-    set by ``after``, and copies of the weights in the optimizer's state move along; what is known of an optimizer
+    are as ``after`` says, and copies of the weights in the optimizer's state move along; what is known of an optimizer
     stands in :mod:`jumpstart.optim.adapters`. Parameters that are frozen, or in groups with learning rate 0, are left
     out.
 
@@ -57,9 +57,9 @@ class JumpOptimizer(torch.optim.Optimizer):
             last objective is solved, and the jump must lower the loss of the others, too.
         at: when to jump, in completed steps: a period, a set of step numbers, or a function of the number of
             steps taken; None for never (call :meth:`jump` yourself).
-        after: what becomes of first moments after an accepted jump, of parameters that moved: "rebuild" (as after one
-            step from rest, along the gradient at the new point), "reset" to zero, or "keep". Where the next step would
-            undo the jump, they are reset, and if it still would, the jump is rejected.
+        after: what becomes of first moments after an accepted jump, of parameters that moved: "keep", "rebuild" (as
+            after one step from rest, along the gradient at the new point), or "reset" to zero. Where the next step
+            would undo the jump, the next of the three is taken, and after the last the jump is rejected.
         judge: an objective of other data (or a function that returns one) whose loss a jump must lower as well.
         budget: most that a scheduled jump may cost, network passes and dense work counted together, in steps of the
             loop for each step since the last one that was tried; None for no limit.
@@ -92,7 +92,7 @@ class JumpOptimizer(torch.optim.Optimizer):
         objective: Objective | Callable[[], Objective],
         at: Schedule = 50,
         *,
-        after: str = "rebuild",
+        after: str = "keep",
         judge: Objective | Callable[[], Objective] | None = None,
         budget: float | None = BUDGET,
         metric: MetricLike | str = "optimizer",

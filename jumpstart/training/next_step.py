@@ -20,17 +20,19 @@ from ..utils.cost import FORWARD
 from ..utils.fallback import described
 from ..utils.guard import drawing
 
+LEFT = 0.5  # share of what a jump gained that must be left after the next step: real ones meet more than is tried
 REBUILD, RESET, KEEP = "rebuild", "reset", "keep"
 # What is tried of first moments, in order, until the next step does not undo the jump.
-AFTER = {REBUILD: (REBUILD, RESET), RESET: (RESET,), KEEP: (KEEP, RESET)}
+AFTER = {KEEP: (KEEP, REBUILD, RESET), REBUILD: (REBUILD, RESET), RESET: (RESET,)}
 
 
 class NextStep:
     """Decides on a jump by what the loop does next: a condition of :class:`jumpstart.jumping.conditions.Conditions`.
 
-    A step is tried along the objective's gradient at the new point, and along those of other data where there are any,
-    as the loop takes it: in the model's present modes, so that BatchNorm's statistics move. Afterwards the training
-    loss must be no higher than before the jump.
+    A step is tried along the objective's gradient at the new point, as the loop takes it: in the model's present modes,
+    so that BatchNorm's statistics move. More are tried along the gradients of other data, or where there are none along
+    the objective's with the noise of the loop's last gradient, either way. After each of them half of what the jump
+    took off the training loss must be left.
 
     Args:
         optimizer: the wrapped one; it is copied, never stepped. after: a key of ``AFTER``.
@@ -48,7 +50,8 @@ class NextStep:
         self.steps = (objective, *others)
         self.loop = Net(objective.model, objective.space)  # in the modes that the loop has
         self.passes = sum(step.shape[0] for step in self.steps) / objective.shape[0]
-        self.cost = self.passes + len(AFTER[after]) * len(self.steps) * FORWARD
+        tries = len(self.steps) if others else 3
+        self.cost = self.passes + 1 + len(AFTER[after]) * tries * FORWARD
 
     def __call__(self, problem: LinearizedProblem, candidate: Candidate) -> Callable[[], None] | None:
         """What the optimizer's state becomes if the weights move; None where its next step would undo the jump."""
@@ -61,6 +64,9 @@ class NextStep:
         drawing()  # dropout draws as it will in the loop
         steps = [self._gradient(objective, theta) for objective in self.steps]
         problem.lin.ledger.gradients += self.passes
+        if len(steps) == 1 and (noise := self._noise(problem)) is not None:
+            gradient, buffers = steps[0]
+            steps += [(gradient + noise, buffers), (gradient - noise, buffers)]
         if not all(bool(torch.isfinite(gradient).all()) for gradient, _ in steps):
             return None
         listeners = adapters.listeners(self.optimizer)
@@ -74,9 +80,33 @@ class NextStep:
                 adapters.refresh(twin.optimizer, known)
             changes = twin.changes()
             # Who listens changes the state in ways that only the real optimizer can be put through.
-            if listeners or all(self._stays(twin, named(g), buffers, problem) for g, buffers in steps):
+            if listeners or all(
+                self._stays(twin, named(g), buffers, problem, candidate.training) for g, buffers in steps
+            ):
                 return Follow(self.optimizer, changes, moved, listeners)
         return None
+
+    def _climbing(self) -> set[Tensor]:
+        """The parameters whose gradients are of the negative objective."""
+        return {p for group in self.optimizer.param_groups if group.get("maximize") for p in group["params"]}
+
+    def _noise(self, problem: LinearizedProblem) -> Tensor | None:
+        """What the loop's last gradient has besides the objective's at the start, up to scale; None where it has none.
+
+        A loop on minibatches, or with dropout, goes on to meet the like of it.
+        """
+        space, present = self.objective.space, dict(self.objective.model.named_parameters())
+        last = {name: present[name].grad for name in space.names}
+        if any(grad is None or grad.is_sparse for grad in last.values()):
+            return None
+        climbs = self._climbing()
+        flat = space.flatten({name: -g if present[name] in climbs else g for name, g in last.items() if g is not None})
+        own, _ = self._gradient(self.objective, problem.lin.theta)
+        problem.lin.ledger.gradients += 1
+        square = torch.dot(own, own)
+        if not bool(torch.isfinite(flat).all()) or not bool(square > 0):
+            return None
+        return flat - torch.dot(flat, own) / square * own
 
     def _gradient(self, objective: Objective, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """∇Φ (P,) at weights θ in the loop's own modes, and what the model's buffers are after that pass."""
@@ -92,11 +122,16 @@ class NextStep:
         return gradient, buffers
 
     def _stays(
-        self, twin: Twin, gradients: dict[Tensor, Tensor], buffers: dict[str, Tensor], problem: LinearizedProblem
+        self,
+        twin: Twin,
+        gradients: dict[Tensor, Tensor],
+        buffers: dict[str, Tensor],
+        problem: LinearizedProblem,
+        training: float,
     ) -> bool:
-        """Whether the training loss after the next step is still no higher than before the jump."""
+        """Whether enough of the training loss's fall, to ``training``, is left after the next step."""
         trial = Twin(twin.optimizer)
-        climbs = {p for group in self.optimizer.param_groups if group.get("maximize") for p in group["params"]}
+        climbs = self._climbing()
         try:
             trial.step({twin[p]: -g if p in climbs else g for p, g in gradients.items()})
         except Exception as error:  # one that needs a closure, or sparse gradients: nothing can be said
@@ -113,7 +148,7 @@ class NextStep:
         with torch.no_grad():
             net = Bound(objective.net, {**ahead, **buffers})
             loss = problem.training(join([part.outputs(net) for part in objective.parts]))
-        return loss < math.inf and loss <= problem.training_before
+        return loss < math.inf and loss <= LEFT * training + (1 - LEFT) * problem.training_before
 
 
 class Follow:

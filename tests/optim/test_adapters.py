@@ -312,7 +312,7 @@ def test_an_adapter_of_the_users_own(registry):
     assert relative(metric.root.square(), expected) < 1e-14
     averages = [optimizer.state[p]["average"].clone() for p in model.parameters()]
     before = [p.detach().clone() for p in model.parameters()]
-    assert js.JumpOptimizer(optimizer, objective, at=None).jump().accepted
+    assert js.JumpOptimizer(optimizer, objective, at=None, after="rebuild").jump().accepted
     gradient = objective.space.unflatten(objective.gradient(objective.theta())[1])
     for (name, p), old, average in zip(model.named_parameters(), before, averages, strict=True):
         assert relative(optimizer.state[p]["average"] - average, p.detach() - old) < 1e-12

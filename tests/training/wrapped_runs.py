@@ -94,7 +94,7 @@ class Run:
             "features": r.choice([3, 6]),
             "outputs": {"mse": r.choice([1, 2]), "logistic": 1, "cross_entropy": r.choice([3, 5])}[loss],
             "every": r.choice([4, 7, 10]),
-            "after": r.choice(["rebuild", "rebuild", "rebuild", "reset", "keep"]),
+            "after": r.choice(["keep", "keep", "keep", "rebuild", "reset"]),
             "frozen": r.random() < 0.15,
             "scheduled": r.random() < 0.2,
             "accumulate": r.choice([1, 1, 1, 1, 2]),
