@@ -18,6 +18,7 @@ from .linalg.lanczos import independent_rows, lanczos, lanczos_dual, orthogonali
 from .linearization.ntk import assemble
 from .linearization.operators import Kernel, require_finite_derivatives
 from .linearization.problem import LinearizedProblem
+from .utils.brief import brief
 from .utils.cost import EIGEN
 from .utils.threads import many
 
@@ -57,7 +58,7 @@ def dense(
         else:
             route = "svd" if min(n, p) <= SVD else "gram"
     if route not in ("kernel", "svd", "gram"):
-        raise InputError(f"dense basis: route={route!r} is none of 'auto', 'kernel', 'svd', 'gram'.")
+        raise InputError(f"dense basis: route={brief(route)} is none of 'auto', 'kernel', 'svd', 'gram'.")
     eps = rounding(lin.u.dtype, n if route == "kernel" else min(n, p))
     shape = (-1, *lin.u.shape)
     if route == "kernel":
@@ -160,8 +161,9 @@ def krylov(problem: LinearizedProblem, depth: int, *, side: str = "auto") -> Bas
         if decays:
             raise InputError("weight decay acts outside the span of pulled-back outputs: use side='parameters'.")
         return _krylov_outputs(problem, depth)
+    problem.require_symmetric("a Krylov basis")
     if side != "parameters":
-        raise InputError(f"krylov: side={side!r} is none of 'auto', 'parameters', 'outputs'.")
+        raise InputError(f"krylov: side={brief(side)} is none of 'auto', 'parameters', 'outputs'.")
     start = problem.gradient()
     require_finite_derivatives(start)
     if not bool((start != 0).any()):

@@ -15,6 +15,10 @@ class InputError(JumpstartError, ValueError):
     """Something that was passed in cannot be used; the message quotes it."""
 
 
+class UnknownNameError(InputError, AttributeError):
+    """The network holds nothing of the name that it was asked for."""
+
+
 class NonFiniteError(InputError):
     """Inputs, targets, weights or outputs hold NaN or infinity."""
 
@@ -45,6 +49,22 @@ class OutputTypeError(JumpstartError, TypeError):
 
 class NondeterministicError(JumpstartError, RuntimeError):
     """The model answers differently when asked twice, so there is nothing to linearize."""
+
+
+class EvaluationError(JumpstartError, RuntimeError):
+    """The model, a residual or a loss raised an exception when it was evaluated; the original is its cause."""
+
+
+class UntraceableError(EvaluationError):
+    """What the model, a residual or a loss does cannot be differentiated or batched by ``torch.func``."""
+
+
+class NoSecondDerivativeError(UntraceableError):
+    """An operation has a derivative, but the derivative of it is not known."""
+
+
+class InconsistentError(JumpstartError, RuntimeError):
+    """The derivatives that torch gives are not those of the function that the model computes."""
 
 
 class NonConvexError(InputError):

@@ -23,7 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .errors import InputError, ShapeError
 from .linearization import metric as metrics
-from .linearization.linearize import Linearization, require_deterministic
+from .linearization.consistency import require_deterministic
+from .linearization.linearize import Linearization
 from .linearization.metric import MetricLike
 from .linearization.ntk import dense_kernel
 from .linearization.ntk.operator import NTKOperator
@@ -32,6 +33,7 @@ from .objectives.parameters import ParameterSpace, Select
 from .objectives.parts import Batch, Opaque, require_finite, require_tensor
 from .objectives.pure import Net
 from .objectives.snapshot import Witness, hold
+from .utils.brief import brief
 from .utils.guard import drawing, guarded
 from .utils.progress import track
 
@@ -268,7 +270,7 @@ class EndpointGP(gpytorch.models.ExactGP):
     def set(self, noise: float, scale: float) -> None:
         """Set σ² and s, and forget what was predicted with others."""
         if not (0 < noise < math.inf and 0 < scale < math.inf):
-            raise InputError(f"noise={noise!r}, scale={scale!r}: both must be positive and finite.")
+            raise InputError(f"noise={brief(noise)}, scale={brief(scale)}: both must be positive and finite.")
         both = torch.tensor([noise, scale], dtype=torch.float64, device=self.train_inputs[0].device)
         self.likelihood.noise, self.covar_module.outputscale = both  # gpytorch makes float32 of plain numbers
         self.prediction_strategy = None
@@ -321,7 +323,7 @@ def fit(gp: EndpointGP, *, steps: int = 50) -> float:
     """
     free, x, y = [p for p in gp.parameters() if p.requires_grad], gp.train_inputs[0], gp.train_targets
     if not isinstance(steps, int) or steps < 1 or not free:
-        raise InputError(f"fit(steps={steps!r}) with {len(free)} free hyperparameters: at least 1 of both.")
+        raise InputError(f"fit(steps={brief(steps)}) with {len(free)} free hyperparameters: at least 1 of both.")
     gp.train()
     mll, residual = gpytorch.mlls.ExactMarginalLogLikelihood(gp.likelihood, gp), y - gp.mean_module(x)
     if not bool((residual != 0).any()):

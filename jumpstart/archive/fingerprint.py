@@ -232,7 +232,7 @@ def _piece(piece: Sequence[Part]) -> dict[str, Any]:
     return {
         "kind": type(first).__name__,
         "name": _name(piece),
-        "scale": first.scale if isinstance(first, Points) else 1.0,
+        "scale": first.scale if isinstance(first, Points) and isinstance(first.scale, float) else 1.0,
         "data": {name: _data(stack) for name, stack in stacks.items()},
     }
 

@@ -22,6 +22,7 @@ from ..objectives.pure import module_mode
 from ..report import records
 from ..report.names import printable, require_file_name
 from ..report.records import Row
+from ..utils.brief import brief
 from ..utils.guard import guarded
 from ..utils.progress import share
 from .contenders import Contender, Progress
@@ -176,7 +177,7 @@ def _require(
     for name, value in limits.items():
         optional = name in ("steps", "evaluations") and value is None
         if not optional and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
-            raise InputError(f"compare: {name}={value!r} must be a positive number.")
+            raise InputError(f"compare: {name}={brief(value)} must be a positive number.")
 
 
 @dataclass(frozen=True)

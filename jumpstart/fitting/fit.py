@@ -27,6 +27,7 @@ from ..jumping.trust import Outcome
 from ..linearization.metric import MetricLike, metric_of
 from ..objectives.objective import Objective
 from ..report import plots
+from ..utils.brief import brief
 from ..utils.progress import counter
 from .checkpoint import Checkpoint
 from .settings import FitSettings
@@ -379,7 +380,7 @@ def _implicit(objective: Objective, options: dict[str, Any]) -> bool:
 def _require_functions(**given: Any) -> None:
     for name, value in given.items():
         if value is not None and not callable(value):
-            raise InputError(f"fit: {name}={value!r} must be a function, or None.")
+            raise InputError(f"fit: {name}={brief(value)} must be a function, or None.")
 
 
 def decisive(objective: Objective, options: dict[str, Any], metric: MetricLike, resampled: bool) -> dict[str, Any]:

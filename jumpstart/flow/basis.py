@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..linearization.linearize import Linearization
 from ..linearization.metric import Metric
 from ..linearization.operators import Jacobian
@@ -148,6 +149,8 @@ def _with_start(basis: Basis, z0: Tensor, inner: Tensor) -> tuple[Basis, Tensor]
     if not bool(length > 1e-12 * torch.linalg.vector_norm(z0)):
         return basis, inner
     extra = (rest / length)[None]
+    if basis.complete and basis.lin.still_responds:
+        return _with_still(basis, extra, inner, length)
     vectors = extra if basis.vectors is None else torch.cat([basis.vectors.double(), extra])
     # Outside all modes the outputs do not move; outside the leading ones they do.
     image, squares = torch.zeros_like(basis.images[:1]), None
@@ -157,3 +160,24 @@ def _with_start(basis: Basis, z0: Tensor, inner: Tensor) -> tuple[Basis, Tensor]
         squares = torch.cat([basis.squares, basis.squares.new_zeros(1)])
     basis = replace(basis, vectors=vectors, images=torch.cat([basis.images, image]), squares=squares)
     return basis, torch.cat([inner, length[None]])
+
+
+STILL = 1e-6  # the square of it is how far a gradient that is none may move such a direction, relative
+
+
+def _with_still(basis: Basis, extra: Tensor, inner: Tensor, length: Tensor) -> tuple[Basis, Tensor]:
+    """z₀ outside all modes where the outputs respond to it though no gradient pulls it (a padding row that decays).
+
+    The direction is scaled down until its gradient does nothing; by weight decay it moves by all of its length still.
+    """
+    if isinstance(basis.metric.decay, Tensor):
+        raise InputError(
+            "weight decay moves weights that get no gradient (a padding row of an embedding, say) but that the outputs "
+            "depend on; that is followed for one rate for all parameters only: leave them out with params=[…], set "
+            "them to zero, or give one weight_decay=."
+        )
+    image = basis.jacobian.image(extra[0])[None]
+    extra = STILL * extra
+    vectors = extra if basis.vectors is None else torch.cat([basis.vectors.double(), extra])
+    basis = replace(basis, vectors=vectors, images=torch.cat([basis.images, STILL * image]), squares=None)
+    return basis, torch.cat([inner, (length / STILL)[None]])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import HorizonError
 from ..linalg.etdrk4 import Modes
+from ..utils.brief import brief
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ def steps(count: int, lr: float, momentum: float = 0.0) -> Steps:
             [0, 1).
     """
     if isinstance(count, bool) or not isinstance(count, numbers.Real) or not (0 <= count < math.inf and count % 1 == 0):
-        raise HorizonError(f"steps(count={count!r}, …): count must be a whole number of steps, 0 or more.")
+        raise HorizonError(f"steps(count={brief(count)}, …): count must be a whole number of steps, 0 or more.")
     if not (isinstance(lr, numbers.Real) and math.isfinite(lr) and lr > 0):
-        raise HorizonError(f"steps(…, lr={lr!r}): the learning rate must be positive and finite.")
+        raise HorizonError(f"steps(…, lr={brief(lr)}): the learning rate must be positive and finite.")
     if not (isinstance(momentum, numbers.Real) and 0 <= momentum < 1):
-        raise HorizonError(f"steps(…, momentum={momentum!r}): heavy-ball momentum must lie in [0, 1).")
+        raise HorizonError(f"steps(…, momentum={brief(momentum)}): heavy-ball momentum must lie in [0, 1).")
     return Steps(int(count), float(lr), float(momentum))
 
 
@@ -104,7 +105,9 @@ def parse(t: Horizon | Times) -> Parsed:
         raise HorizonError("horizon: the tensor of flow times is empty; give at least one.")
     for value in values:
         if math.isnan(value) or value < 0:
-            raise HorizonError(f"horizon {value!r}: flow time must be 0 or more (math.inf for the end of training).")
+            raise HorizonError(
+                f"horizon {brief(value)}: flow time must be 0 or more (math.inf for the end of training)."
+            )
     return Times(values, scalar)
 
 

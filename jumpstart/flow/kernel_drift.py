@@ -23,6 +23,7 @@ from torch import Tensor
 from ..errors import HorizonError, InputError
 from ..linalg.etdrk4 import FlowPoint, Integrator, Modes
 from ..linearization.linearize import Linearization
+from ..utils.brief import brief
 from .horizon import Horizon, Steps, Times, parse
 from .reduced_flow import ReducedFlow
 
@@ -92,7 +93,7 @@ class Drift:
 
     def __init__(self, flow: ReducedFlow, *, nodes: int = NODES) -> None:
         if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 2:
-            raise InputError(f"nodes={nodes!r}: give a whole number of at least 2.")
+            raise InputError(f"nodes={brief(nodes)}: give a whole number of at least 2.")
         if not bool((flow.gates == 1).all()):
             raise InputError(
                 "second order of a gated run is not defined: solve with gate=None, or ask for first order."

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..utils.brief import brief
 
 
 def hard(mean_square: Tensor, noise: Tensor, alpha: float = 1.0) -> Tensor:
@@ -48,20 +49,20 @@ class Gate:
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
-            raise InputError(f"gate={self.rule!r} is none of {sorted(RULES)}.")
+            raise InputError(f"gate={brief(self.rule)} is none of {sorted(RULES)}.")
         known = [
             name for name in inspect.signature(RULES[self.rule]).parameters if name not in ("mean_square", "noise")
         ]
         for name, value in self.options.items():
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if name not in known or not number or not 0 <= value < math.inf:
-                raise InputError(f"gate {self.rule!r}: {name}={value!r}; it takes {known}, numbers of 0 or more.")
+                raise InputError(f"gate {self.rule!r}: {name}={brief(value)}; it takes {known}, numbers of 0 or more.")
 
     @staticmethod
     def named(rule: str | Gate | None) -> Gate | None:
         """A gate from its rule's name; None is none."""
         if not (rule is None or isinstance(rule, (str, Gate))):
-            raise InputError(f"gate={rule!r}: give the name of a rule, a Gate, or None.")
+            raise InputError(f"gate={brief(rule)}: give the name of a rule, a Gate, or None.")
         return Gate(rule) if isinstance(rule, str) else rule
 
     def __call__(self, mean_square: Tensor, noise: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..linearization.metric import MetricLike
 from ..objectives.objective import Objective
+from ..utils.brief import brief
 from .conditions import Conditions
 from .jump import JumpResult, move, require_objective
 from .settings import Settings
@@ -60,7 +61,7 @@ class Jumper:
     ) -> None:
         require_objective(objective, "Jumper")
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
-            raise InputError(f"Jumper(keep={keep!r}): give a number of displacements to keep, 0 or more.")
+            raise InputError(f"Jumper(keep={brief(keep)}): give a number of displacements to keep, 0 or more.")
         if keep and options.get("directions") is not None:
             raise InputError("Jumper: keep= fills directions by itself: give one of them.")
         self.settings = Settings.of(options, "Jumper")

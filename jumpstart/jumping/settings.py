@@ -22,6 +22,7 @@ from ..surrogate.select import (
     require_effect,
     require_memory_limit,
 )
+from ..utils.brief import brief
 from .trust import Trust
 
 LEVENBERG_MARQUARDT, HORIZON, SCALE = "levenberg-marquardt", "horizon", "scale"
@@ -59,18 +60,18 @@ class Settings:
 
     def _require_ranges(self) -> None:
         if self.search not in (None, *SEARCHES):
-            raise InputError(f"search={self.search!r} is none of {SEARCHES}.")
+            raise InputError(f"search={brief(self.search)} is none of {SEARCHES}.")
         if not isinstance(self.trust, Trust):
-            raise InputError(f"trust={self.trust!r}: give a js.Trust, the policy of a jump.")
+            raise InputError(f"trust={brief(self.trust)}: give a js.Trust, the policy of a jump.")
         if self.horizon is not None and not (isinstance(self.horizon, numbers.Real) and self.horizon > 0):
-            raise HorizonError(f"horizon={self.horizon!r}: flow time must be positive (or None to search).")
+            raise HorizonError(f"horizon={brief(self.horizon)}: flow time must be positive (or None to search).")
         steps = self.chord_steps
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
-            raise InputError(f"chord_steps={steps!r}: give a number of corrections, 0 or more, or None.")
+            raise InputError(f"chord_steps={brief(steps)}: give a number of corrections, 0 or more, or None.")
         for name in ("geodesic", "nonmonotone", "penalty_pays"):
             flag = getattr(self, name)
             if not (isinstance(flag, bool) or (flag is None and name == "geodesic")):
-                raise InputError(f"{name}={flag!r}: give True or False.")
+                raise InputError(f"{name}={brief(flag)}: give True or False.")
         if self.directions is not None and not (
             isinstance(self.directions, Tensor) and self.directions.dim() == 2 and self.directions.is_floating_point()
         ):
@@ -95,7 +96,7 @@ class Settings:
         require_effect(self.basis, self.depth, self.memory_limit)
         implicit = self.search == LEVENBERG_MARQUARDT and self.basis == "auto"
         if self.depth is not None and implicit:
-            raise InputError(f"depth={self.depth!r} is for Krylov bases and matrix-free jumps: leave it out.")
+            raise InputError(f"depth={brief(self.depth)} is for Krylov bases and matrix-free jumps: leave it out.")
         krylov = self.basis in ("auto", "krylov") and self.search != LEVENBERG_MARQUARDT
         if self.directions is not None and not krylov:
             raise InputError("directions= are kept in a Krylov basis: leave basis at 'auto' or 'krylov'.")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..linalg.nystrom import Nystrom
+from ..utils.brief import brief
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Memory:
         numbers = {"scale": state["scale"], "best": state["best"], "horizon": state["horizon"] or 1.0}
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-                raise InputError(f"this is no memory of jumps: {name}={state[name]!r} is no number.")
+                raise InputError(f"this is no memory of jumps: {name}={brief(state[name])} is no number.")
         if not (0 < numbers["horizon"] < math.inf and 0 < numbers["scale"] <= 1):
             raise InputError(
                 f"this is no memory of jumps: horizon={state['horizon']!r} or scale={state['scale']!r} is out of range."

@@ -8,6 +8,7 @@ import numbers
 from dataclasses import dataclass
 
 from ..errors import HorizonError, InputError
+from ..utils.brief import brief
 
 
 class Outcome(enum.Enum):
@@ -50,13 +51,15 @@ class Trust:
 
     def __post_init__(self) -> None:
         if self.horizon is not None and not (isinstance(self.horizon, numbers.Real) and 0 < self.horizon < math.inf):
-            raise HorizonError(f"Trust(horizon={self.horizon!r}): a flow time must be positive and finite, or None.")
+            raise HorizonError(
+                f"Trust(horizon={brief(self.horizon)}): a flow time must be positive and finite, or None."
+            )
         if not (isinstance(self.floor, numbers.Real) and 0 <= self.floor < math.inf):
-            raise InputError(f"Trust(floor={self.floor!r}): a share of the predicted decrease must be 0 or more.")
+            raise InputError(f"Trust(floor={brief(self.floor)}): a share of the predicted decrease must be 0 or more.")
         if not (isinstance(self.growth, numbers.Real) and 1 < self.growth < math.inf):
-            raise InputError(f"Trust(growth={self.growth!r}): the ratio of neighbouring horizons must exceed 1.")
+            raise InputError(f"Trust(growth={brief(self.growth)}): the ratio of neighbouring horizons must exceed 1.")
         if isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 1:
-            raise InputError(f"Trust(limit={self.limit!r}): try at least one candidate.")
+            raise InputError(f"Trust(limit={brief(self.limit)}): try at least one candidate.")
 
     def accepts(self, before: float, predicted: float, after: float) -> bool:
         """Whether the real loss fell by enough of what was predicted; NaN anywhere is a no."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..utils.brief import brief
 from ..utils.progress import track
 
 Product = Callable[[Tensor], Tensor]
@@ -244,4 +245,4 @@ def spectral_density(
 
 def _check(depth: int) -> None:
     if depth < 1:
-        raise InputError(f"Lanczos depth must be at least 1, got {depth!r}.")
+        raise InputError(f"Lanczos depth must be at least 1, got {brief(depth)}.")

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError, NonFiniteError, ShapeError
 from ..objectives.objective import Objective
-from ..objectives.parameters import ParameterSpace
+from ..objectives.parameters import ParameterSpace, as_reals
 from ..optim import adapters
+from ..utils.brief import brief
 
 CLIP = 1e3  # largest entry of D over its median: parameters whose v̂ is almost 0 would otherwise own the metric
 
@@ -96,7 +97,7 @@ def require_weight_decay(rate: Any) -> None:
     """Raise unless a rate of weight decay is None or a number of 0 or more."""
     number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
     if rate is not None and not (number and 0 <= rate < math.inf):
-        raise InputError(f"weight_decay={rate!r} must be a number of 0 or more, or None.")
+        raise InputError(f"weight_decay={brief(rate)} must be a number of 0 or more, or None.")
 
 
 def _root(d: Tensor, space: ParameterSpace) -> Tensor:
@@ -140,8 +141,9 @@ def from_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, space: Pa
         d, coupled = adapters.diagonal(optimizer, name, parameter, group)
         decay = float(group.get("weight_decay", 0.0))
         diagonal[name] = d * ratio
-        fixed[name] = torch.full_like(parameter, 0.0 if coupled else decay * ratio)
-        through[name] = torch.full_like(parameter, decay if coupled else 0.0)
+        reals = as_reals(parameter.detach())
+        fixed[name] = torch.full_like(reals, 0.0 if coupled else decay * ratio)
+        through[name] = torch.full_like(reals, decay if coupled else 0.0)
     flat = space.flatten(diagonal).detach()
     if not bool(torch.isfinite(flat).all()) or not bool((flat > 0).all()):
         raise NonFiniteError(

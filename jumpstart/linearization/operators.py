@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import NonFiniteError
 from ..linalg.operator import LinearOperator
 from ..losses.base import Loss
+from ..objectives.diagnosis import underivable
 from .linearize import Linearization
 from .metric import Metric
 
@@ -42,20 +43,38 @@ class Jacobian(LinearOperator):
 
 
 class GraphJacobian(LinearOperator):
-    """A = J D^½ (N, P) through graphs that are made once and kept: both products cost backward passes alone."""
+    """A = J D^½ (N, P) through graphs that are made once and kept: both products cost backward passes alone.
+
+    Where the derivative of some operation has none, A v is that of the linearization.
+    """
 
     def __init__(self, lin: Linearization, metric: Metric | None = None) -> None:
         super().__init__((lin.u.numel(), lin.theta.numel()), lin.theta.dtype, lin.theta.device)
         self.lin, self.metric = lin, Metric() if metric is None else metric
         with torch.enable_grad():
             self._theta = lin.theta.detach().clone().requires_grad_()
-            net = lin.net.bind(self._theta)
-            self._rows = torch.cat([part.outputs(net).reshape(-1) for part in lin.parts])
+            net, rows = lin.net.bind(self._theta), []
+            for part in lin.parts:
+                with part.translated(lin.net.model):
+                    rows.append(part.outputs(net).reshape(-1))
+            self._rows = torch.cat(rows)
         lin.ledger.gradients += 1
         self._pushing: tuple[Tensor, Tensor] | None = None
+        self._underivable = False
 
     def apply(self, v: Tensor) -> Tensor:
-        self.lin.ledger.pushes += 1
+        if not self._underivable:
+            try:
+                found = self._transposed(v)
+                self.lin.ledger.pushes += 1
+                return found
+            except (NotImplementedError, RuntimeError) as error:
+                if not underivable(error):
+                    raise
+                self._underivable = True
+        return self.lin.jvp(self.metric.scale(v)).reshape(-1)
+
+    def _transposed(self, v: Tensor) -> Tensor:
         if self._pushing is None:  # J·v is the derivative of Jᵀw, which is linear in w, along v
             with torch.enable_grad():
                 cotangent = torch.zeros_like(self._rows).requires_grad_()

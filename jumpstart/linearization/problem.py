@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..losses.base import Loss
 from ..objectives.objective import Objective
 from ..objectives.snapshot import Witness, held
@@ -63,6 +64,18 @@ class LinearizedProblem:
     def training_before(self) -> float:
         """The training loss at θ₀."""
         return self.training(self.lin.u)
+
+    def require_symmetric(self, what: str) -> None:
+        """Refuse weight decay on weights that get no gradient but that the outputs respond to: G is not symmetric then.
+
+        Raises:
+            InputError: says what to do.
+        """
+        if self.metric.decays and self.lin.still_responds:
+            raise InputError(
+                f"{what}: weight decay moves weights that get no gradient (a padding row of an embedding, say) but "
+                "that the outputs depend on: use basis='dense', leave them out with params=[…], or set them to zero."
+            )
 
     @cached_property
     def before(self) -> float:

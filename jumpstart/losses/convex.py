@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError, JumpstartError, NonFiniteError, ShapeError
 from ..utils.autodiff import normal, pullback, push, push_symmetric
+from ..utils.brief import brief
 from .base import Loss, require_convex, require_finite_targets
 from .blame import blamed, called_once, described, outside
 from .lines import Lines, require_smooth
@@ -61,7 +62,7 @@ class Convex(Loss):
         self, fn: Callable[[Tensor, Tensor], Tensor], targets: Tensor, *, weights: Tensor | None = None
     ) -> None:
         if not callable(fn):
-            raise InputError(f"Convex needs a function (outputs, targets) -> scalar for one sample, got {fn!r}.")
+            raise InputError(f"Convex needs a function (outputs, targets) -> scalar for one sample, got {brief(fn)}.")
         require_finite_targets(
             targets, "drop or fix those samples, or put a mask into the targets and let the function multiply by it"
         )

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InputError, NotSmoothError
+from ..utils.brief import brief
 from .base import Loss
 from .convex import Convex
 from .cross_entropy import CrossEntropy
@@ -87,7 +88,7 @@ def as_loss(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tens
         if option not in takes:
             raise InputError(f"{option}= does nothing for {told}: {REMEDIES[option]}.")
     if targets is None:
-        raise InputError(f"loss {loss!r} needs targets.")
+        raise InputError(f"loss {brief(loss)} needs targets.")
     return make(targets, **given)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from ..errors import NondeterministicError
+from ..errors import InputError
 from ..utils.autodiff import normal, pullback
 from ..utils.fallback import Fallback, NotFollowed, fallback
 from ..utils.progress import track
-from .parts import JACOBIAN_BYTES, Part, require_tensor
+from .diagnosis import TERM
+from .parts import JACOBIAN_BYTES, Part, by_outputs, pulls_back, require_tensor
 from .pure import Bound, Net, tensors_of
 from .taylor import Local, Outer, fingerprint, of_model, trace_residual
 
@@ -24,7 +26,7 @@ CHECKS = 16  # the fast way is held against the general one at preparations 1, 2
 
 
 class Points(Part):
-    """Rows scale·fn(net, x) for x in ``points`` (m, d).
+    """Rows scale·fn(net, x) for x in ``points`` (m, d), with one scale for all or one for each point (m,).
 
     The general way is ``vmap`` over ``fn``. Where the network is a chain of known layers that ``fn`` asks for values
     and derivatives at places, ``prepare`` finds the same rows as batched operations (``taylor``), checks them and
@@ -35,8 +37,13 @@ class Points(Part):
         fallback: why the general way is taken, for people; None where the fast one is, and before ``prepare``.
     """
 
-    def __init__(self, fn: Callable[[Callable[..., Any], Tensor], Tensor], points: Tensor, scale: float) -> None:
-        self.fn, self.points, self.scale = fn, points, scale
+    kind = TERM
+
+    def __init__(
+        self, fn: Callable[[Callable[..., Any], Tensor], Tensor], points: Tensor, scale: float | Tensor
+    ) -> None:
+        self.fn, self.points = fn, points
+        self.scale = scale if isinstance(scale, Tensor) else float(scale)
         self.local: Local | None = None
         self.fallback: str | None = None
         self._read: Any = None  # fingerprint of what fn reads, at the time that ``local`` was made
@@ -47,23 +54,30 @@ class Points(Part):
         # traced graphs do not travel
         return {**self.__dict__, "local": None, "fallback": None, "_read": None, "_model": None, "_asked": 0}
 
-    def _row(self, net: Callable[..., Any], x: Tensor) -> Tensor:
-        return self.scale * require_tensor(self.fn(net, x), "a residual function").reshape(-1)
+    def given(self) -> str:
+        return f"a point of shape {tuple(self.points.shape[1:])}, {self.points.dtype}"
+
+    def _row(self, net: Callable[..., Any], x: Tensor, scale: float | Tensor) -> Tensor:
+        return scale * require_tensor(self.fn(net, x), "a residual function").reshape(-1)
 
     def _general(self, net: Callable[..., Any]) -> Tensor:
-        try:
-            return vmap(lambda x: self._row(net, x))(self.points).reshape(-1)
-        except RuntimeError as error:
-            if "random operation" not in str(error):
-                raise
-            raise NondeterministicError(
-                f"the residual {_name(self.fn)} draws random numbers: draw them before, and pass new points "
-                "(objective.resampled, or fit(resample=…)) instead."
-            ) from error
+        each = None if isinstance(self.scale, float) else 0
+        return vmap(lambda x, s: self._row(net, x, s), (0, each))(self.points, self.scale).reshape(-1)
+
+    def by_row(self, rows: int) -> float | Tensor:
+        """The scale of each of ``rows`` rows, the rows of a point side by side."""
+        if isinstance(self.scale, Tensor):
+            return self.scale.repeat_interleave(rows // len(self.points))
+        return self.scale
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        """Rows (N,) or (N, P) of the residual itself, times its scale."""
+        by_row = self.by_row(len(rows))
+        return (by_row.view(-1, *[1] * (rows.dim() - 1)) if isinstance(by_row, Tensor) else by_row) * rows
 
     def outputs(self, net: Callable[..., Any]) -> Tensor:
         if self.local is not None and self._knows(net):
-            return self.scale * self.local.rows(tensors_of(net)).reshape(-1)
+            return self._scaled(self.local.rows(tensors_of(net)).reshape(-1))
         return self._general(net)
 
     def _knows(self, net: Any) -> bool:
@@ -75,10 +89,16 @@ class Points(Part):
     def jacobian(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
         if self.local is not None:
             return self._by_streams(net, theta)
-        rows = vmap(jacrev(lambda th, x: self._row(net.bind(th), x)), (None, 0))
+        scales = torch.as_tensor(self.scale, dtype=self.points.dtype, device=self.points.device).expand(
+            len(self.points)
+        )
+        rows = vmap(jacrev(lambda th, x, s: self._row(net.bind(th), x, s)), (None, 0, 0))
         chunk = max(1, int(JACOBIAN_BYTES // ((theta.numel() + 1024) * theta.element_size())))
-        pieces = track(self.points.split(chunk), label="Jacobian: points")
-        found = torch.cat([rows(theta, x).reshape(-1, theta.numel()) for x in pieces])
+        pieces = track(list(zip(self.points.split(chunk), scales.split(chunk), strict=True)), label="Jacobian: points")
+        found = torch.cat([rows(theta, x, s).reshape(-1, theta.numel()) for x, s in pieces])
+        u, pull = pullback(lambda th: self._general(net.bind(th)), theta)
+        if not pulls_back(found, u, pull):  # a batching rule of torch's that is wrong
+            return by_outputs(u, pull, theta), float(u.numel())
         return found, found.shape[0] / self.points.shape[0]
 
     def _by_streams(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
@@ -88,13 +108,21 @@ class Points(Part):
             columns[name] = at
             at += size
         found = theta.new_empty(self.local.width * len(self.points), theta.numel())
-        return found, float(self.local.jacobian(net.bind(theta).tensors(), columns, found, self.scale))
+        one = self.scale if isinstance(self.scale, float) else 1.0
+        passes = float(self.local.jacobian(net.bind(theta).tensors(), columns, found, one))
+        return (found if isinstance(self.scale, float) else self._scaled(found)), passes
 
     def outer_products(self, net: Net, theta: Tensor) -> list[Outer] | None:
         """The Jacobian as outer products (``taylor``), or None where it is not to be had like that."""
         if self.local is None:
             return None
-        return self.local.outer_products(net.bind(theta).tensors(), set(net.space.names), self.scale)
+        one = self.scale if isinstance(self.scale, float) else 1.0
+        found = self.local.outer_products(net.bind(theta).tensors(), set(net.space.names), one)
+        if isinstance(self.scale, float):
+            return found
+        by_row = self.by_row(self.local.width * len(self.points))
+        assert isinstance(by_row, Tensor)
+        return [replace(outer, left=by_row[outer.rows, None] * outer.left) for outer in found]
 
     def pulls(self, u: Tensor) -> float:
         return u.numel() / self.points.shape[0]
@@ -106,10 +134,15 @@ class Points(Part):
         return [] if self.fallback is None else [self.fallback]
 
     def data(self) -> dict[str, Tensor]:
-        return {"points": self.points}
+        return {"points": self.points, **({"weights": self.scale} if isinstance(self.scale, Tensor) else {})}
 
     def at(self, points: Tensor) -> Points:
         """The same residual at other points; as many of them need no new trace."""
+        if not isinstance(self.scale, float):
+            raise InputError(
+                f"the term {self.name!r} has a weight for each of its points, which others do not have: make the "
+                "objective anew, with weights for the new points."
+            )
         other = Points(self.fn, points, self.scale * (len(self.points) / len(points)) ** 0.5)
         other.name = self.name
         other.local = None if self.local is None else self.local.moved(points)
@@ -165,12 +198,14 @@ class Points(Part):
         n = len(self.points)
         count = n if every else min(8, n)
         few = torch.linspace(0, n - 1, count, dtype=torch.float64, device="cpu").round().long().unique()
-        some = self if every else Points(self.fn, self.points[few], self.scale)
+        at = few.to(self.points.device)
+        scale = self.scale[at] if isinstance(self.scale, Tensor) else self.scale
+        some = self if every else Points(self.fn, self.points[few], scale)
         for near in self._off(theta):
             exact = some._general(net.bind(near))
             if bool(torch.isfinite(exact).all()):
-                rows = self.local.rows(net.bind(near).tensors()).reshape(n, -1)[few.to(self.points.device)]
-                return _close(self.scale * rows.reshape(-1), exact, torch.finfo(theta.dtype).eps ** AGREEMENT)
+                rows = self.local.rows(net.bind(near).tensors()).reshape(n, -1)[at]
+                return _close(some._scaled(rows.reshape(-1)), exact, torch.finfo(theta.dtype).eps ** AGREEMENT)
         return False
 
     def _require_same_derivatives(self, net: Net, theta: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,10 +14,13 @@ from ..errors import EmptyBatchError, InputError, NonFiniteError, ShapeError
 from ..losses.base import Loss
 from ..losses.named import as_loss
 from ..utils.autodiff import pullback
+from ..utils.brief import brief
 from ..utils.cost import Counting, Work
 from ..utils.guard import guarded
+from .diagnosis import LOSS, translated
+from .door import require_traceable
 from .parameters import ParameterSpace, Select
-from .parts import Batch, Opaque, Part, join, leaves, require_finite
+from .parts import Batch, Opaque, Part, join, require_finite, taken
 from .pure import Net
 
 
@@ -46,7 +50,7 @@ class Objective:
     ) -> None:
         if not isinstance(loss, Loss):
             raise InputError(
-                f"js.Objective needs a js.Loss with its targets in it, got {loss!r}: for instance "
+                f"js.Objective needs a js.Loss with its targets in it, got {brief(loss)}: for instance "
                 "js.losses.mse(targets), js.losses.CrossEntropy(targets) or js.losses.Convex(fn, targets)."
             )
         self._build(model, [Opaque(outputs)], loss, params, training)
@@ -76,11 +80,15 @@ class Objective:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+        require_traceable(model)
         self.model, self.parts = model, tuple(parts)
         self.params, self.training = params, training
         self.space = ParameterSpace(model, params)
+        require_traceable(model, self.space.names)
         self.net = Net(model, self.space, training)
         self.checked: tuple[bool, ...] | None = None  # modes in which the model was found deterministic
+        self.consistent: tuple[bool, ...] | None = None  # modes in which its derivatives were found right
+        self.still_responds = False  # to weights that get no gradient (a padding row); found then
         self.work = Work()  # of a forward pass, counted when it is checked
         theta = self.theta()
         self.prepare(theta)
@@ -88,16 +96,15 @@ class Objective:
             u = self.outputs(theta)
         self.net.learn(counted, u)
         if not isinstance(loss, Loss):
-            loss = loss(u)
+            with translated("the loss", LOSS):
+                loss = loss(u)
         if u.dim() == 0:
             raise ShapeError("the outputs are a single number without a sample dimension: return shape (n, …).")
         if u.numel() == 0:
             raise EmptyBatchError(f"the outputs have shape {tuple(u.shape)}: there is nothing to train on.")
         if not bool(torch.isfinite(u).all()):
             raise NonFiniteError(self._not_finite(theta))
-        loss = loss.to(u)
-        loss.check(u)
-        self.loss, self.shape = loss, u.shape
+        self.loss, self.shape = _tried(loss, u), u.shape
 
     def theta(self) -> Tensor:
         """The model's present weights as a fresh vector (P,)."""
@@ -125,22 +132,28 @@ class Objective:
     def prepare(self, theta: Tensor) -> None:
         """Let every part find its fastest way, and notice where that is out of date."""
         for part in self.parts:
-            part.prepare(self.net, theta)
+            with part.translated(self.model):
+                part.prepare(self.net, theta)
 
     @guarded(lambda self, *_, **__: self.model)
     @torch.no_grad()
     def outputs(self, theta: Tensor) -> Tensor:
         """u (n, …) at weights θ (P,); one forward pass, the model is left alone."""
-        net = self.net.bind(theta)
-        return join([part.outputs(net) for part in self.parts])
+        return join(self._rows(theta))
+
+    def _rows(self, theta: Tensor) -> list[Tensor]:
+        net, found = self.net.bind(theta), []
+        for part in self.parts:
+            with part.translated(self.model):
+                found.append(part.outputs(net))
+        return found
 
     @guarded(lambda self, *_, **__: self.model)
     @torch.no_grad()
     def by_part(self, theta: Tensor) -> list[Tensor]:
         """The outputs of each part (a term of a residual objective, a chunk of a batch), in order."""
         self.prepare(theta)
-        net = self.net.bind(theta)
-        return [part.outputs(net) for part in self.parts]
+        return self._rows(theta)
 
     def _not_finite(self, theta: Tensor) -> str:
         """Says which part is not finite at θ, and where."""
@@ -168,15 +181,17 @@ class Objective:
         self.prepare(theta)
         total, grads, at = 0.0, torch.zeros_like(theta), 0
         if len(self.parts) == 1:
-            grad, total_t = torch.func.grad_and_value(
-                lambda th: self.loss.value(self.parts[0].outputs(self.net.bind(th)))
-            )(theta)
+            with self.parts[0].translated(self.model):
+                grad, total_t = torch.func.grad_and_value(
+                    lambda th: self.loss.value(self.parts[0].outputs(self.net.bind(th)))
+                )(theta)
             return float(total_t.detach()), grad
         u = self.outputs(theta)
         g, total = self.loss.grad(u), float(self.loss.value(u))
         for part in self.parts:
-            rows, pull = pullback(lambda th, part=part: part.outputs(self.net.bind(th)), theta)
-            grads = grads + pull(g[at : at + rows.shape[0]])
+            with part.translated(self.model):
+                rows, pull = pullback(lambda th, part=part: part.outputs(self.net.bind(th)), theta)
+                grads = grads + pull(g[at : at + rows.shape[0]])
             at += rows.shape[0]
         return total, grads
 
@@ -188,6 +203,23 @@ class Objective:
     def subset(self, params: Select) -> Objective:
         """The same objective with other parameters free to move."""
         return type(self).from_parts(self.model, self.parts, self.loss, params, self.training)
+
+
+def _tried(loss: Loss, u: Tensor) -> Loss:
+    """The loss on the outputs' device and dtype, checked, and differentiated once: apart from the model.
+
+    Raises:
+        UntraceableError, EvaluationError: it cannot be evaluated, batched or differentiated; its own named errors.
+    """
+    with translated("the loss", LOSS):
+        if taken(loss.targets) is not loss.targets:
+            loss = copy.copy(loss)
+            loss.targets = taken(loss.targets)
+        loss = loss.to(u)
+        loss.check(u)
+        loss.grad(u)
+        loss.hvp(u, u)
+    return loss
 
 
 def require_finite_outputs(u: Tensor) -> None:
@@ -227,7 +259,7 @@ def supervised(
     the entries that count; with ``class_weights`` and ``ignore_index`` it is the one of ``F.cross_entropy``.
 
     Args:
-        inputs: a tensor (n, …), a tuple of them (``model(*inputs)``) or a dict (``model(**inputs)``).
+        inputs: a tensor (n, …), a tuple of them (``model(*inputs)``) or any mapping (``model(**inputs)``).
         targets: (n, …) of the outputs' shape; for "cross_entropy" integer classes of the outputs' shape without its
             last dimension, which holds the classes, or probabilities of the whole shape.
         loss: "mse", "huber", "poisson" (counts; outputs are log rates), "cross_entropy", "logistic" or "multi_label"
@@ -248,8 +280,8 @@ def supervised(
         torch.Size([8, 1])
     """
     if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
-        raise InputError(f"chunk={chunk!r}: give a number of samples of at least 1, or None.")
-    batch = Batch(inputs)
+        raise InputError(f"chunk={brief(chunk)}: give a number of samples of at least 1, or None.")
+    batch, targets = Batch(inputs), taken(targets)
     require_finite(inputs, "inputs")
     if isinstance(loss, Loss) and targets is not None:
         raise InputError("supervised: a js.Loss holds its targets already; pass targets=None beside it.")
@@ -267,11 +299,4 @@ def supervised(
                 f"chunk={chunk}: {coupled[0]!r} is BatchNorm in train mode, whose outputs depend on who shares the "
                 "chunk; evaluate in eval mode (training=False), or leave chunk out."
             )
-    try:
-        return Objective.from_parts(model, parts, bound, params, training)
-    except RuntimeError as error:  # torch's own; jumpstart's come from building an objective as ValueError or TypeError
-        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves(inputs))
-        raise ShapeError(
-            f"{type(model).__name__} cannot be evaluated on inputs of shape {shapes} ({error}): check the shape and "
-            "dtype of inputs that the model takes."
-        ) from error
+    return Objective.from_parts(model, parts, bound, params, training)

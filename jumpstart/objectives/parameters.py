@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, NonFiniteError, NoParametersError
+from ..utils.brief import brief
 from ..utils.interrupts import uninterrupted
 
 Select = str | Iterable[str] | Callable[[str, nn.Parameter], bool] | None
@@ -18,7 +19,8 @@ class ParameterSpace:
     """Names, shapes and order of the parameters that are free to move.
 
     Tied weights appear once. Half-precision parameters are kept as float32 in the vector and rounded on the way
-    into the model.
+    into the model. A complex parameter is two real numbers an entry, as torch's optimizers take it; ``shapes`` and
+    ``dtypes`` are the model's own, ``sizes`` count real numbers.
 
     Args:
         model: any module.
@@ -27,14 +29,15 @@ class ParameterSpace:
 
     Raises:
         NoParametersError: nothing is selected.
-        InputError: a pattern matches nothing, or the parameters lie on several devices.
+        InputError: a pattern matches nothing, the parameters lie on several devices, or one is of a dtype that cannot
+            be trained.
     """
 
     def __init__(self, model: nn.Module, select: Select = None) -> None:
         chosen = _select(model, select)
         self.names = tuple(chosen)
         self.shapes = tuple(p.shape for p in chosen.values())
-        self.sizes = tuple(p.numel() for p in chosen.values())
+        self.sizes = tuple(p.numel() * (2 if p.is_complex() else 1) for p in chosen.values())
         self.dtypes = tuple(p.dtype for p in chosen.values())
         self.size = sum(self.sizes)
         devices = {p.device for p in chosen.values()}
@@ -43,19 +46,32 @@ class ParameterSpace:
         self.device = devices.pop()
         dtype = torch.float32
         for p in chosen.values():
-            dtype = torch.promote_types(dtype, p.dtype)
+            dtype = torch.promote_types(dtype, p.real.dtype if p.is_complex() else p.dtype)
         self.dtype = dtype
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """A vector (P,) from tensors by name."""
-        return torch.cat([tensors[name].reshape(-1).to(self.dtype) for name in self.names])
+        """A vector (P,) from tensors by name, shaped like the parameters, complex ones also as two reals an entry."""
+        return torch.cat([as_reals(tensors[name]).reshape(-1).to(self.dtype) for name in self.names])
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        """Tensors by name from a vector (P,), in the parameters' own dtypes."""
-        pieces = vector.split(self.sizes)
+        """Tensors by name from a vector (P,), in the parameters' own shapes and dtypes."""
+        return self.assembled(self.pieces(vector))
+
+    def pieces(self, vector: Tensor) -> dict[str, Tensor]:
+        """Tensors of real numbers by name: like ``unflatten``, but complex parameters as (*shape, 2)."""
         return {
-            name: piece.view(shape).to(dtype)
-            for name, piece, shape, dtype in zip(self.names, pieces, self.shapes, self.dtypes, strict=True)
+            name: piece.view(*shape, 2) if dtype.is_complex else piece.view(shape).to(dtype)
+            for name, piece, shape, dtype in zip(
+                self.names, vector.split(self.sizes), self.shapes, self.dtypes, strict=True
+            )
+        }
+
+    def assembled(self, pieces: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the model's own dtypes from ``pieces``."""
+        complexes = {name: dtype for name, dtype in zip(self.names, self.dtypes, strict=True) if dtype.is_complex}
+        return {
+            name: torch.view_as_complex(piece.contiguous()).to(complexes[name]) if name in complexes else piece
+            for name, piece in pieces.items()
         }
 
     def read(self, model: nn.Module) -> Tensor:
@@ -81,6 +97,11 @@ class ParameterSpace:
                 parameter.copy_(value)
 
 
+def as_reals(tensor: Tensor) -> Tensor:
+    """A complex tensor as two real numbers an entry (*shape, 2); others as they are."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
 def _select(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:
     present = dict(model.named_parameters())
     if select is None:
@@ -91,15 +112,27 @@ def _select(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:
         patterns = [select] if isinstance(select, str) else list(select)
         for pattern in patterns:
             if not any(_matches(name, pattern) for name in present):
-                raise InputError(f"params: {pattern!r} matches none of the parameters {list(present)}.")
+                listed = f"{list(present)[:8]}" + (f" and {len(present) - 8} more" if len(present) > 8 else "")
+                raise InputError(f"params: {brief(pattern)} matches none of the parameters {listed}.")
         chosen = {name: p for name, p in present.items() if any(_matches(name, pat) for pat in patterns)}
-    chosen = {name: p for name, p in chosen.items() if p.numel() and p.is_floating_point()}
+    _require_trainable(chosen)
+    chosen = {name: p for name, p in chosen.items() if p.numel() and (p.is_floating_point() or p.is_complex())}
     if not chosen:
         raise NoParametersError(
             f"{type(model).__name__} has no trainable parameter left (of {len(present)}): set requires_grad, or "
             "name some with params=[…]."
         )
     return chosen
+
+
+def _require_trainable(chosen: Mapping[str, nn.Parameter]) -> None:
+    for name, p in chosen.items():
+        tiny = p.is_floating_point() and p.element_size() < 2
+        if tiny or (p.requires_grad and not (p.is_floating_point() or p.is_complex())):
+            raise InputError(
+                f"parameter {name!r} is {p.dtype}, in which nothing can be trained: freeze it (requires_grad_(False)), "
+                "leave it out with params=[…], or convert it."
+            )
 
 
 def _matches(name: str, pattern: str) -> bool:

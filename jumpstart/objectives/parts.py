@@ -6,18 +6,21 @@ A part is a function of the network alone. A new kind of data (graphs, sequences
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
 from ..errors import EmptyBatchError, InputError, NonFiniteError, OutputTypeError, ShapeError
 from ..utils.autodiff import normal, pullback
+from ..utils.brief import brief
 from ..utils.fallback import described
 from ..utils.progress import track
+from .diagnosis import FUNCTION, MODEL, translated
 from .pure import Net
 
 JACOBIAN_BYTES = 2**28  # a chunk of an explicit Jacobian, before it is copied out
@@ -28,6 +31,19 @@ class Part(abc.ABC):
     """Some rows of the outputs, as a function of the network; ``name`` is for people."""
 
     name: str = ""
+    kind: str = FUNCTION  # of the user's code that is run, for remedies
+
+    def who(self, model: nn.Module) -> str:
+        """Whose code is run, for people."""
+        return f"the term {self.name!r}" if self.name else "the outputs function"
+
+    def given(self) -> str:
+        """What it is evaluated on, for people."""
+        return ""
+
+    def translated(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """What the user's code or a derivative of it raises inside comes out as a named error."""
+        return translated(lambda: self.who(model), self.kind, self.given)
 
     @abc.abstractmethod
     def outputs(self, net: Callable[..., Any]) -> Tensor:
@@ -36,18 +52,7 @@ class Part(abc.ABC):
     def jacobian(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
         """(N, P) explicit Jacobian of the flattened outputs, and the backward passes over this part that it took."""
         u, pull = pullback(lambda th: self.outputs(net.bind(th)), theta)
-        n = u.numel()
-        # Each cotangent in a chunk holds the network's activations besides its row, hence the factor on n.
-        chunk = max(1, int(JACOBIAN_BYTES // ((theta.numel() + 64 * n) * theta.element_size())))
-        rows, batched = [], True
-        for at in track(range(0, n, chunk), label="Jacobian: outputs"):
-            one_hot = u.new_zeros(min(chunk, n - at), n)
-            one_hot[:, at : at + chunk].fill_diagonal_(1)
-            seeds = one_hot.view(-1, *u.shape)
-            found = _pulled_together(pull, seeds) if batched else None
-            batched = found is not None
-            rows.append(torch.stack([pull(seed) for seed in seeds]) if found is None else found)
-        return torch.cat(rows), float(n)
+        return by_outputs(u, pull, theta), float(u.numel())
 
     def pulls(self, u: Tensor) -> float:
         """Backward passes over this part that ``jacobian`` is expected to take, for its rows u of the outputs."""
@@ -86,16 +91,25 @@ def _pulled_together(pull: Callable[[Tensor], Tensor], seeds: Tensor) -> Tensor 
 
 
 class Batch(Part):
-    """The model called on a batch of inputs: a tensor, a tuple (positional) or a dict (keywords).
+    """The model called on a batch of inputs: a tensor, a tuple (positional) or a mapping (keywords).
 
     Attributes:
         fallbacks: what is computed from the batch -> why that goes by a slower way than it could.
     """
 
-    def __init__(self, inputs: Any) -> None:
-        self.inputs = inputs
-        self.size = _length(inputs)
+    kind = MODEL
+
+    def __init__(self, inputs: Any, what: str = "inputs") -> None:
+        self.inputs, self.what = taken(inputs), what
+        self.size = _length(self.inputs)
         self.fallbacks: dict[str, list[str]] = {}
+
+    def who(self, model: nn.Module) -> str:
+        return f"the model {type(model).__name__}"
+
+    def given(self) -> str:
+        shapes = [str(tuple(leaf.shape)) for leaf in leaves(self.inputs)]
+        return f"{self.what} of shape {', '.join(shapes[:4])}{', …' if len(shapes) > 4 else ''}"
 
     def outputs(self, net: Callable[..., Any]) -> Tensor:
         return self.apply(net, self.inputs)
@@ -122,10 +136,7 @@ class Batch(Part):
         except (RuntimeError, ValueError) as error:  # what vmap cannot batch
             self.fallbacks["Jacobian"] = [f"{BY_OUTPUT}: samples cannot be taken one by one ({described(error)})"]
             return super().jacobian(net, theta)
-        w = normal(u.shape, 0).to(u)
-        exact = pull(w)
-        miss = torch.linalg.vector_norm(w.reshape(-1) @ found.reshape(u.numel(), -1).to(w) - exact)
-        if not bool(miss <= torch.finfo(u.dtype).eps ** 0.5 * torch.linalg.vector_norm(exact)):
+        if not pulls_back(found, u, pull):
             self.fallbacks["Jacobian"] = [f"{BY_OUTPUT}: samples interact (as under BatchNorm in train mode)"]
             return super().jacobian(net, theta)
         return found, c + 1.0
@@ -165,6 +176,10 @@ class Opaque(Part):
         self.fn, self.flat = fn, flat  # flat: the rows of whatever comes back
         self._shape: torch.Size | None = None
 
+    def who(self, model: nn.Module) -> str:
+        name = getattr(self.fn, "__qualname__", "").replace("<locals>.", "").replace("<lambda>", "lambda")
+        return super().who(model) if self.name else f"the outputs function {name}".rstrip()
+
     def outputs(self, net: Callable[..., Any]) -> Tensor:
         u = require_tensor(self.fn(net), "the outputs function")
         u = u.reshape(-1) if self.flat else u
@@ -176,6 +191,41 @@ class Opaque(Part):
             )
         self._shape = u.shape
         return u
+
+
+def by_outputs(u: Tensor, pull: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
+    """J (N, P) by a backward pass for every output: many at once, or one by one where torch batches them wrongly."""
+    n = u.numel()
+    # Each cotangent in a chunk holds the network's activations besides its row, hence the factor on n.
+    chunk = max(1, int(JACOBIAN_BYTES // ((theta.numel() + 64 * n) * theta.element_size())))
+    rows = []
+    try:
+        for at in track(range(0, n, chunk), label="Jacobian: outputs"):
+            one_hot = u.new_zeros(min(chunk, n - at), n)
+            one_hot[:, at : at + chunk].fill_diagonal_(1)
+            rows.append(vmap(pull)(one_hot.view(-1, *u.shape)))
+        found = torch.cat(rows)
+        if pulls_back(found, u, pull):  # some of torch's batching rules are wrong (cdist's)
+            return found
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError):  # what vmap cannot batch; where a single pass fails as well, that is told
+        rows = []
+    found = torch.empty(n, theta.numel(), dtype=theta.dtype, device=theta.device)
+    one = torch.zeros_like(u).reshape(-1)
+    for i in track(range(n), label="Jacobian: outputs, one by one"):
+        one[i] = 1
+        found[i] = pull(one.view(u.shape).clone()).detach()
+        one[i] = 0
+    return found
+
+
+def pulls_back(found: Tensor, u: Tensor, pull: Callable[[Tensor], Tensor]) -> bool:
+    """Whether an explicit Jacobian gives Jᵀw for a random cotangent w."""
+    w = normal(u.shape, 0).to(u)
+    exact = pull(w)
+    miss = torch.linalg.vector_norm(w.reshape(-1) @ found.reshape(u.numel(), -1).to(w) - exact)
+    return bool(miss <= torch.finfo(u.dtype).eps ** 0.5 * torch.linalg.vector_norm(exact))
 
 
 def join(rows: Sequence[Tensor]) -> Tensor:
@@ -200,6 +250,22 @@ def require_tensor(u: Any, who: str = "the model") -> Tensor:
     return u
 
 
+def taken(inputs: Any) -> Any:
+    """The same nest, mappings as dicts, and tensors of inference mode, which autograd refuses, copied out of it."""
+    if isinstance(inputs, Mapping):
+        items = {key: taken(value) for key, value in inputs.items()}
+        same = isinstance(inputs, dict) and all(items[key] is value for key, value in inputs.items())
+        return inputs if same else items
+    if type(inputs) in (tuple, list):
+        entries = [taken(value) for value in inputs]
+        same = all(new is old for new, old in zip(entries, inputs, strict=True))
+        return inputs if same else type(inputs)(entries)
+    if isinstance(inputs, Tensor) and inputs.is_inference():
+        with torch.inference_mode(False):
+            return inputs.clone()
+    return inputs
+
+
 def take(inputs: Any, rows: slice) -> Any:
     """The same nest of tensors with only some samples; what has no batch dimension of that length is kept."""
     return substitute(inputs, _length(inputs), lambda leaf: leaf[rows])
@@ -216,7 +282,7 @@ def substitute(inputs: Any, n: int, change: Callable[[Tensor], Tensor]) -> Any:
 
 def leaves(inputs: Any) -> list[Tensor]:
     """The tensors in a nest of dicts, tuples and lists."""
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):
         inputs = list(inputs.values())
     if isinstance(inputs, (tuple, list)):
         return [leaf for item in inputs for leaf in leaves(item)]
@@ -254,15 +320,43 @@ def require_finite(inputs: Any, what: str) -> None:
 def _length(inputs: Any) -> int:
     found = [leaf for leaf in leaves(inputs) if leaf.dim()]
     if not found:
-        raise InputError(f"inputs must be a tensor or a tuple or dict of tensors, got {type(inputs).__name__}.")
+        raise InputError(
+            "inputs must be a tensor, or a tuple or mapping of tensors (torch.as_tensor(array) for arrays), got "
+            f"{brief(inputs)}."
+        )
     n = found[0].shape[0]
     if n == 0:
         raise EmptyBatchError(f"inputs of shape {tuple(found[0].shape)} hold no sample.")
     return n
 
 
-def weight_scale(weight: float) -> float:
-    """√weight of a residual term, checked."""
-    if not (math.isfinite(weight) and weight > 0):
+def weight_scale(weight: Any, points: Tensor) -> float | Tensor:
+    """√weight of a residual term: a number, or one for each of its points (m,), checked."""
+    if not isinstance(weight, (int, float)):
+        weight = _by_point(weight, points)
+        if isinstance(weight, Tensor):
+            return weight.sqrt()
+    if isinstance(weight, bool) or not (math.isfinite(weight) and weight > 0):
         raise InputError(f"a term's weight must be positive and finite, got {weight!r}.")
     return math.sqrt(weight)
+
+
+def _by_point(weight: Any, points: Tensor) -> float | Tensor:
+    try:
+        found = torch.as_tensor(taken(weight)).detach().to(points.device, points.dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"a term's weight must be a positive number, or one for each of its points, got {brief(weight)}."
+        ) from error
+    if found.numel() == 1:
+        return float(found)
+    if found.dim() == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if found.shape != points.shape[:1]:
+        raise ShapeError(
+            f"a term's weight of shape {tuple(found.shape)} for {len(points)} points: give a number, or one for each "
+            f"point ({len(points)},)."
+        )
+    if not bool((torch.isfinite(found) & (found > 0)).all()):
+        raise InputError(f"a term's weights must be positive and finite, got {brief(weight)}.")
+    return found

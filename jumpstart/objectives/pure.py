@@ -9,7 +9,9 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils import parametrize
 
+from ..errors import UnknownNameError
 from ..utils import threads
 from ..utils.cost import Counting
 from ..utils.guard import drawing, guarded
@@ -61,18 +63,28 @@ class Net:
     @guarded(lambda net, /, *_, **__: net.model)
     def call(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """Evaluate with parameters given by name; buffers are copies, so that none is written to."""
+        # A compiled module is entered by the one that it was made of: transforms do not go through compiled code.
+        return self.reach("_orig_mod" if hasattr(self.model, "_orig_mod") else "", params, *args, **kwargs)
+
+    @guarded(lambda net, /, *_, **__: net.model)
+    def reach(self, path: str, params: Mapping[str, Tensor], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a submodule or a method of the model by its path ("" for the model), with parameters given by name."""
         if self.draws:
             drawing()
         if self.large:
             threads.widen()
-        tensors = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        mode = self.training
+        given, mode = {name: buffer.clone() for name, buffer in self.model.named_buffers()}, self.training
         if self.snapshot is not None:
-            tensors.update(self.snapshot.tensors())
+            given.update(self.snapshot.tensors())
             mode = self.snapshot.modes if mode is None else mode
-        tensors.update(params)
-        with module_mode(self.model, mode):
-            return functional_call(self.model, tensors, args, kwargs)
+        given.update(params)
+        # Ties are resolved here: functional_call would swap a module that stands at two places twice, and back wrongly.
+        tensors = {name: given[first] for name, first in ties(self.model) if first in given}
+        module: nn.Module = self.model
+        if path:
+            module, tensors = _At(self.model, path), {f"model.{name}": tensor for name, tensor in tensors.items()}
+        with attributes_kept(self.model), module_mode(self.model, mode), uncached_parametrizations():
+            return functional_call(module, tensors, args, kwargs, tie_weights=False)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter and buffer by name, as the model holds them or the snapshot does."""
@@ -82,17 +94,58 @@ class Net:
         return Bound(self, self.space.unflatten(theta))
 
 
+class _At(nn.Module):
+    """A model whose call is that of something inside it, so that one swap of tensors serves all of the model."""
+
+    def __init__(self, model: nn.Module, path: str) -> None:
+        super().__init__()
+        self.model, self.path = model, path
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return attribute(self.model, self.path)(*args, **kwargs)
+
+
+def ties(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Each place of a parameter or buffer in a module, once, and the first name of what stands there."""
+    first: dict[int, str] = {}
+    for prefix, module in model.named_modules():
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is not None:
+                    place = f"{prefix}.{name}" if prefix else name
+                    yield place, first.setdefault(id(tensor), place)
+
+
+def attribute(model: nn.Module, path: str) -> Any:
+    """What stands at a path of names and keys inside a module.
+
+    Raises:
+        KeyError: nothing does.
+    """
+    found: Any = model
+    for name in path.split("."):
+        children = found._modules if isinstance(found, nn.Module) else {}
+        try:
+            found = children[name] if name in children else getattr(found, name)
+        except AttributeError:
+            raise KeyError(path) from None
+    return found
+
+
 class Bound:
-    """The model at given weights, called like the model; ``net.name``, ``net["layer.name"]`` is a parameter or buffer.
+    """The model at given weights, called like the model; ``net.name``, ``net["layer.name"]`` is what stands there.
 
     A residual reads the unknowns of its equation this way: ``net.viscosity`` where the model holds
-    ``self.viscosity = nn.Parameter(…)``.
+    ``self.viscosity = nn.Parameter(…)``. A submodule or a method of the model's own is called at the same weights:
+    ``net.pressure(x)``, ``net["u"](x)`` for an ``nn.ModuleDict``.
     """
 
-    def __init__(self, net: Net, params: Mapping[str, Tensor]) -> None:
-        self._net, self._params = net, params
+    def __init__(self, net: Net, params: Mapping[str, Tensor], path: str = "") -> None:
+        self._net, self._params, self._path = net, params, path
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._path:
+            return self._net.reach(self._path, self._params, *args, **kwargs)
         return self._net.call(self._params, *args, **kwargs)
 
     @property
@@ -100,21 +153,35 @@ class Bound:
         """The module that is bound."""
         return self._net.model
 
-    def __getitem__(self, name: str) -> Tensor:
-        if name in self._params:
-            return self._params[name]
-        return self._net.tensors()[name]
+    def __getitem__(self, name: str | int) -> Any:
+        path = f"{self._path}.{name}" if self._path else str(name)
+        if path in self._params:
+            return self._params[path]
+        tensors = self._net.tensors()
+        if path in tensors:
+            return tensors[path]
+        found = attribute(self._net.model, path)
+        if isinstance(found, Tensor):  # tied: known by its first name
+            first = next((other for other, tensor in tensors_of(self._net.model).items() if tensor is found), None)
+            if first is not None:
+                return self._params.get(first, tensors[first])
+        # nn.Module's own methods would answer for the weights that the model holds, and not for these.
+        if isinstance(found, nn.Module) or (callable(found) and not hasattr(nn.Module, path.split(".")[-1])):
+            return Bound(self._net, self._params, path)
+        if callable(found) or (isinstance(found, Tensor) and found.requires_grad):
+            raise KeyError(path)
+        return found
 
-    def __getattr__(self, name: str) -> Tensor:
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # copying and pickling ask for what is not there yet
             raise AttributeError(name)
         try:
             return self[name]
         except KeyError:
-            known = list(tensors_of(self._net.model))
-            raise AttributeError(
-                f"the network has no parameter or buffer {name!r}; it has {known[:8]}. Write net[{name + '.weight'!r}] "
-                "for one inside a layer."
+            known = [n for n, _ in self._net.model.named_children()] + list(tensors_of(self._net.model))
+            raise UnknownNameError(
+                f"the network has no parameter, buffer or submodule {name!r} to be read by; it has {known[:8]}. Write "
+                f"net[{name + '.weight'!r}] for one inside a layer."
             ) from None
 
     def tensors(self) -> dict[str, Tensor]:
@@ -127,6 +194,33 @@ def tensors_of(net: Any) -> dict[str, Tensor]:
     if isinstance(net, Bound):
         return net.tensors()
     return {**dict(net.named_parameters()), **dict(net.named_buffers())} if isinstance(net, nn.Module) else {}
+
+
+@contextlib.contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """What a call leaves on modules besides buffers (weights cached on first use, counters, activations) is taken back:
+    the next call finds what the first one found, and no tensor of a transform stays behind."""
+    before = [(module, module.__dict__.copy()) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, kept in before:
+            present = module.__dict__
+            for name in present.keys() - kept.keys():
+                del present[name]
+            for name, value in kept.items():
+                if present.get(name, present) is not value:
+                    present[name] = value
+
+
+@contextlib.contextmanager
+def uncached_parametrizations() -> Iterator[None]:
+    """Under ``parametrize.cached()`` weights come from the cache, whatever is put in: not in here."""
+    kept, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = kept
 
 
 @contextlib.contextmanager

@@ -6,17 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import EmptyBatchError, InputError, NoParametersError, ShapeError
 from ..losses.squared import Squares
 from ..utils.autodiff import normal, pullback
+from ..utils.brief import brief
 from ..utils.guard import guarded
 from .collocation import Points
 from .objective import Objective
 from .parameters import Select
-from .parts import Opaque, Part, join, leaves, require_finite, weight_scale
+from .parts import Opaque, Part, join, leaves, require_finite, taken, weight_scale
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,14 @@ class Term:
     noticed when they change, unless they hide deep inside objects.
 
     Args:
-        points: (m, d), or any tensor whose rows are points.
-        weight: factor of Σ |fn|² in Φ = ½ Σ_terms weight · Σ_points |fn|².
+        points: (m, d), or any tensor whose rows are points; a NumPy array is taken in the dtype of the model.
+        weight: factor of Σ |fn|² in Φ = ½ Σ_terms weight · Σ_points |fn|²; a tensor (m,) is one for each point.
         name: for diagnostics and resampling; the function's own by default.
     """
 
     fn: Callable[[Callable[..., Any], Tensor], Tensor]
-    points: Tensor
-    weight: float = 1.0
+    points: Tensor | NDArray[Any]
+    weight: float | Tensor = 1.0
     name: str | None = None
 
 
@@ -68,7 +71,7 @@ class Residuals(Objective):
         total = float(sum(loss.sum() for loss in losses))
         found = []
         for i, (part, u, loss) in enumerate(zip(self.parts, rows, losses, strict=True)):
-            plain = u.reshape(len(u), -1).abs().amax(1) / (part.scale if isinstance(part, Points) else 1.0)
+            plain = u.reshape(len(u), -1).abs().amax(1) / (part.by_row(len(u)) if isinstance(part, Points) else 1.0)
             worst = int(plain.argmax())
             found.append(
                 TermState(
@@ -113,9 +116,13 @@ class Residuals(Objective):
                 continue
             if not isinstance(part, Points):
                 raise InputError(f"resampled: {part.name or 'a term'!r} is a function of the network, without points.")
+            new = _points(new, self.model)
             _check_points(new, part.points)
             parts.append(part.at(new))
-        return _build(self.model, parts, self.params, self.training)
+        found = _build(self.model, parts, self.params, self.training)
+        # The same functions of the same network: their derivatives need not be asked about again.
+        found.consistent, found.still_responds = self.consistent, self.still_responds
+        return found
 
 
 def residual(
@@ -135,8 +142,8 @@ def residual(
     parts: list[Part] = []
     for term in terms:
         if isinstance(term, Term):
-            _check_points(term.points)
-            part: Part = Points(term.fn, term.points, weight_scale(term.weight))
+            points = _points(term.points, model)
+            part: Part = Points(term.fn, points, weight_scale(term.weight, points))
             part.name = term.name or _name(term.fn, len(parts))
         elif callable(term):
             part = Opaque(term, flat=True)
@@ -145,17 +152,7 @@ def residual(
             raise InputError(f"a term must be a js.Term or a function of the network, got {type(term).__name__}.")
         part.name = part.name if part.name not in [p.name for p in parts] else f"{part.name} ({len(parts)})"
         parts.append(part)
-    try:
-        found = _build(model, parts, params, training)
-    except RuntimeError as error:  # torch's own
-        own = {str(p.dtype) for p in model.parameters()} if isinstance(model, nn.Module) else set()
-        points = {str(part.points.dtype) for part in parts if isinstance(part, Points)}
-        if "dtype" not in str(error) or points <= own:
-            raise
-        raise InputError(
-            f"points of {', '.join(sorted(points))} for parameters of {', '.join(sorted(own))}: bring them to one "
-            "dtype (model.double(), or points.to(next(model.parameters()).dtype))."
-        ) from error
+    found = _build(model, parts, params, training)
     _require_dependence(found)
     return found
 
@@ -171,9 +168,23 @@ def _name(fn: Any, position: int) -> str:
     return f"term {position}" if not name or name == "<lambda>" else name
 
 
+def _points(points: Any, model: Any) -> Tensor:
+    """A term's points as a tensor, checked."""
+    if isinstance(points, np.ndarray) and points.dtype.kind in "fiu":
+        own = next((p.dtype for p in model.parameters() if p.is_floating_point()), None) if _is_module(model) else None
+        points = torch.as_tensor(points, dtype=own, device=next(model.parameters()).device if own else None)
+    points = taken(points)
+    _check_points(points)
+    return points
+
+
+def _is_module(model: Any) -> bool:
+    return isinstance(model, nn.Module)
+
+
 def _check_points(points: Any, like: Tensor | None = None) -> None:
     if not isinstance(points, Tensor) or points.dim() == 0:
-        raise ShapeError(f"a term's points must be a tensor with one row a point, got {points!r}.")
+        raise ShapeError(f"a term's points must be a tensor or an array with one row a point, got {brief(points)}.")
     if points.shape[0] == 0:
         raise EmptyBatchError(f"a term has no points (shape {tuple(points.shape)}).")
     if like is not None and (points.shape[1:] != like.shape[1:] or points.dtype != like.dtype):
@@ -193,9 +204,10 @@ def _require_dependence(objective: Objective) -> None:
     for part in objective.parts:
         moves = False
         for at in (theta, near):  # a saddle may be stationary without being constant
-            u, pull = pullback(lambda th, part=part: part.outputs(objective.net.bind(th)), at)
-            w = normal(u.shape, generator).to(u)
-            moves = moves or bool((pull(w) != 0).any())
+            with part.translated(objective.model):
+                u, pull = pullback(lambda th, part=part: part.outputs(objective.net.bind(th)), at)
+                w = normal(u.shape, generator).to(u)
+                moves = moves or bool((pull(w) != 0).any())
         if not moves:
             raise NoParametersError(
                 f"the residual {part.name!r} depends on none of the trainable parameters "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, MetricError
+from ..utils.brief import brief
 
 State = Mapping[str, Any]  # of one parameter: optimizer.state[parameter]
 Group = Mapping[str, Any]  # of optimizer.param_groups
@@ -63,7 +64,7 @@ class Adapter:
         for what in ("types", "state", "optional", "group", "copies"):
             given, allowed = getattr(self, what), (type, str) if what == "types" else (str,)
             if not isinstance(given, tuple) or not all(isinstance(entry, allowed) for entry in given):
-                raise InputError(f"Adapter({self.name!r}): {what}={given!r} must be a tuple of names.")
+                raise InputError(f"Adapter({self.name!r}): {what}={brief(given)} must be a tuple of names.")
         if not self.types and not self.state:
             raise InputError(f"Adapter({self.name!r}) would fit every optimizer: give types, or entries of its state.")
         unknown = {*self.moments, *self.copies} - {*self.state, *self.optional}
@@ -106,7 +107,7 @@ def register(adapter: Adapter) -> None:
         >>> register(Adapter("AdaBelief", types=("adabelief",), state=entries, group=("eps",), metric=metric))
     """
     if not isinstance(adapter, Adapter):
-        raise InputError(f"register takes a js.optim.Adapter, got {adapter!r}.")
+        raise InputError(f"register takes a js.optim.Adapter, got {brief(adapter)}.")
     REGISTRY.append(adapter)
 
 

@@ -17,6 +17,7 @@ from ..errors import HorizonError, InputError
 from ..flow.horizon import Parsed, Times, filters, parse
 from ..flow.reduced_flow import ReducedFlow
 from ..losses.weighted import unweighted
+from ..utils.brief import brief
 from . import leave_out as holdout
 from .leave_out import Groups
 
@@ -69,7 +70,7 @@ def leave_out(
     """
     n = flow.u.shape[0]
     if not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
-        raise InputError(f"leave_out(tolerance={tolerance!r}): give a relative local error between 0 and 1.")
+        raise InputError(f"leave_out(tolerance={brief(tolerance)}): give a relative local error between 0 and 1.")
     require_modes(flow)
     chosen = holdout.as_groups(groups, samples, n)
     outputs = torch.cat(holdout.left_out(flow, horizon, chosen, tolerance), 1)
@@ -132,11 +133,11 @@ def estimate(flow: ReducedFlow, horizon: Parsed, criterion: str, **options) -> T
     """(T,) estimates of the loss on new data by a criterion's name."""
     table = {"gcv": gcv, "population": population}
     if criterion != "loo" and criterion not in table:
-        raise InputError(f"criterion={criterion!r} is none of 'loo', 'gcv', 'population'.")
+        raise InputError(f"criterion={brief(criterion)} is none of 'loo', 'gcv', 'population'.")
     known = ("groups", "samples", "tolerance") if criterion == "loo" else ()
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise InputError(f"criterion={criterion!r} takes {list(known)}, not {unknown[0]!r}.")
+        raise InputError(f"criterion={brief(criterion)} takes {list(known)}, not {unknown[0]!r}.")
     if criterion == "loo":
         return leave_out(flow, horizon, **options).risk
     return table[criterion](flow, horizon)

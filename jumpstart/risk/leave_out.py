@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..flow.horizon import Parsed, Steps, Times
 from ..flow.reduced_flow import ReducedFlow
+from ..utils.brief import brief
 from .closed_form import closed
 from .integrated import Masks, descend, integrate
 
@@ -57,11 +58,11 @@ def as_groups(groups: Groups, samples: int | Tensor | None, n: int) -> list[Tens
         return [(groups == label).nonzero()[:, 0] for label in groups.unique()]
     if groups is not None:
         if not isinstance(groups, (list, tuple)) or not groups:
-            raise InputError(f"groups={groups!r}: give a (n,) tensor of labels, or a list of index tensors.")
+            raise InputError(f"groups={brief(groups)}: give a (n,) tensor of labels, or a list of index tensors.")
         return [indices(group, n) for group in groups]
     if isinstance(samples, int) and not isinstance(samples, bool):
         if samples < 1:
-            raise InputError(f"samples={samples!r}: leave out at least one.")
+            raise InputError(f"samples={brief(samples)}: leave out at least one.")
         samples = torch.linspace(0, n - 1, min(samples, n), device="cpu").round().long()
     chosen = torch.arange(n, device="cpu") if samples is None else indices(samples, n)
     return list(chosen[:, None])
@@ -80,7 +81,7 @@ def indices(given: Any, n: int) -> Tensor:
     found = found.reshape(-1) if found.dim() == 0 else found
     whole = not (found.dtype.is_floating_point or found.dtype.is_complex or found.dtype == torch.bool)
     if not whole or found.dim() != 1 or found.numel() == 0:
-        raise InputError(f"samples to leave out: give whole indices below {n}, got {given!r}.")
+        raise InputError(f"samples to leave out: give whole indices below {n}, got {brief(given)}.")
     found = found.long()
     if int(found.min()) < 0 or int(found.max()) >= n or found.unique().numel() != found.numel():
         raise InputError(f"samples to leave out must be different indices from 0 to {n - 1}, got {found.tolist()}.")

@@ -7,13 +7,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..errors import JumpstartError, ShapeError
 from ..flow.basis import Basis
 from ..linearization.linearize import Linearization, at_query
 from ..linearization.ntk import assemble
 from ..objectives.parts import Batch, Opaque, require_finite
 from ..objectives.snapshot import owned, same
-from ..utils.fallback import described
 
 
 class Queries:
@@ -39,17 +37,8 @@ class Queries:
         if self._last is None or callable(x) or not same(self._last[0], x):
             require_finite(x, "query points")
             points = None if callable(x) else owned(x)
-            part = Opaque(cast(Any, x)) if callable(x) else Batch(points)
-            try:
-                query = at_query(self.lin, part)
-            except torch.OutOfMemoryError:
-                raise
-            except JumpstartError:
-                raise
-            except (RuntimeError, TypeError, ValueError, LookupError) as error:
-                if callable(x) and not isinstance(error, RuntimeError):  # a function's own errors are its owner's
-                    raise
-                raise ShapeError(f"the model cannot be evaluated on the query points: {described(error)}") from error
+            part = Opaque(cast(Any, x)) if callable(x) else Batch(points, "query points")
+            query = at_query(self.lin, part)
             self._last = (points, query, None)
         points, query, images = self._last
         modes = self.basis.cotangents.shape[0] if self.basis.cotangents is not None else 0

@@ -26,6 +26,7 @@ from ..risk import criteria as risks
 from ..risk import leave_out as holdout
 from ..risk.criteria import LeftOut
 from ..surrogate.select import Plan, explain
+from ..utils.brief import brief
 from ..utils.guard import guarded
 from . import archive
 from .query import Queries
@@ -174,7 +175,7 @@ class Solution:
 
     def _second(self, order: int) -> bool:
         if order not in (1, 2) or isinstance(order, bool):
-            raise InputError(f"order={order!r}: 1 freezes the kernel, 2 follows its drift.")
+            raise InputError(f"order={brief(order)}: 1 freezes the kernel, 2 follows its drift.")
         return order == 2
 
     def _drifted(self) -> Drift:
@@ -217,7 +218,7 @@ class Solution:
     def damped(self, rate: float) -> Solution:
         """The run with a pull ``rate``·(θ − θ₀)/D back to the present weights: ridge regression at t = ∞."""
         if isinstance(rate, bool) or not (isinstance(rate, (int, float)) and 0 <= rate < math.inf):
-            raise InputError(f"damped({rate!r}): the rate is a number in units of 1/flow time, 0 or more.")
+            raise InputError(f"damped({brief(rate)}): the rate is a number in units of 1/flow time, 0 or more.")
         return self._with(self.flow.damped(float(rate)))
 
     @_entry
@@ -249,7 +250,7 @@ class Solution:
         if not horizon.scalar:
             raise HorizonError("check takes one horizon at a time.")
         if not isinstance(tolerance, (int, float)) or isinstance(tolerance, bool) or not tolerance > 0:
-            raise InputError(f"check(tolerance={tolerance!r}): give a relative error above 0.")
+            raise InputError(f"check(tolerance={brief(tolerance)}): give a relative error above 0.")
         if x is None and y is not None:
             raise InputError("check(t, y=…): targets without query points; the training targets are known already.")
         self.lin.require_unchanged()
@@ -332,7 +333,7 @@ class Solution:
         """How far a search over horizons may go: a number, or what ``check`` finds."""
         if limit != "trust":
             if not isinstance(limit, (int, float)) or isinstance(limit, bool) or not limit > 0:
-                raise InputError(f"limit={limit!r}: give 'trust', a flow time above 0, or math.inf.")
+                raise InputError(f"limit={brief(limit)}: give 'trust', a flow time above 0, or math.inf.")
             return float(limit)
         end = end if end is not None else float(risks.grid(self.flow)[-1])
         known = self.checked

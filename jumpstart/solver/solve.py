@@ -13,6 +13,7 @@ from ..linearization.problem import linearized
 from ..objectives.objective import Objective
 from ..objectives.parameters import Select
 from ..surrogate.select import SOLUTION, BasisLike, build, require_memory_limit
+from ..utils.brief import brief
 from ..utils.guard import guarded
 from ..utils.progress import shown
 from . import archive
@@ -67,7 +68,7 @@ def solve(
         raise InputError(f"solve needs a js.Objective (see js.supervised), got {type(objective).__name__}.")
     gating = Gate.named(gate)
     if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 < tolerance < 1):
-        raise InputError(f"solve(tolerance={tolerance!r}): give a relative local error between 0 and 1.")
+        raise InputError(f"solve(tolerance={brief(tolerance)}): give a relative local error between 0 and 1.")
     objective = objective if params is None else objective.subset(params)
     begun = time.perf_counter()
     require_memory_limit(memory_limit)

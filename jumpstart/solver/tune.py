@@ -17,6 +17,7 @@ from ..flow.horizon import Times
 from ..flow.reduced_flow import ReducedFlow
 from ..gating import Gate
 from ..risk import criteria as risk
+from ..utils.brief import brief
 
 Answer = TypeVar("Answer")
 
@@ -60,7 +61,7 @@ def tuned(
     """Weigh every family in ``over``; the plain run is always among the candidates. ``answer`` is made of the best."""
     unknown = [name for name in over if name not in FAMILIES]
     if unknown:
-        raise InputError(f"tuned(over={list(over)!r}): {unknown[0]!r} is none of {list(FAMILIES)}.")
+        raise InputError(f"tuned(over={brief(list(over))}): {unknown[0]!r} is none of {list(FAMILIES)}.")
     times = risk.grid(flow, limit)
     found: list[tuple[Choice, ReducedFlow]] = []
     for name, candidate in _candidates(flow, over, times, options):

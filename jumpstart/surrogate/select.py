@@ -21,6 +21,7 @@ from ..linearization.linearize import rounding_error
 from ..linearization.ntk import assemble
 from ..linearization.ntk.collocation import gatherable
 from ..linearization.problem import LinearizedProblem
+from ..utils.brief import brief
 from ..utils.cost import EIGEN, ELEMENTS, FORWARD, MOVED, PRODUCTS, PULL, PUSH, RECORD, SINGULAR, TRANSFORM, rate
 from ..utils.memory import FREE, allowance
 from .damped_cg import DampedCG
@@ -218,14 +219,14 @@ def weigh(
 def require_depth(depth: Any) -> None:
     """Raise unless a depth is None or a number of products."""
     if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 1):
-        raise InputError(f"depth={depth!r}: give a number of Krylov vectors (products) of at least 1, or None.")
+        raise InputError(f"depth={brief(depth)}: give a number of Krylov vectors (products) of at least 1, or None.")
 
 
 def require_basis(kind: Any, names: Sequence[str]) -> None:
     """Raise unless a basis is one of these names, a finished one, or a function that makes one."""
     if not (isinstance(kind, Basis) or callable(kind) or (isinstance(kind, str) and kind in names)):
         raise InputError(
-            f"basis={kind!r}: use 'auto', 'dense', 'krylov' (for jumps also 'matrix-free'), a Basis made with "
+            f"basis={brief(kind)}: use 'auto', 'dense', 'krylov' (for jumps also 'matrix-free'), a Basis made with "
             "jumpstart.bases or a function (problem) -> Basis."
         )
 
@@ -233,13 +234,13 @@ def require_basis(kind: Any, names: Sequence[str]) -> None:
 def require_memory_limit(limit: Any) -> None:
     """Raise unless a limit is None or a positive number of bytes."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0):
-        raise InputError(f"memory_limit={limit!r}: give a positive number of bytes.")
+        raise InputError(f"memory_limit={brief(limit)}: give a positive number of bytes.")
 
 
 def require_effect(kind: BasisLike, depth: int | None, memory_limit: float | None) -> None:
     """Refuse what a basis that is given, or dense, would ignore."""
     if depth is not None and (kind == "dense" or not isinstance(kind, str)):
-        raise InputError(f"depth={depth!r} is for Krylov bases and matrix-free jumps: leave it out.")
+        raise InputError(f"depth={brief(depth)} is for Krylov bases and matrix-free jumps: leave it out.")
     if memory_limit is not None and not isinstance(kind, str):
         raise InputError("memory_limit= decides between bases; here one is given: leave it out.")
 

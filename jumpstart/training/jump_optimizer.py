@@ -20,6 +20,7 @@ from ..linearization.metric import MetricLike, held, metric_of, restrict
 from ..linearization.problem import linearized
 from ..objectives.objective import Objective
 from ..optim import adapters
+from ..utils.brief import brief
 from ..utils.fallback import described
 from .data import GATHERED, Stream
 from .next_step import AFTER, NextStep
@@ -104,13 +105,13 @@ class JumpOptimizer(torch.optim.Optimizer):
         if isinstance(optimizer, JumpOptimizer):
             raise InputError("JumpOptimizer: this optimizer jumps already; wrap the one inside it (optimizer.inner).")
         if not isinstance(objective, Objective) and not callable(objective):
-            raise InputError(f"objective must be a js.Objective or a function returning one, got {objective!r}.")
+            raise InputError(f"objective must be a js.Objective or a function returning one, got {brief(objective)}.")
         if after not in AFTER:
-            raise InputError(f"after={after!r} is none of {tuple(AFTER)}.")
+            raise InputError(f"after={brief(after)} is none of {tuple(AFTER)}.")
         if judge is not None and not isinstance(judge, Objective) and not callable(judge):
-            raise InputError(f"judge must be a js.Objective, a function returning one, or None, got {judge!r:.80}.")
+            raise InputError(f"judge must be a js.Objective, a function returning one, or None, got {brief(judge)}.")
         if budget is not None and (isinstance(budget, bool) or not isinstance(budget, (int, float)) or not budget > 0):
-            raise InputError(f"budget={budget!r}: give a positive number of steps' worth of work a step, or None.")
+            raise InputError(f"budget={brief(budget)}: give a positive number of steps' worth of work a step, or None.")
         if unknown := set(options) - OPTIONS:
             raise InputError(
                 f"JumpOptimizer: {sorted(unknown)} is no option of its jumps; there are {sorted(OPTIONS)}."
@@ -332,7 +333,9 @@ class JumpOptimizer(torch.optim.Optimizer):
         """The metric that was asked for."""
         if isinstance(self.metric, str):
             if self.metric != "optimizer":
-                raise InputError(f"metric={self.metric!r}: the only name is 'optimizer', the wrapped optimizer's own.")
+                raise InputError(
+                    f"metric={brief(self.metric)}: the only name is 'optimizer', the wrapped optimizer's own."
+                )
             return self.inner
         return self.metric
 
@@ -385,10 +388,10 @@ class JumpOptimizer(torch.optim.Optimizer):
     def _read(self, own: Any) -> tuple[int, tuple[tuple[str, ...], dict[str, Any]] | None]:
         """Steps, and the memory with the names that it is about."""
         if not isinstance(own, dict) or set(own) != ENTRIES:
-            raise InputError(f"the entry {OWN!r} of this state is no JumpOptimizer's: it holds {own!r:.80}.")
+            raise InputError(f"the entry {OWN!r} of this state is no JumpOptimizer's: it holds {brief(own)}.")
         steps, moving, memory = own["steps"], own["moving"], own["memory"]
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise InputError(f"the entry {OWN!r} of this state counts {steps!r} steps.")
+            raise InputError(f"the entry {OWN!r} of this state counts {brief(steps)} steps.")
         if memory is None:
             return steps, None
         names = tuple(moving)

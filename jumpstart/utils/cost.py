@@ -120,28 +120,43 @@ class Counting(TorchDispatchMode):
 
     Attributes:
         drew: whether one of them took random numbers from a global generator; a mode sees its own thread alone.
+        coarsest: the floating dtype with the largest ε that a product, sum or function was computed in, or None.
+        random: names of the operations that drew random numbers, in order.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.flops, self.elements, self.calls, self.drew = 0.0, 0.0, 0, False
+        self.coarsest: torch.dtype | None = None
+        self.random: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         self.calls += 1
-        if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
-            self.drew = True
-            drawing()
         packet = getattr(func, "_overloadpacket", None)
         if packet in flop_registry:
             self.flops += flop_registry[packet](*args, **kwargs, out_val=out)
-        self.elements += sum(t.numel() for t in (out if isinstance(out, (tuple, list)) else (out,)) if _counts(t))
+        found = [t for t in (out if isinstance(out, (tuple, list)) else (out,)) if _counts(t)]
+        self.elements += sum(t.numel() for t in found)
+        for t in found:
+            if t.is_floating_point() and (self.coarsest is None or _eps(t.dtype) > _eps(self.coarsest)):
+                self.coarsest = t.dtype
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            if kwargs.get("generator") is None:
+                self.drew = True
+                drawing()
+            if str(packet) not in self.random:
+                self.random.append(str(packet))
         return out
 
     @property
     def work(self) -> Work:
         return Work(self.flops, self.elements, self.calls)
+
+
+def _eps(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
 
 
 def _counts(t: Any) -> bool:

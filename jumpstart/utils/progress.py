@@ -11,6 +11,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from ..errors import InputError
+from .brief import brief
 
 T = TypeVar("T")
 DELAY = 1.0  # seconds of work before a bar appears
@@ -95,7 +96,7 @@ def shown(flag: bool | None) -> Iterator[None]:
         InputError: ``flag`` is neither None nor a bool.
     """
     if flag is not None and not isinstance(flag, bool):
-        raise InputError(f"progress={flag!r}: give True, False, or None to show progress on terminals alone.")
+        raise InputError(f"progress={brief(flag)}: give True, False, or None to show progress on terminals alone.")
     token = _flag.set(flag)
     try:
         yield

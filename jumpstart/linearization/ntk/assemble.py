@@ -46,23 +46,25 @@ def _joined(blocks: list[Tensor], dim: int = 0) -> Tensor:
 
 
 def _block(lin: Linearization, metric: Metric, left: Any, right: Any) -> Tensor:
-    params = lin.net.space.unflatten(lin.theta)
+    space = lin.net.space
+    params = space.pieces(lin.theta)
     # Routes are checked once, and again whenever a module has changed its mode since (as determinism is).
     modes = tuple(module.training for module in lin.net.model.modules())
     known = lin.net.routes.setdefault(left, {}) if right is None else {}
     trusted, reasons = known.get(modes, (None, {}))
     report: dict[str, str] = {}
-    d = None if metric.root is None else lin.net.space.unflatten(metric.root.square())
-    kernel = dense_kernel(
-        lambda tensors, x: Batch.apply(partial(lin.net.call, tensors), x),
-        params,
-        left.inputs,
-        None if right is None else right.inputs,
-        metric=d,
-        report=report,
-        reasons=reasons,
-        trusted=trusted,
-    )
+    d = None if metric.root is None else space.pieces(metric.root.square())
+    with left.translated(lin.net.model):
+        kernel = dense_kernel(
+            lambda tensors, x: Batch.apply(partial(lin.net.call, space.assembled(tensors)), x),
+            params,
+            left.inputs,
+            None if right is None else right.inputs,
+            metric=d,
+            report=report,
+            reasons=reasons,
+            trusted=trusted,
+        )
     known[modes] = report, reasons
     if right is None:
         left.fallbacks["kernel"] = _told(report, reasons)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.func import grad, vmap
 
 import jumpstart as js
+from jumpstart.errors import ShapeError
 from jumpstart.linearization.linearize import linearize
 from jumpstart.objectives import collocation
 from jumpstart.objectives.collocation import Points
@@ -272,10 +273,11 @@ def test_the_warning_comes_once(monkeypatch):
 
 
 def test_an_error_of_the_general_way_comes_first():
-    """Layers fail on what is too wide for them either way: the user's error, and no word of the library's."""
-    with pytest.raises(RuntimeError, match="mat1 and mat2") as info:
+    """Layers fail on what is too wide for them either way: torch's error is the cause, and no word of the fast way's."""
+    with pytest.raises(ShapeError, match="mat1 and mat2") as info:
         js.residual(net_of(), js.Term(lambda net, x: net(torch.cat([x, x])), POINTS))
-    assert info.value.__context__ is None
+    assert type(info.value.__cause__) is RuntimeError
+    assert info.value.__cause__.__context__ is None
 
 
 def test_wrong_numbers_of_a_handler_are_found_and_kept(monkeypatch):

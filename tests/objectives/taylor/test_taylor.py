@@ -198,7 +198,8 @@ class Reads:
         self.model, self.tensors = model, tensors
 
     def __call__(self, x):
-        return functional_call(self.model, self.tensors, (x,))
+        # With tie_weights a module that stands at two places would be swapped twice, and not be given back.
+        return functional_call(self.model, self.tensors, (x,), tie_weights=False)
 
     def __getattr__(self, name):
         if name not in self.tensors:

@@ -1,0 +1,241 @@
+"""Asked once of a linearization: is there one function, and are torch's derivatives those of it and of training?
+
+Three maps ought to belong together: J v (how the outputs move), Jᵀw (what training pulls the weights by), and the
+function that the model computes. Each identity below costs a pass or two, once for an objective and its modes. What
+two passes of one function may differ by goes by the arithmetic inside, not by the dtype of the outputs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InconsistentError, NondeterministicError
+from ..objectives.pure import Bound
+from ..utils.autodiff import normal
+from ..utils.cost import Counting, Ledger, Work
+from .products import Linearization
+
+NAMED = 4  # parameters that a message names
+PROBED = 64  # parameters up to which each is probed alone, to find those at fault
+
+
+def require_deterministic(lin: Linearization) -> Work:
+    """Ask the network twice and compare. Returns the work of a forward pass.
+
+    Raises:
+        NondeterministicError: the answers differ by more than rounding; says what they draw, or that nothing is drawn.
+    """
+    python = random.getstate()
+    with Counting() as counted:
+        again = lin.outputs(lin.theta)
+    lin.net.learn(counted, again)
+    drawn = counted.random + (["random"] if random.getstate() != python else [])
+    random.setstate(python)
+    scale = torch.linalg.vector_norm(lin.u).clamp_min(torch.finfo(lin.u.dtype).tiny)
+    difference = float(torch.linalg.vector_norm(again - lin.u) / scale)
+    lin.arithmetic = _coarser(counted.coarsest, lin.u.dtype)
+    if difference > torch.finfo(lin.arithmetic).eps ** 0.75:
+        cause, remedy = _noise(lin, drawn)
+        raise NondeterministicError(
+            f"the model answered twice with outputs {difference:.1e} apart (relative){cause}: there is no one "
+            f"function to linearize. {remedy}"
+        )
+    return counted.work
+
+
+def _coarser(found: torch.dtype | None, own: torch.dtype) -> torch.dtype:
+    return own if found is None or torch.finfo(found).eps < torch.finfo(own).eps else found
+
+
+def _noise(lin: Linearization, drawn: list[str]) -> tuple[str, str]:
+    """What makes the answers differ, as far as can be told, and what to do."""
+    noisy = [
+        name or type(module).__name__
+        for name, module in lin.net.model.named_modules()
+        if (module.training if lin.net.training is None else lin.net.training) and "Dropout" in type(module).__name__
+    ]
+    if noisy:
+        return (
+            f" ({', '.join(noisy[:NAMED])} in train mode)",
+            "Call model.eval(), or pass training=False to the objective to evaluate in eval mode and keep the loop in "
+            "train mode; fix any other noise with a seed inside the model.",
+        )
+    if drawn:
+        return (
+            f" (it draws random numbers in the mode that it is evaluated in: {', '.join(drawn[:NAMED])})",
+            "Draw them before, as inputs, or from a generator that is seeded inside of the call.",
+        )
+    return (
+        " (no random numbers of torch or Python were drawn)",
+        "Look for NumPy's random numbers, for state outside of the model that a call changes, and for operations "
+        "that are not deterministic (torch.use_deterministic_algorithms).",
+    )
+
+
+def require_consistent(lin: Linearization) -> bool:
+    """Hold J v, Jᵀw, training's gradient and the function itself against each other along random v and w.
+
+    Only weights that receive a gradient are asked about: others (behind ``no_grad`` or ``detach``, padding rows) stay
+    where they are. Returns whether the outputs respond to such weights nevertheless (a padding row), which matters
+    where weight decay moves them.
+
+    Raises:
+        InconsistentError: names the parameters at fault, the cause if it can be seen, and a remedy.
+    """
+    ledger, lin.ledger = lin.ledger, Ledger()
+    try:
+        eps = torch.finfo(_coarser(lin.arithmetic, lin.theta.dtype)).eps
+        tolerance = eps**0.375
+        generator = torch.Generator().manual_seed(0)
+        v = normal(lin.theta.shape, generator).to(lin.theta) * _sizes(lin)
+        w = normal(lin.u.shape, generator).to(lin.u)
+        pulled = lin.vjp(w)
+        if not bool(torch.isfinite(pulled).all()):
+            return False  # what needs derivatives refuses them, where they are used
+        _require_training_gradient(lin, w, pulled, tolerance)
+        moving = pulled != 0
+        image = lin.jvp(v * moving)
+        _require_adjoint(lin, v * moving, w, image, pulled, tolerance)
+        _require_differences(lin, v * moving, image, eps)
+        still = v * ~moving
+        if not bool((still != 0).any()):
+            return False
+        response = torch.linalg.vector_norm(lin.jvp(still))
+        return bool(response > eps**0.75 * torch.linalg.vector_norm(image))
+    finally:
+        ledger.gradients += lin.ledger.gradient_evaluations
+        lin.ledger = ledger
+
+
+def _sizes(lin: Linearization) -> Tensor:
+    """The size of each weight: the root mean square of its parameter, or 1 where that is zero."""
+    pieces = [piece.square().mean().sqrt().expand_as(piece) for piece in lin.theta.split(lin.net.space.sizes)]
+    return torch.cat([torch.where(piece > 0, piece, torch.ones_like(piece)) for piece in pieces])
+
+
+def _by_parameter(lin: Linearization, vector: Tensor) -> Iterator[tuple[str, Tensor]]:
+    return zip(lin.net.space.names, vector.split(lin.net.space.sizes), strict=True)
+
+
+def _require_training_gradient(lin: Linearization, w: Tensor, pulled: Tensor, tolerance: float) -> None:
+    """Jᵀw is what the model itself gives by backward passes, its own parameters in it."""
+    present = dict(lin.net.model.named_parameters())
+    names = [name for name in lin.net.space.names if present[name].requires_grad]
+    if not names or not torch.equal(lin.net.space.read(lin.net.model), lin.theta):
+        return  # at other weights than the model's there is nothing to compare with
+    lin.ledger.gradients += 1
+    own = {name: torch.zeros_like(present[name]) for name in names}
+    net, at = Bound(lin.net, {}), 0
+    for part, count in zip(lin.parts, lin.counts, strict=True):
+        with part.translated(lin.net.model), torch.enable_grad():
+            u = part.outputs(net)
+            if u.requires_grad:
+                leaves = [present[name] for name in names]
+                found = torch.autograd.grad(u, leaves, w[at : at + count], allow_unused=True)
+                for name, g in zip(names, found, strict=True):
+                    own[name] += 0 if g is None else g.to_dense() if g.is_sparse else g
+        at += count
+    space, scale, off = lin.net.space, torch.linalg.vector_norm(pulled), []
+    own.update({name: torch.zeros_like(present[name]) for name in space.names if name not in own})
+    truth = space.flatten(own)
+    scale = torch.maximum(scale, torch.linalg.vector_norm(truth))
+    for (name, mine), (_, trained) in zip(_by_parameter(lin, pulled), _by_parameter(lin, truth), strict=True):
+        if name in names and not bool(torch.linalg.vector_norm(mine - trained) <= tolerance * scale):
+            off.append(name)
+    if off:
+        hooked = [name for name in off if present[name]._backward_hooks]
+        why = (
+            f"a gradient hook on {hooked[0]!r} changes them: remove it (handle.remove()); a mask is params=[…], a "
+            "factor a metric"
+            if hooked
+            else "the model uses these parameters past its own attributes (a closure, a list, a cache): let it read "
+            "self.name in forward"
+        )
+        raise InconsistentError(
+            f"training pulls {_listed(off)} by other gradients than the model gives as a function of its weights: "
+            f"{why}."
+        )
+
+
+def _require_adjoint(lin: Linearization, v: Tensor, w: Tensor, image: Tensor, pulled: Tensor, tolerance: float) -> None:
+    """⟨w, J v⟩ = ⟨Jᵀw, v⟩."""
+
+    def differ(v: Tensor, image: Tensor) -> bool:
+        there, back = (w.double() * image.double()).sum(), torch.dot(pulled.double(), v.double())
+        scale = torch.linalg.vector_norm(image.double()) + torch.linalg.vector_norm((pulled * v).double())
+        return not bool((there - back).abs() <= tolerance * scale)
+
+    if not differ(v, image):
+        return
+    off = [name for name, one in _alone(lin, v) if differ(one, lin.jvp(one))] or list(lin.net.space.names)
+    scaled = [
+        name or type(module).__name__
+        for name, module in lin.net.model.named_modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.scale_grad_by_freq
+    ]
+    why = (
+        f"{scaled[0]!r} scales its gradients by frequency: set scale_grad_by_freq=False"
+        if scaled
+        else "look for a padding_idx in a table that is used twice, and for a custom backward or a gradient hook that "
+        "changes gradients, and leave it out while jumpstart is asked"
+    )
+    raise InconsistentError(
+        f"the gradients that torch gives for {_listed(off)} are not those of the outputs (⟨w, J v⟩ ≠ ⟨Jᵀw, v⟩): {why}, "
+        "or leave these parameters out with params=[…]."
+    )
+
+
+def _require_differences(lin: Linearization, v: Tensor, image: Tensor, eps: float) -> None:
+    """The function itself moves by J v: a difference that settles (two steps agree) on something else is refused."""
+    size, start = torch.linalg.vector_norm(image.double()), lin.u.double()
+    if not bool(torch.isfinite(size)):
+        return
+
+    def slope(step: float, along: Tensor = v) -> Tensor:
+        return (lin.outputs(lin.theta + step * along).double() - start) / step
+
+    def agrees(found: Tensor, step: float) -> bool:
+        floor = 64 * eps / abs(step) * torch.linalg.vector_norm(start)
+        return bool(torch.linalg.vector_norm(found - image.double()) <= tolerance * size + floor)
+
+    tolerance = min(0.02, 3 * eps ** (1 / 4))
+    step = 0.1 * eps ** (1 / 4)  # 1e-5 in float64, 2e-3 in float32: between rounding and curvature
+    for first in (step, 30 * step):
+        one = slope(first)
+        if agrees(one, first) or not bool(torch.isfinite(one).all()):
+            return
+        two = slope(first / 3)
+        if agrees(two, first / 3):
+            return
+        apart = torch.linalg.vector_norm(one - image.double())
+        # Backwards as well: at a kink (a ReLU of exactly 0) the two sides differ, and any slope between them is right.
+        if all(bool(torch.linalg.vector_norm(one - other) <= 0.1 * apart) for other in (two, slope(-first))):
+            off = [name for name, v in _alone(lin, v) if _off(slope(first, v), lin.jvp(v).double())]
+            raise InconsistentError(
+                f"the outputs do not move with {_listed(off or list(lin.net.space.names))} as torch's derivative says: "
+                "a stopped gradient (detach, .data, a buffer that forward updates) on a path that matters, a "
+                "straight-through estimate, or a backward of another function. Evaluate in eval mode (training=False) "
+                "if it is for training alone, leave these parameters out with params=[…], or let it be differentiated."
+            )
+
+
+def _off(found: Tensor, image: Tensor) -> bool:
+    scale = torch.maximum(torch.linalg.vector_norm(found), torch.linalg.vector_norm(image))
+    return bool(torch.linalg.vector_norm(found - image) > 0.05 * scale)
+
+
+def _alone(lin: Linearization, v: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """v in one parameter alone, for each of them; for none where they are many."""
+    names = lin.net.space.names
+    for i, name in enumerate(names if len(names) <= PROBED else ()):
+        pieces = [piece if j == i else torch.zeros_like(piece) for j, (_, piece) in enumerate(_by_parameter(lin, v))]
+        yield name, torch.cat(pieces)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(repr(name) for name in names[:NAMED]) + more

@@ -1,0 +1,206 @@
+"""The network's outputs linearized at θ₀: u, J·v, Jᵀ·w, f''[v, v], f''[v, ·]ᵀ·w, and the explicit Jacobian.
+
+Source: docs/theory.md, equations 1 to 3. Products are counted in a :class:`jumpstart.utils.cost.Ledger`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import MemoryLimitError
+from ..objectives.diagnosis import underivable
+from ..objectives.parts import Part, join
+from ..objectives.pure import Net
+from ..objectives.snapshot import Witness
+from ..utils.autodiff import Function, pullback, push, push_by_reverse, push_symmetric
+from ..utils.cost import Ledger, Work
+from ..utils.guard import guarded
+from ..utils.memory import available_memory
+
+
+class Linearization:
+    """Outputs u(θ) of some parts of a network around weights θ₀.
+
+    The backward graph is kept where there is a single part, so that each Jᵀw costs a backward pass alone; with
+    several parts (chunks) it is rebuilt part by part, to bound memory.
+
+    Args:
+        net: the model as a pure function.
+        parts: what the outputs are made of.
+        theta: θ₀ (P,).
+        ledger: where products are counted; a fresh one by default.
+    """
+
+    @guarded(lambda _, net, *__, **___: net.model)
+    def __init__(self, net: Net, parts: Sequence[Part], theta: Tensor, ledger: Ledger | None = None) -> None:
+        self.net, self.parts, self.theta = net, tuple(parts), theta
+        self.ledger = ledger if ledger is not None else Ledger()
+        self._functions = [self._function(part) for part in self.parts]
+        self._pull: Function | None = None
+        self._reverse_only = False
+        self._explicit: dict[int, Tensor] = {}  # Jacobians of parts that know no other way to J v
+        self.work = Work()  # of a forward pass; filled in by ``linearize``
+        self.still_responds = False  # see ``consistency``; filled in by ``linearize``
+        self.witness: Witness | None = None  # where answers are given later (``problem.kept``)
+        self.arithmetic: torch.dtype = theta.dtype  # the coarsest that the network computes in, as far as is known
+        if len(self.parts) == 1:
+            with self.parts[0].translated(net.model):
+                u, self._pull = pullback(self._functions[0], theta)
+            pieces = [u.detach()]
+        else:
+            pieces = self._pieces(theta)
+        self.u: Tensor = join(pieces)
+        ends = list(itertools.accumulate(piece.shape[0] for piece in pieces))
+        self.counts = [piece.shape[0] for piece in pieces]  # rows of each part
+        self._offsets = [slice(end - len(piece), end) for end, piece in zip(ends, pieces, strict=True)]
+        self.ledger.forwards += 1
+
+    def _function(self, part: Part) -> Function:
+        return lambda theta: part.outputs(self.net.bind(theta))
+
+    @torch.no_grad()
+    def _pieces(self, theta: Tensor) -> list[Tensor]:
+        found = []
+        for part, f in zip(self.parts, self._functions, strict=True):
+            with part.translated(self.net.model):
+                found.append(f(theta))
+        return found
+
+    def require_unchanged(self) -> None:
+        """Raise where the network, or what it reads, is no longer what was linearized, as far as that is watched.
+
+        Raises:
+            InputError: names what has changed.
+        """
+        if self.witness is not None:
+            self.ledger.forwards += self.witness.u.numel() / max(1, self.u.numel())
+            self.witness.require_unchanged()
+
+    @guarded(lambda self, *_, **__: self.net.model)
+    def outputs(self, theta: Tensor) -> Tensor:
+        """The true (not linearized) outputs at other weights θ (P,); one forward pass."""
+        self.ledger.forwards += 1
+        return join(self._pieces(theta))
+
+    @guarded(lambda self, *_, **__: self.net.model)
+    def jvp(self, v: Tensor) -> Tensor:
+        """J v, shaped like u, for v (P,)."""
+        self.ledger.pushes += 1
+        found = []
+        for i, part in enumerate(self.parts):
+            with part.translated(self.net.model):
+                found.append(self._along(i, v))
+        return join(found).detach()
+
+    @guarded(lambda self, *_, **__: self.net.model)
+    def vjp(self, w: Tensor) -> Tensor:
+        """Jᵀ w (P,), for w shaped like u."""
+        self.ledger.pulls += 1
+        if self._pull is not None:
+            with self.parts[0].translated(self.net.model):
+                return self._pull(w).detach()
+        self.ledger.forwards += 1
+        total = torch.zeros_like(self.theta)
+        for part, f, rows in self._each():
+            with part.translated(self.net.model):
+                total += pullback(f, self.theta)[1](w[rows]).detach()
+        return total
+
+    @guarded(lambda self, *_, **__: self.net.model)
+    def second(self, v: Tensor) -> Tensor:
+        """f''[v, v], the second directional derivative of the outputs along v (P,), shaped like u.
+
+        Raises:
+            NoSecondDerivativeError: torch knows no derivative of the derivative of some operation.
+        """
+        self.ledger.seconds += 1
+        found = []
+        for part, f, _ in self._each():
+            with part.translated(self.net.model):
+                found.append(self._push(lambda th, f=f: self._push(f, th, v), self.theta, v))
+        return join(found).detach()
+
+    @guarded(lambda self, *_, **__: self.net.model)
+    def second_pull(self, v: Tensor, w: Tensor) -> Tensor:
+        """f''[v, ·]ᵀ w (P,), the derivative of J(θ)ᵀ w along v (P,), for w shaped like u.
+
+        Raises:
+            NoSecondDerivativeError: as for ``second``.
+        """
+        self.ledger.second_pulls += 1
+        total = torch.zeros_like(self.theta)
+        for part, f, rows in self._each():
+            # The gradient of ⟨w, u⟩: where forward mode fails, its Hessian is symmetric and a backward pass will do.
+            with part.translated(self.net.model):
+                total += self._push(
+                    lambda th, f=f, w=w[rows]: pullback(f, th)[1](w), self.theta, v, reverse=push_symmetric
+                ).detach()
+        return total
+
+    def _each(self) -> Iterator[tuple[Part, Function, slice]]:
+        return zip(self.parts, self._functions, self._offsets, strict=True)
+
+    def _along(self, i: int, v: Tensor) -> Tensor:
+        """J v of one part: by forward mode, by the transposed backward pass, or by J itself where neither is known."""
+        if i not in self._explicit:
+            try:
+                return self._push(self._functions[i], self.theta, v)
+            except (NotImplementedError, RuntimeError) as error:
+                if not underivable(error):
+                    raise
+                self._explicit[i] = self._matrix(i)
+        u = self.u[self._offsets[i]]
+        return (self._explicit[i] @ v.to(self._explicit[i].dtype)).view(u.shape).to(u.dtype)
+
+    def _matrix(self, i: int) -> Tensor:
+        n, p = self.u[self._offsets[i]].numel(), self.theta.numel()
+        needed = n * p * self.theta.element_size()
+        if needed > available_memory(self.theta.device):
+            raise MemoryLimitError(
+                f"an operation of the model has a derivative that has none, so that J v takes J itself, {needed:.2g} "
+                "bytes: give fewer samples at a time, or replace the operation (EmbeddingBag by Embedding and a mean, "
+                "cdist by differences)."
+            )
+        j, pulls = self.parts[i].jacobian(self.net, self.theta)
+        share = n / self.u.numel()
+        self.ledger.forwards += share
+        self.ledger.pulls += share * pulls
+        return j.detach()
+
+    @guarded(lambda self, *_, **__: self.net.model)
+    def jacobian(self) -> Tensor:
+        """The explicit J (N, P), rows in the order of u flattened."""
+        found = []
+        for part, rows in zip(self.parts, self._offsets, strict=True):
+            with part.translated(self.net.model):
+                j, pulls = part.jacobian(self.net, self.theta)
+            share = len(self.u[rows]) / len(self.u)
+            self.ledger.forwards += share
+            self.ledger.pulls += share * pulls
+            found.append(j.detach())
+        return torch.cat(found)
+
+    def jacobian_pulls(self) -> float:
+        """Backward passes over all outputs that ``jacobian`` is expected to take."""
+        rows = [self.u[rows] for rows in self._offsets]
+        return sum(len(u) / len(self.u) * part.pulls(u) for part, u in zip(self.parts, rows, strict=True))
+
+    def _push(
+        self,
+        f: Function,
+        theta: Tensor,
+        v: Tensor,
+        reverse: Callable[[Function, Tensor, Tensor], Tensor] = push_by_reverse,
+    ) -> Tensor:
+        if not self._reverse_only:
+            try:
+                return push(f, theta, v)
+            except (NotImplementedError, RuntimeError) as error:
+                if "forward" not in str(error).lower():
+                    raise
+                self._reverse_only = True  # an operation without a forward rule: transpose the backward pass
+        return reverse(f, theta, v)
