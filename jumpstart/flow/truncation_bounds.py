@@ -15,6 +15,7 @@ from .horizon import Steps, Times
 from .reduced_flow import ReducedFlow
 
 NODES = 400
+BENDS = 6  # nodes by the length of the way, besides those by time
 MOST_STEPS = 1_000_000
 
 
@@ -23,7 +24,7 @@ def error_bound(flow: ReducedFlow, t: float) -> float:
 
     Krylov bases and squared loss: the smaller of a residual bound (equation 9) and an energy bound (equation 10),
     for one more network product in all. Other truncated bases and losses: the residual of the flow integrated over
-    time by quadrature (equation 10b), for 8 vjps and one product for the operator norm. Dense bases: rounding.
+    time by quadrature (equation 10b), for up to 14 vjps and some products for the operator norm. Dense bases: rounding.
     """
     basis, lin = flow.basis, flow.problem.lin
     if basis.complete:
@@ -97,7 +98,7 @@ def _sampled(flow: ReducedFlow, t: float) -> float:
     if math.isinf(t):
         return math.inf
     problem, basis, metric = flow.problem, flow.basis, flow.basis.metric
-    s = [0.0, *(t * torch.logspace(-3, 0, 7, dtype=torch.float64, device="cpu")).tolist()]
+    s = sorted({0.0, *(t * torch.logspace(-3, 0, 7, dtype=torch.float64, device="cpu")).tolist(), *_bends(flow, t)})
     c = flow.coefficients(Times(tuple(s), False))
     defects, largest = [], torch.zeros_like(problem.z)
     for row in c:
@@ -113,6 +114,17 @@ def _sampled(flow: ReducedFlow, t: float) -> float:
         defects.append(float(torch.linalg.vector_norm(defect)))
     total = sum((s[i + 1] - s[i]) * max(defects[i], defects[i + 1]) for i in range(len(defects) - 1))
     return _operator_norm(flow, largest) * total
+
+
+def _bends(flow: ReducedFlow, t: float) -> list[float]:
+    """Flow times at equal shares of the way to t: a run can have turned and come to rest before 10⁻³ t."""
+    fine = t * torch.logspace(-12, 0, 12 * 8, dtype=torch.float64, device="cpu")
+    c = flow.coefficients(Times(tuple(fine.tolist()), False)).cpu()
+    way = torch.linalg.vector_norm(c.diff(dim=0), dim=1).cumsum(0)
+    if not bool(way[-1] > 0):
+        return []
+    shares = way[-1] * torch.linspace(0, 1, BENDS + 2, dtype=way.dtype, device="cpu")[1:-1]
+    return fine[1:][torch.searchsorted(way, shares).clamp(max=len(way) - 1)].tolist()
 
 
 def _operator_norm(flow: ReducedFlow, start: Tensor) -> float:
