@@ -77,7 +77,7 @@ MUTANTS = [
     Mutant(
         "weight decay is no part of the loss that is measured",
         "linearization/problem.py",
-        "loss = float(self.loss.value(u)) + self.metric.penalty(theta)",
+        "loss = self.training(u) + self.metric.penalty(theta)",
         "loss = float(self.loss.value(u))",
         ("jumping/test_candidates.py::test_what_is_measured_is_the_real_network",),
     ),
