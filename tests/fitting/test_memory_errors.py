@@ -120,7 +120,7 @@ def trial(count, folder):
 
 
 def test_memory_runs_out(tmp_path):
-    assert trial(12, tmp_path) == (12, [])
+    assert trial(8, tmp_path) == (8, [])
 
 
 @pytest.mark.slow
