@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -99,9 +100,11 @@ class Process:
                 put(wanted)
         self.threads = threads.narrow()
 
-    def steps(self, failed: bool) -> list[Callable[[], Any]]:
-        """What puts it all back, in order, each without need of the others."""
-        found: list[Callable[[], Any]] = [self.stacks.unwind] if failed else []  # else torch has done it itself
+    def steps(self, errors: list[BaseException]) -> list[Callable[[], Any]]:
+        """What puts it all back, in order, each without need of the others; without errors, torch has done much."""
+        found: list[Callable[[], Any]] = []
+        if errors:
+            found += [lambda: close_contexts(errors), self.stacks.unwind]
         if self.inference is not None:
             found.append(lambda: self.inference.__exit__(None, None, None))
         found += [self.modes_back, self.switches_back]
@@ -120,6 +123,27 @@ class Process:
         for get, put, was, _ in self.switches:
             if get() != was:
                 put(was)
+
+
+def close_contexts(errors: list[BaseException]) -> None:
+    """Leave the contexts that errors have come out of half entered or half left, from the inside.
+
+    Their generators would be closed when the error's frames are forgotten, at any time: a level of torch's transforms
+    is then taken from whoever works at that time.
+    """
+    chain: list[BaseException] = []
+    for error in errors:
+        link: BaseException | None = error
+        while link is not None and link not in chain:
+            chain.append(link)
+            link = link.__context__
+    for error in reversed(chain):  # the first one is the innermost
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        for frame in reversed(frames):
+            context = frame.f_locals.get("self")
+            if isinstance(context, contextlib._GeneratorContextManager):
+                with contextlib.suppress(Exception):  # what it says, unwinding mends
+                    context.gen.close()
 
 
 class Stacks:

@@ -59,7 +59,8 @@ def guarded(about: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P,
                 except BaseException:
                     entry.end()  # a second interrupt on the way in; nothing is done twice
                     raise
-                lost, entry.error = entry.lost(), None  # its frames hold the entry
+                lost, entry.error = entry.lost(), None
+                entry.interrupts.clear()  # their frames hold the entry
                 if lost is not None:
                     try:
                         raise lost
@@ -131,7 +132,7 @@ class Entry:
             troubles: list[Exception] = []
             steps: list[Callable[[], Any]] = []
             if self.process is not None:
-                steps += self.process.steps(self.error is not None or bool(self.interrupts))
+                steps += self.process.steps([*self.interrupts, *([] if self.error is None else [self.error])])
             steps += [functools.partial(put_back, *kept) for kept in self.contents]
             if self.outermost.drew or threading.active_count() == 1:  # else it may be another thread's draws
                 steps += [functools.partial(rewind, *kept) for kept in self.generators]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import gc
 import os
 import random
 import signal
@@ -273,6 +275,39 @@ def test_an_interrupt_is_not_lost_to_errors_over_it(monkeypatch, ctrl_c, where):
     assert (len(met) > 2) == (where == "fallback")  # it had gone on
     seen.require_whole()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("level", ["grad_increment_nesting", "vmap_increment_nesting"])
+def test_an_interrupt_as_a_level_is_entered(monkeypatch, ctrl_c, level):
+    """Its context hangs on the interrupt's frames; forgetting these later takes no level from others."""
+    model = plain()
+    o, done = residual(model), []
+    seen = Picture(model)
+
+    def entered(self):
+        value = next(self.gen)
+        if self.gen.__name__ == level and not done:
+            done.append(level)
+            signal.raise_signal(signal.SIGINT)
+        return value
+
+    def forgetting(x):
+        caught.clear()
+        gc.collect()
+        return (x**3).sum()
+
+    caught = []
+    with monkeypatch.context() as patched:
+        patched.setattr(contextlib._GeneratorContextManager, "__enter__", entered)
+        try:
+            js.jump(o)
+        except KeyboardInterrupt as error:
+            caught.append(error)
+    assert done
+    assert caught
+    seen.require_whole()
+    assert torch.equal(torch.func.grad(forgetting)(torch.ones(3)), 3 * torch.ones(3))
+    seen.require_whole()
 
 
 def test_a_second_interrupt_while_giving_back(monkeypatch):
