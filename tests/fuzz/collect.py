@@ -1,0 +1,18 @@
+"""Every case, by name."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from . import gradients, layers, parametrized
+from .case import Case
+
+FILES = (layers, gradients, parametrized)
+
+
+@cache
+def cases() -> dict[str, Case]:
+    found = [case for file in FILES for case in file.cases()]
+    table = {case.name: case for case in found}
+    assert len(table) == len(found), "two cases have one name"
+    return table
