@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from . import gradients, layers, parametrized
+from . import afterwards, data, forwards, gradients, layers, parametrized, residuals, wrappers
 from .case import Case
 
-FILES = (layers, gradients, parametrized)
+FILES = (layers, gradients, parametrized, forwards, wrappers, data, residuals, afterwards)
 
 
 @cache

@@ -84,7 +84,7 @@ def pools() -> Iterator[Case]:
         odd = {"answers": False, "few": False} if name in ("CrossMapLRN2d", "LPPool1d", "LPPool2d") else {}
         yield from layer(f"pool/{name}", after(make, dims), 1, *[4] * dims, **odd)
     # chosen at random by the layer itself, in eval mode too
-    yield from layer("pool/FractionalMaxPool2d", after(lambda: nn.FractionalMaxPool2d(2, output_size=2)), 1, 5, 5, few=False)
+    yield from layer("pool/FractionalMaxPool2d", after(lambda: nn.FractionalMaxPool2d(2, output_size=3)), 1, 6, 6, few=False)
 
 
 def norms() -> Iterator[Case]:

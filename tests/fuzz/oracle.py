@@ -41,7 +41,8 @@ def reals(tensor: Tensor) -> Tensor:
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+    named = model.named_parameters() if isinstance(model, nn.Module) else ()
+    return {name: p for name, p in named if p.requires_grad}
 
 
 @torch.no_grad()
@@ -73,6 +74,7 @@ class Oracle:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.trouble: str | None = None
+        self.differ = False
         try:
             self._look()
         except Exception as error:
@@ -93,7 +95,7 @@ class Oracle:
 
     @cached_property
     def targets(self) -> Any:
-        return self.data().targets
+        return widen(self.data().targets)
 
     def u(self, theta: Tensor | None = None, queries: bool = False) -> Tensor:
         data = self.data()
@@ -116,7 +118,7 @@ class Oracle:
             raise ValueError("outputs are empty or not finite")
         if float((self.u0 - again).norm()) > 1e3 * torch.finfo(self.coarse).eps * float(self.u0.norm()):
             raise ValueError("random")
-        self.value0 = float(self.case.value(self.u0, data.targets))
+        self.value0 = float(self.case.value(self.u0.double(), self.targets))
         if not np.isfinite(self.value0):
             raise ValueError("the loss is not finite")
         self.size = self.u0.numel()
@@ -163,8 +165,8 @@ class Oracle:
     def grad(self, u: Tensor) -> Tensor:
         """g(u), flattened."""
         with torch.enable_grad():
-            u = u.detach().reshape(self.u0.shape).to(self.u0.dtype).requires_grad_()
-            return torch.autograd.grad(self.case.value(u, self.targets), u)[0].reshape(-1).double()
+            u = u.detach().reshape(self.u0.shape).double().requires_grad_()
+            return torch.autograd.grad(self.case.value(u, self.targets), u)[0].reshape(-1)
 
     def sgd(self, rate: float, count: int = 2) -> tuple[Tensor, Tensor]:
         """Outputs and weights after steps of torch.optim.SGD, whatever the module remembers as at the start."""
@@ -221,7 +223,7 @@ class Oracle:
         if self.data().queries is not None and self._queries is not None:
             base, forward = self._queries
             queries = (base.double().reshape(-1) - forward @ (self.back.T @ z)).reshape(base.shape)
-        loss = float(self.case.value(u.reshape(self.u0.shape).to(self.u0.dtype), self.targets))
+        loss = float(self.case.value(u.reshape(self.u0.shape), self.targets))
         return Ran(u.reshape(self.u0.shape), queries, self.theta - self.back.T @ z, loss)
 
     @cached_property
