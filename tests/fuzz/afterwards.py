@@ -1,5 +1,6 @@
 """What changes between a solution and the questions to it; answers stay about what was solved, or are refused."""
 
+# ruff: noqa: E501, E731  (tables: one case a line)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 import jumpstart as js
 
-from .case import D, Case, Data, Fn, batch, floats, mlp
+from .case import Case, D, Data, Fn, batch, floats, mlp
 
 
 def train_on(model: nn.Module, data: Data) -> None:
@@ -49,9 +50,9 @@ def changed_attribute(model: Any, data: Data) -> None:
 
 
 def cases() -> Iterator[Case]:
-    plain = lambda: mlp().double()  # noqa: E731
-    scaled = lambda: Fn(lambda s, x: s.k * s.a(x), mlp(), k=1.0).double()  # noqa: E731
-    masked = lambda: Fn(lambda s, x: s.a(x * s.m), mlp(), m=nn.Buffer(torch.ones(3, dtype=D))).double()  # noqa: E731
+    plain = lambda: mlp().double()
+    scaled = lambda: Fn(lambda s, x: s.k * s.a(x), mlp(), k=1.0).double()
+    masked = lambda: Fn(lambda s, x: s.a(x * s.m), mlp(), m=nn.Buffer(torch.ones(3, dtype=D))).double()
     later: tuple[tuple[str, Callable[[], nn.Module], Callable[[Any, Data], Any], dict[str, Any]], ...] = (
         ("the model trains on", plain, train_on, {}),
         ("the model trains on, part of it solved", plain, train_on, {"params": "2"}),
@@ -87,26 +88,46 @@ def cases() -> Iterator[Case]:
         ("the default device changes", plain, lambda m, d: torch.set_default_device("meta"), {}),
     )  # fmt: skip
     for name, build, change, options in later:
-        good = name in ("gradients are left", "another solve", "a jump", "the default dtype changes", "the model trains on")
+        good = name in (
+            "gradients are left",
+            "another solve",
+            "a jump",
+            "the default dtype changes",
+            "the model trains on",
+        )
         build_ = build
         if options.get("training") is False:
-            build_ = lambda build=build: build().eval()  # noqa: E731  (what the oracle sees)
-            change = lambda m, d, change=change: (m.train(), change(m, d))  # noqa: E731
+            build_ = lambda build=build: build().eval()
+            change = lambda m, d, change=change: (m.train(), change(m, d))
         if "params" in options:  # and so that the oracle freezes what is not solved for
-            yield Case(f"later/{name}", frozen_first, batch(3), later=lambda m, d: (m.requires_grad_(True), train_on(m, d)))
+            yield Case(
+                f"later/{name}", frozen_first, batch(3), later=lambda m, d: (m.requires_grad_(True), train_on(m, d))
+            )
             continue
         yield Case(f"later/{name}", build_, batch(3), later=change, options=options, answers=good)
     for name, change in (
         ("inputs are overwritten", lambda m, d: written(d.inputs[0])),
         ("a shared table is overwritten", lambda m, d: written(d.inputs[1])),
     ):
-        table = lambda: Data((floats(5, 3, seed=1), floats(3, 3)), floats(5, 2, seed=2), (floats(2, 3), floats(3, 3)))  # noqa: E731
+        table = lambda: Data((floats(5, 3, seed=1), floats(3, 3)), floats(5, 2, seed=2), (floats(2, 3), floats(3, 3)))
         yield Case(f"later/{name}, tuple", lambda: Fn(lambda s, x, w: s.a(x @ w), mlp()).double(), table, later=change)
-    classes = lambda: Data(floats(5, 3, seed=1), torch.tensor([0, 1, 1, 0, 1]), floats(3, 3))  # noqa: E731
+    classes = lambda: Data(floats(5, 3, seed=1), torch.tensor([0, 1, 1, 0, 1]), floats(3, 3))
     yield Case("later/classes are overwritten", plain, classes, "cross_entropy", later=lambda m, d: d.targets.zero_())
-    half = lambda u, y: 0.5 * u.square().sum()  # noqa: E731
-    at = lambda: Data(floats(6, 2, seed=5), None)  # noqa: E731
-    ask = lambda m, d: js.residual(m, js.Term(lambda u, x: u(x) - x.sum(), d.inputs))  # noqa: E731
-    rows = lambda m, x: m(x)[:, 0] - x.sum(1)  # noqa: E731
-    for name, change in (("points are overwritten", lambda m, d: written(d.inputs)), ("weights are zeroed", lambda m, d: [p.data.zero_() for p in m.parameters()])):
-        yield Case(f"later/{name}, residual", lambda: mlp(2, 5, 1).double(), at, "residual", objective=ask, outputs=rows, phi=half, later=change)
+    half = lambda u, y: 0.5 * u.square().sum()
+    at = lambda: Data(floats(6, 2, seed=5), None)
+    ask = lambda m, d: js.residual(m, js.Term(lambda u, x: u(x) - x.sum(), d.inputs))
+    rows = lambda m, x: m(x)[:, 0] - x.sum(1)
+    for name, change in (
+        ("points are overwritten", lambda m, d: written(d.inputs)),
+        ("weights are zeroed", lambda m, d: [p.data.zero_() for p in m.parameters()]),
+    ):
+        yield Case(
+            f"later/{name}, residual",
+            lambda: mlp(2, 5, 1).double(),
+            at,
+            "residual",
+            objective=ask,
+            outputs=rows,
+            phi=half,
+            later=change,
+        )

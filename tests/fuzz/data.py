@@ -1,5 +1,6 @@
 """Data of every shape, type and range; what plain torch makes of them is the oracle."""
 
+# ruff: noqa: E731  (tables: one case a line)
 from __future__ import annotations
 
 import math
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import jumpstart as js
 
-from .case import D, Case, Data, Fn, floats, mlp
+from .case import Case, D, Data, Fn, floats, mlp
 
 Pair = namedtuple("Pair", "a b")
 
@@ -23,7 +24,9 @@ def build() -> nn.Module:
     return mlp().double()
 
 
-def on(name: str, x: Any = None, y: Any = None, q: Any = None, model: Callable[[], nn.Module] = build, **kw: Any) -> Case:
+def on(
+    name: str, x: Any = None, y: Any = None, q: Any = None, model: Callable[[], nn.Module] = build, **kw: Any
+) -> Case:
     """The usual model on unusual data; x, y, q are made afresh each time by functions."""
 
     def make() -> Data:
@@ -67,7 +70,7 @@ def two() -> nn.Module:
 
 def inputs() -> Iterator[Case]:
     ok = {"answers": True}
-    q = lambda: floats(3, 3, seed=3)  # noqa: E731
+    q = lambda: floats(3, 3, seed=3)
     yield on("inputs/one sample", lambda: X(1), lambda: Y(1), lambda: floats(1, 3), **ok)
     yield on("inputs/n equal to c", lambda: X(2), lambda: Y(2), q, **ok)
     yield on("inputs/n equal to d", lambda: X(3), lambda: Y(3), q, **ok)
@@ -85,8 +88,20 @@ def inputs() -> Iterator[Case]:
     yield on("inputs/tiny", lambda: 1e-12 * X(), None, q, **ok)
     yield on("inputs/NaN", lambda: put(X(), math.nan), None, q)
     yield on("inputs/infinite", lambda: put(X(), math.inf), None, q)
-    yield on("inputs/NaN that the model repairs", lambda: put(X(), math.nan), None, None, lambda: Fn(lambda s, x: s.a(x.nan_to_num()), mlp()).double())
-    yield on("inputs/minus infinity in a mask", lambda: (X(), put(torch.zeros(5, 3, dtype=D), -math.inf)), None, None, lambda: Fn(lambda s, x, m: s.a((x + m).softmax(1)), mlp()).double())
+    yield on(
+        "inputs/NaN that the model repairs",
+        lambda: put(X(), math.nan),
+        None,
+        None,
+        lambda: Fn(lambda s, x: s.a(x.nan_to_num()), mlp()).double(),
+    )
+    yield on(
+        "inputs/minus infinity in a mask",
+        lambda: (X(), put(torch.zeros(5, 3, dtype=D), -math.inf)),
+        None,
+        None,
+        lambda: Fn(lambda s, x, m: s.a((x + m).softmax(1)), mlp()).double(),
+    )
     yield on("inputs/empty", lambda: X(0), lambda: Y(0))
     yield on("inputs/no features", lambda: X(5, 0))
     yield on("inputs/wrong width", lambda: X(5, 4))
@@ -111,33 +126,94 @@ def inputs() -> Iterator[Case]:
     yield on("inputs/a generator", lambda: (r for r in X()))
     yield on("inputs/a DataLoader", lambda: torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X(), Y())))
     yield on("inputs/a TensorDataset", lambda: torch.utils.data.TensorDataset(X()))
-    both = lambda: (X(), floats(5, 3, seed=7))  # noqa: E731
-    qs = lambda: (q(), floats(3, 3, seed=8))  # noqa: E731
-    named = lambda make: lambda: dict(zip("ab", make(), strict=True))  # noqa: E731
+    both = lambda: (X(), floats(5, 3, seed=7))
+    qs = lambda: (q(), floats(3, 3, seed=8))
+    named = lambda make: lambda: dict(zip("ab", make(), strict=True))
     yield on("inputs/tuple", both, None, qs, two, **ok)
     yield on("inputs/list", lambda: list(both()), None, lambda: list(qs()), two, **ok)
     yield on("inputs/namedtuple", lambda: Pair(*both()), None, lambda: Pair(*qs()), two)
     yield on("inputs/dict", named(both), None, named(qs), two, **ok)
     yield on("inputs/OrderedDict", lambda: OrderedDict(named(both)()), None, named(qs), two, **ok)
     yield on("inputs/UserDict", lambda: UserDict(named(both)()), None, lambda: UserDict(named(qs)()), two)
-    yield on("inputs/dict of NumPy", lambda: {k: v.numpy() for k, v in named(both)().items()}, None, None, two, plain=lambda: Data(named(both)(), Y()))
+    yield on(
+        "inputs/dict of NumPy",
+        lambda: {k: v.numpy() for k, v in named(both)().items()},
+        None,
+        None,
+        two,
+        plain=lambda: Data(named(both)(), Y()),
+    )
     yield on("inputs/tuple with None", lambda: (X(), None), None, lambda: (q(), None), two)
     yield on("inputs/dict with None", lambda: {"a": X(), "b": None}, None, None, two)
-    yield on("inputs/tuple with a float", lambda: (X(), 2.0), None, None, lambda: Fn(lambda s, x, k: k * s.a(x), mlp()).double())
-    yield on("inputs/dict with a string", lambda: {"x": X(), "how": "sin"}, None, None, lambda: Fn(lambda s, x, how: getattr(s.a(x), how)(), mlp()).double())
-    yield on("inputs/tuple with a 0-d tensor", lambda: (X(), floats()), None, lambda: (q(), floats()), lambda: Fn(lambda s, x, k: k * s.a(x), mlp()).double())
-    yield on("inputs/tuple with a shared table", lambda: (X(), floats(3, 3)), None, lambda: (q(), floats(3, 3)), lambda: Fn(lambda s, x, w: s.a(x @ w), mlp()).double())
-    yield on("inputs/tuple with a table of n rows", lambda: (X(), floats(5, 3)), None, None, lambda: Fn(lambda s, x, w: s.a(x @ w.T @ w), mlp()).double())
-    yield on("inputs/tuple, n = rows of a table", lambda: (X(3), floats(3, 3)), lambda: Y(3), lambda: (floats(2, 3), floats(3, 3)), lambda: Fn(lambda s, x, w: s.a(x @ w), mlp()).double())
+    yield on(
+        "inputs/tuple with a float",
+        lambda: (X(), 2.0),
+        None,
+        None,
+        lambda: Fn(lambda s, x, k: k * s.a(x), mlp()).double(),
+    )
+    yield on(
+        "inputs/dict with a string",
+        lambda: {"x": X(), "how": "sin"},
+        None,
+        None,
+        lambda: Fn(lambda s, x, how: getattr(s.a(x), how)(), mlp()).double(),
+    )
+    yield on(
+        "inputs/tuple with a 0-d tensor",
+        lambda: (X(), floats()),
+        None,
+        lambda: (q(), floats()),
+        lambda: Fn(lambda s, x, k: k * s.a(x), mlp()).double(),
+    )
+    yield on(
+        "inputs/tuple with a shared table",
+        lambda: (X(), floats(3, 3)),
+        None,
+        lambda: (q(), floats(3, 3)),
+        lambda: Fn(lambda s, x, w: s.a(x @ w), mlp()).double(),
+    )
+    yield on(
+        "inputs/tuple with a table of n rows",
+        lambda: (X(), floats(5, 3)),
+        None,
+        None,
+        lambda: Fn(lambda s, x, w: s.a(x @ w.T @ w), mlp()).double(),
+    )
+    yield on(
+        "inputs/tuple, n = rows of a table",
+        lambda: (X(3), floats(3, 3)),
+        lambda: Y(3),
+        lambda: (floats(2, 3), floats(3, 3)),
+        lambda: Fn(lambda s, x, w: s.a(x @ w), mlp()).double(),
+    )
     yield on("inputs/tuple of other lengths", lambda: (X(), X(4)), None, None, two)
     yield on("inputs/tuple of one", lambda: (X(),), None, lambda: (q(),), **ok)
     yield on("inputs/empty tuple", lambda: ())
     yield on("inputs/empty dict", lambda: {})
-    yield on("inputs/nested tuple", lambda: ((X(), X()), X()), None, None, lambda: Fn(lambda s, p, z: s.a(p[0] * p[1] + z), mlp()).double())
-    yield on("inputs/dict in a tuple", lambda: ({"u": X()}, X()), None, None, lambda: Fn(lambda s, p, z: s.a(p["u"] + z), mlp()).double())
+    yield on(
+        "inputs/nested tuple",
+        lambda: ((X(), X()), X()),
+        None,
+        None,
+        lambda: Fn(lambda s, p, z: s.a(p[0] * p[1] + z), mlp()).double(),
+    )
+    yield on(
+        "inputs/dict in a tuple",
+        lambda: ({"u": X()}, X()),
+        None,
+        None,
+        lambda: Fn(lambda s, p, z: s.a(p["u"] + z), mlp()).double(),
+    )
     yield on("inputs/unknown keyword", lambda: {"a": X(), "z": X()}, None, None, two)
     yield on("inputs/too many", lambda: (X(), X(), X()), None, None, two)
-    yield on("inputs/samples in dimension 1", lambda: floats(4, 5, 3), None, None, lambda: Fn(lambda s, x: s.a(x.mean(0)), mlp()).double())
+    yield on(
+        "inputs/samples in dimension 1",
+        lambda: floats(4, 5, 3),
+        None,
+        None,
+        lambda: Fn(lambda s, x: s.a(x.mean(0)), mlp()).double(),
+    )
     yield on("inputs/on another device", lambda: X().to("meta"))
 
 
@@ -168,13 +244,13 @@ def queries() -> Iterator[Case]:
             yield on("queries/float32", q=q, wide=False)
             continue
         if name == "NumPy":
-            plain = lambda: Data(X(), Y(), floats(3, 3))  # noqa: E731
+            plain = lambda: Data(X(), Y(), floats(3, 3))
         yield on(f"queries/{name}", q=q, plain=plain)
 
 
 def targets() -> Iterator[Case]:
     ok = {"answers": True}
-    one = lambda: mlp(c=1).double()  # noqa: E731
+    one = lambda: mlp(c=1).double()
     for name, y, kw in (
         ("integers", lambda: torch.ones(5, 2, dtype=torch.long), {}),
         ("booleans", lambda: Y() > 0, {}),
@@ -212,10 +288,10 @@ def targets() -> Iterator[Case]:
     ):  # fmt: skip
         yield on(f"targets/{name}", y=y, **kw)
     yield on("targets/n = 1, flat", lambda: X(1), lambda: floats(2))
-    sub = lambda: Fn(lambda s, x: s.a(x)[:, 0], mlp()).double()  # noqa: E731
+    sub = lambda: Fn(lambda s, x: s.a(x)[:, 0], mlp()).double()
     yield on("targets/(n, 1) for (n,)", y=lambda: floats(5, 1), model=sub)
     yield on("targets/(n,) for (n,)", y=lambda: floats(5), model=sub, **ok)
-    low = lambda: Fn(lambda s, x: s.a(x), mlp()).float()  # noqa: E731
+    low = lambda: Fn(lambda s, x: s.a(x), mlp()).float()
     yield on("targets/float64 for float32 outputs", lambda: X().float(), model=low, coarse=torch.float32)
 
 
@@ -225,8 +301,8 @@ def classes() -> Iterator[Case]:
         kw.setdefault("loss", "cross_entropy")
         return on(f"classes/{name}", y=y, **kw)
 
-    k = lambda: torch.tensor([0, 1, 2, 1, 0])  # noqa: E731
-    soft = lambda: floats(5, 3).softmax(1)  # noqa: E731
+    k = lambda: torch.tensor([0, 1, 2, 1, 0])
+    soft = lambda: floats(5, 3).softmax(1)
     probs = {"phi": lambda u, y: F.cross_entropy(u, y)}
     yield c("int64", k, answers=True)
     yield c("int32", lambda: k().int(), phi=lambda u, y: F.cross_entropy(u, y.long()))
@@ -243,7 +319,12 @@ def classes() -> Iterator[Case]:
     yield c("one-hot integers", lambda: F.one_hot(k(), 3))
     yield c("one-hot floats", lambda: F.one_hot(k(), 3).double(), answers=True, **probs)
     yield c("probabilities", soft, answers=True, **probs)
-    yield c("probabilities float32", lambda: soft().float(), phi=lambda u, y: F.cross_entropy(u, y.double()), coarse=torch.float32)
+    yield c(
+        "probabilities float32",
+        lambda: soft().float(),
+        phi=lambda u, y: F.cross_entropy(u, y.double()),
+        coarse=torch.float32,
+    )
     yield c("not probabilities", lambda: 2 * soft(), **probs)
     yield c("negative probabilities", lambda: soft() - 0.5, **probs)
     yield c("NaN probabilities", lambda: put(soft(), math.nan), **probs)
@@ -251,11 +332,16 @@ def classes() -> Iterator[Case]:
     yield c("a list", lambda: k().tolist())
     yield c("outputs (n,)", k, model=lambda: Fn(lambda s, x: s.a(x)[:, 0], mlp()).double())
     yield c("one output", lambda: torch.zeros(5, dtype=torch.long), model=lambda: mlp(c=1).double())
-    pixels = lambda: Fn(lambda s, x: s.a(x).reshape(-1, 2, 3), mlp(c=6)).double()  # noqa: E731
+    pixels = lambda: Fn(lambda s, x: s.a(x).reshape(-1, 2, 3), mlp(c=6)).double()
     yield c("of sequences", lambda: torch.tensor([[0, 1], [2, 0], [1, 1], [2, 2], [0, 0]]), model=pixels, answers=True)
-    torchs = lambda: Fn(lambda s, x: s.a(x).reshape(-1, 3, 2), mlp(c=6)).double()  # noqa: E731
-    yield c("in torch's layout (n, C, d)", lambda: torch.tensor([[0, 1], [2, 0], [1, 1], [2, 2], [0, 0]]), model=torchs, phi=lambda u, y: F.cross_entropy(u, y))
-    huge = lambda: Fn(lambda s, x: 1e3 * s.a(x), mlp(c=3)).double()  # noqa: E731
+    torchs = lambda: Fn(lambda s, x: s.a(x).reshape(-1, 3, 2), mlp(c=6)).double()
+    yield c(
+        "in torch's layout (n, C, d)",
+        lambda: torch.tensor([[0, 1], [2, 0], [1, 1], [2, 2], [0, 0]]),
+        model=torchs,
+        phi=lambda u, y: F.cross_entropy(u, y),
+    )
+    huge = lambda: Fn(lambda s, x: 1e3 * s.a(x), mlp(c=3)).double()
     yield c("saturated", k, model=huge)
     for name, y, good in (
         ("0 and 1", lambda: (Y() > 0).double(), True),
@@ -267,15 +353,15 @@ def classes() -> Iterator[Case]:
         ("(n,)", lambda: (Y()[:, 0] > 0).double(), False),
         ("NaN", lambda: put((Y() > 0).double(), math.nan), False),
     ):
-        phi = lambda u, y: F.binary_cross_entropy_with_logits(u, y.to(u.dtype))  # noqa: E731
+        phi = lambda u, y: F.binary_cross_entropy_with_logits(u, y.to(u.dtype))
         yield on(f"classes/logistic, {name}", y=y, loss="logistic", phi=phi, answers=good)
 
 
 def losses() -> Iterator[Case]:
     """Losses as functions of one sample, right and wrong."""
-    squares = lambda u, y: (u - y).square().sum()  # noqa: E731
+    squares = lambda u, y: (u - y).square().sum()
     w = torch.tensor([1.0, 3.0], dtype=D)
-    mean = lambda f: lambda u, y: torch.stack([f(a, b) for a, b in zip(u, y, strict=True)]).mean()  # noqa: E731
+    mean = lambda f: lambda u, y: torch.stack([f(a, b) for a, b in zip(u, y, strict=True)]).mean()
     for name, f, kw in (
         ("squares", squares, {"answers": True}),
         ("weighted squares", lambda u, y: (w * (u - y).square()).sum(), {"answers": True}),
@@ -318,11 +404,17 @@ def losses() -> Iterator[Case]:
         ("nn.HuberLoss()", nn.HuberLoss(), {}),
     ):  # fmt: skip
         yield on(f"loss/{name}", q=lambda: floats(2, 3), loss=f, phi=mean(f), **kw)
-    for name, loss in (("unknown name", "l1"), ("loss None", None), ("a number", 3), ("the class nn.MSELoss", nn.MSELoss), ("an empty name", "")):
+    for name, loss in (
+        ("unknown name", "l1"),
+        ("loss None", None),
+        ("a number", 3),
+        ("the class nn.MSELoss", nn.MSELoss),
+        ("an empty name", ""),
+    ):
         yield on(f"loss/{name}", loss=loss, phi=lambda u, y: fail())
-    indexed = lambda u, y: F.cross_entropy(u, y) * torch.tensor([1.0, 2.0], dtype=D)[y]  # noqa: E731
+    indexed = lambda u, y: F.cross_entropy(u, y) * torch.tensor([1.0, 2.0], dtype=D)[y]
     yield on("loss/weights by W[y]", y=lambda: torch.tensor([0, 1, 1, 0, 1]), loss=indexed, phi=mean(indexed))
-    held = lambda m, d: js.supervised(m, d.inputs, d.targets, js.losses.mse(d.targets))  # noqa: E731
+    held = lambda m, d: js.supervised(m, d.inputs, d.targets, js.losses.mse(d.targets))
     yield on("loss/targets twice", objective=held, phi=lambda u, y: fail())
 
 

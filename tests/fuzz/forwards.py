@@ -1,5 +1,6 @@
 """What people write in a forward method, and what it gives back."""
 
+# ruff: noqa: E501, E731  (tables: one case a line)
 from __future__ import annotations
 
 import dataclasses
@@ -15,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_s
 
 import jumpstart as js
 
-from .case import D, Case, Data, Fn, batch, floats, mlp
+from .case import Case, D, Data, Fn, batch, floats, mlp
 
 Forward = Callable[..., Any]
 
@@ -23,7 +24,7 @@ Forward = Callable[..., Any]
 def forward(name: str, f: Forward, shape: tuple[int, ...] = (3,), good: bool = False, **kw: Any) -> Case:
     """A hidden layer ``a`` of width 4, something written by hand, and an output layer ``b``."""
     width = kw.pop("width", 4)
-    build = lambda: Fn(f, nn.Linear(shape[-1], 4), nn.Linear(width, 2)).double()  # noqa: E731
+    build = lambda: Fn(f, nn.Linear(shape[-1], 4), nn.Linear(width, 2)).double()
     return Case(name, build, kw.pop("data", None) or batch(*shape), answers=good, **kw)
 
 
@@ -231,7 +232,9 @@ def deep(module: nn.Module) -> nn.Module:
 
 def kinks() -> Iterator[Case]:
     """At places where the derivative is one-sided, infinite or not a number."""
-    zero = lambda: Data(torch.cat([floats(4, 3, seed=1), torch.zeros(1, 3, dtype=D)]), floats(5, 2, seed=2), floats(3, 3, seed=3))  # noqa: E731
+    zero = lambda: Data(
+        torch.cat([floats(4, 3, seed=1), torch.zeros(1, 3, dtype=D)]), floats(5, 2, seed=2), floats(3, 3, seed=3)
+    )
 
     def unbiased(f: Forward) -> Callable[[], nn.Module]:
         return lambda: Fn(f, nn.Linear(3, 4, bias=False), nn.Linear(4, 2)).double()
@@ -258,8 +261,13 @@ def kinks() -> Iterator[Case]:
             m.a.bias.zero_()
         return m
 
-    for name, f in (("relu", torch.relu), ("abs", torch.abs), ("hardtanh", lambda h: F.hardtanh(h, 0, 1)), ("leaky", lambda h: F.leaky_relu(h, 0.1))):
-        build = lambda f=f: biases(Fn(between(f), nn.Linear(3, 4), nn.Linear(4, 2)).double())  # noqa: E731
+    for name, f in (
+        ("relu", torch.relu),
+        ("abs", torch.abs),
+        ("hardtanh", lambda h: F.hardtanh(h, 0, 1)),
+        ("leaky", lambda h: F.leaky_relu(h, 0.1)),
+    ):
+        build = lambda f=f: biases(Fn(between(f), nn.Linear(3, 4), nn.Linear(4, 2)).double())
         yield Case(f"kink/{name}, zero biases and a zero sample", build, zero)
 
     def dead(m: Any) -> nn.Module:
@@ -267,11 +275,26 @@ def kinks() -> Iterator[Case]:
             m.a.bias.fill_(-100)
         return m
 
-    yield Case("kink/dead relu", lambda: dead(Fn(between(torch.relu), nn.Linear(3, 4), nn.Linear(4, 2)).double()), batch(3), answers=True)
-    yield Case("kink/NaN outputs", lambda: Fn(between(lambda h: h.log()), nn.Linear(3, 4), nn.Linear(4, 2)).double(), batch(3))
-    yield Case("kink/infinite outputs", lambda: Fn(between(lambda h: 1 / (h - h)), nn.Linear(3, 4), nn.Linear(4, 2)).double(), batch(3))
-    late = lambda s, x: s.b(s.a(x)).where(s.a.weight.sum() == s.a.weight.sum().detach(), torch.tensor(float("nan"), dtype=D))  # noqa: E731
-    yield Case("kink/NaN elsewhere", lambda: Fn(late, nn.Linear(3, 4), nn.Linear(4, 2)).double(), batch(3), answers=True)
+    yield Case(
+        "kink/dead relu",
+        lambda: dead(Fn(between(torch.relu), nn.Linear(3, 4), nn.Linear(4, 2)).double()),
+        batch(3),
+        answers=True,
+    )
+    yield Case(
+        "kink/NaN outputs", lambda: Fn(between(lambda h: h.log()), nn.Linear(3, 4), nn.Linear(4, 2)).double(), batch(3)
+    )
+    yield Case(
+        "kink/infinite outputs",
+        lambda: Fn(between(lambda h: 1 / (h - h)), nn.Linear(3, 4), nn.Linear(4, 2)).double(),
+        batch(3),
+    )
+    late = lambda s, x: s.b(s.a(x)).where(
+        s.a.weight.sum() == s.a.weight.sum().detach(), torch.tensor(float("nan"), dtype=D)
+    )
+    yield Case(
+        "kink/NaN elsewhere", lambda: Fn(late, nn.Linear(3, 4), nn.Linear(4, 2)).double(), batch(3), answers=True
+    )
 
 
 Named = namedtuple("Named", "logits aux")
@@ -288,7 +311,9 @@ class Sub(Tensor):
 
 def outputs() -> Iterator[Case]:
     """What a model gives back."""
-    answer = lambda wrap, c=2, **kw: Case("", lambda: Fn(lambda s, x: wrap(s.a(x)), mlp(c=c)).double(), kw.pop("data", None) or batch(3, c=c), **kw)  # noqa: E731
+    answer = lambda wrap, c=2, **kw: Case(
+        "", lambda: Fn(lambda s, x: wrap(s.a(x)), mlp(c=c)).double(), kw.pop("data", None) or batch(3, c=c), **kw
+    )
     one = batch(3, target=(5,))
     for name, case in (
         ("0-d", answer(lambda u: u.sum(), data=batch(3, target=()))),
@@ -320,22 +345,40 @@ def outputs() -> Iterator[Case]:
         ("detached", answer(lambda u: u.detach())),
         ("constant", answer(lambda u: torch.ones_like(u))),
         ("expanded", answer(lambda u: u[:, :1].expand(-1, 2), answers=True)),
-        ("a view of the input", Case("", lambda: Fn(lambda s, x: x[:, :2] * s.a.weight[0, 0], nn.Linear(3, 2)).double(), batch(3), answers=True)),
+        (
+            "a view of the input",
+            Case(
+                "",
+                lambda: Fn(lambda s, x: x[:, :2] * s.a.weight[0, 0], nn.Linear(3, 2)).double(),
+                batch(3),
+                answers=True,
+            ),
+        ),
         ("the input", Case("", lambda: Fn(lambda s, x: x[:, :2], nn.Linear(3, 2)).double(), batch(3))),
         ("non-contiguous", answer(lambda u: u.T.contiguous().T, answers=True)),
         ("float32 of float64", answer(lambda u: u.float(), coarse=torch.float32)),
-        ("conjugate view", answer(lambda u: torch.view_as_complex(u.reshape(-1, 1, 2)).conj().real, c=2, data=batch(3, target=(5, 1)))),
+        (
+            "conjugate view",
+            answer(lambda u: torch.view_as_complex(u.reshape(-1, 1, 2)).conj().real, c=2, data=batch(3, target=(5, 1))),
+        ),
     ):
         yield dataclasses.replace(case, name=f"output/{name}")
-    picked = lambda pick: lambda m, d: js.Objective(m, lambda net: pick(net(d.inputs)), js.losses.mse(d.targets))  # noqa: E731
+    picked = lambda pick: lambda m, d: js.Objective(m, lambda net: pick(net(d.inputs)), js.losses.mse(d.targets))
     for name, wrap, pick in (
         ("dict, by js.Objective", lambda u: {"logits": u}, lambda o: o["logits"]),
         ("namedtuple, by js.Objective", lambda u: Named(u, None), lambda o: o.logits),
         ("dataclass, by js.Objective", Output, lambda o: o.logits),
     ):
-        build = lambda wrap=wrap: Fn(lambda s, x: wrap(s.a(x)), mlp()).double()  # noqa: E731
-        data = lambda: Data(floats(5, 3, seed=1), floats(5, 2, seed=2))  # noqa: E731
-        yield Case(f"output/{name}", build, data, objective=picked(pick), outputs=lambda m, x, pick=pick: pick(m(x)), answers=True)
+        build = lambda wrap=wrap: Fn(lambda s, x: wrap(s.a(x)), mlp()).double()
+        data = lambda: Data(floats(5, 3, seed=1), floats(5, 2, seed=2))
+        yield Case(
+            f"output/{name}",
+            build,
+            data,
+            objective=picked(pick),
+            outputs=lambda m, x, pick=pick: pick(m(x)),
+            answers=True,
+        )
 
 
 def sequences() -> Iterator[Case]:
@@ -350,13 +393,15 @@ def sequences() -> Iterator[Case]:
         return s.b(pad_packed_sequence(s.a(p)[0], batch_first=True)[0].mean(1))
 
     lengths = torch.tensor([4, 2, 3, 1, 4])
-    data = lambda: Data((floats(5, 4, 2, seed=1), lengths), floats(5, 2, seed=2), (floats(2, 4, 2), torch.tensor([2, 4])))  # noqa: E731
+    data = lambda: Data(
+        (floats(5, 4, 2, seed=1), lengths), floats(5, 2, seed=2), (floats(2, 4, 2), torch.tensor([2, 4]))
+    )
     for kind in (nn.LSTM, nn.GRU):
         for name, f in (("last state", packed), ("padded again", padded)):
-            build = lambda kind=kind, f=f: Fn(f, kind(2, 3, batch_first=True), nn.Linear(3, 2)).double()  # noqa: E731
+            build = lambda kind=kind, f=f: Fn(f, kind(2, 3, batch_first=True), nn.Linear(3, 2)).double()
             yield Case(f"packed/{kind.__name__}, {name}", build, data)
-    listed = lambda s, *x: s.b(s.a(pack_sequence(list(x), enforce_sorted=False))[1][-1])  # noqa: E731
-    ragged = lambda: Data((floats(3, 2), floats(2, 2)), floats(2, 2, seed=2))  # noqa: E731
+    listed = lambda s, *x: s.b(s.a(pack_sequence(list(x), enforce_sorted=False))[1][-1])
+    ragged = lambda: Data((floats(3, 2), floats(2, 2)), floats(2, 2, seed=2))
     yield Case("packed/pack_sequence of a tuple", lambda: Fn(listed, nn.GRU(2, 3), nn.Linear(3, 2)).double(), ragged)
 
 

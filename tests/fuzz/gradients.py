@@ -1,5 +1,6 @@
 """Custom derivatives: autograd.Functions of both styles, straight-through tricks, hooks, checkpointing."""
 
+# ruff: noqa: E731  (tables: one case a line)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -180,19 +181,19 @@ def functions() -> Iterator[Case]:
         ("round", torch.round),
         ("sign", torch.sign),
     ):
-        build = lambda f=f: Fn(lambda s, x: s.b(f(s.a(x))), nn.Linear(3, 5), nn.Linear(5, 2)).double()  # noqa: E731
+        build = lambda f=f: Fn(lambda s, x: s.b(f(s.a(x))), nn.Linear(3, 5), nn.Linear(5, 2)).double()
         yield Case(f"function/{name}", build, batch(3))
-    binary = lambda s, x: s.b(torch.tanh(F.linear(x, Sign.apply(s.a.weight), s.a.bias)))  # noqa: E731
+    binary = lambda s, x: s.b(torch.tanh(F.linear(x, Sign.apply(s.a.weight), s.a.bias)))
     yield Case("function/binary weights", lambda: Fn(binary, nn.Linear(3, 5), nn.Linear(5, 2)).double(), batch(3))
-    rounded = lambda s, x: s.b(F.linear(x, s.a.weight + ((8 * s.a.weight).round() / 8 - s.a.weight).detach()))  # noqa: E731
+    rounded = lambda s, x: s.b(F.linear(x, s.a.weight + ((8 * s.a.weight).round() / 8 - s.a.weight).detach()))
     yield Case("function/rounded weights", lambda: Fn(rounded, nn.Linear(3, 5), nn.Linear(5, 2)).double(), batch(3))
-    last = lambda s, x: WrongFactor.apply(s.a(x))  # noqa: E731
+    last = lambda s, x: WrongFactor.apply(s.a(x))
     yield Case("function/wrong factor at the end", lambda: Fn(last, mlp()).double(), batch(3))
-    mixed = lambda s, x: s.a(x) + s.b(x).detach()  # noqa: E731
+    mixed = lambda s, x: s.a(x) + s.b(x).detach()
     yield Case("function/a detached branch", lambda: Fn(mixed, mlp(), mlp()).double(), batch(3))
-    branch = lambda s, x: s.a(x) + no_grad(s.b, x)  # noqa: E731
+    branch = lambda s, x: s.a(x) + no_grad(s.b, x)
     yield Case("function/a no_grad branch", lambda: Fn(branch, mlp(), mlp()).double(), batch(3))
-    target = lambda s, x: s.a(x) - 0.5 * s.a(x + 1).detach()  # noqa: E731
+    target = lambda s, x: s.a(x) - 0.5 * s.a(x + 1).detach()
     yield Case("function/stop-gradient twin", lambda: Fn(target, mlp()).double(), batch(3))
 
 
@@ -235,10 +236,18 @@ def hooks() -> Iterator[Case]:
         ("full backward, looking", lambda m: m[0].register_full_backward_hook(lambda *a: None), False),
         ("full backward, halving", lambda m: m[2].register_full_backward_hook(lambda m, i, o: (0.5 * i[0],)), False),
         ("full backward pre, looking", lambda m: m[0].register_full_backward_pre_hook(lambda *a: None), False),
-        ("full backward pre, halving", lambda m: m[2].register_full_backward_pre_hook(lambda m, o: (0.5 * o[0],)), False),
+        (
+            "full backward pre, halving",
+            lambda m: m[2].register_full_backward_pre_hook(lambda m, o: (0.5 * o[0],)),
+            False,
+        ),
         ("backward, legacy", lambda m: m[0].register_backward_hook(lambda *a: None), False),
         ("parameter, looking", lambda m: m[0].weight.register_hook(lambda g: None), False),
-        ("parameter, masking", lambda m: m[0].weight.register_hook(lambda g: g * (torch.arange(5)[:, None] > 1)), False),
+        (
+            "parameter, masking",
+            lambda m: m[0].weight.register_hook(lambda g: g * (torch.arange(5)[:, None] > 1)),
+            False,
+        ),
         ("parameter, halving", lambda m: m[2].bias.register_hook(lambda g: 0.5 * g), False),
         ("parameter, clipping", lambda m: m[0].weight.register_hook(lambda g: g.clamp(-1e-3, 1e-3)), False),
         ("parameter, post-accumulate", lambda m: m[0].weight.register_post_accumulate_grad_hook(halve), False),
@@ -252,7 +261,7 @@ def hooks() -> Iterator[Case]:
         ("activation, float()", lambda g: seen.append(float(g.sum()))),
     ):
         yield Case(f"hook/{name}", on_output(hook), batch(3))
-    retained = lambda s, x: s.b(keep(torch.tanh(s.a(x))))  # noqa: E731
+    retained = lambda s, x: s.b(keep(torch.tanh(s.a(x))))
     yield Case("hook/retain_grad", lambda: Fn(retained, nn.Linear(3, 5), nn.Linear(5, 2)).double(), batch(3))
 
 
@@ -268,18 +277,20 @@ def halve(p: Tensor) -> None:
 
 
 def checkpoints() -> Iterator[Case]:
-    two = lambda forward: lambda: Fn(forward, nn.Linear(3, 5), nn.Linear(5, 2)).double()  # noqa: E731
+    two = lambda forward: lambda: Fn(forward, nn.Linear(3, 5), nn.Linear(5, 2)).double()
     for kind in (True, False):
         name = "reentrant" if kind else "non-reentrant"
-        inner = lambda s, x, kind=kind: s.b(checkpoint(lambda z: torch.tanh(s.a(z)), x.requires_grad_(), use_reentrant=kind))  # noqa: E731
+        inner = lambda s, x, kind=kind: s.b(
+            checkpoint(lambda z: torch.tanh(s.a(z)), x.requires_grad_(), use_reentrant=kind)
+        )
         yield Case(f"checkpoint/{name}", two(inner), batch(3))
-        middle = lambda s, x, kind=kind: checkpoint(lambda z: s.b(torch.tanh(z)), s.a(x), use_reentrant=kind)  # noqa: E731
+        middle = lambda s, x, kind=kind: checkpoint(lambda z: s.b(torch.tanh(z)), s.a(x), use_reentrant=kind)
         yield Case(f"checkpoint/{name}, after a layer", two(middle), batch(3))
-        chain = lambda s, x, kind=kind: checkpoint_sequential(s.a, 2, x.requires_grad_(), use_reentrant=kind)  # noqa: E731
+        chain = lambda s, x, kind=kind: checkpoint_sequential(s.a, 2, x.requires_grad_(), use_reentrant=kind)
         yield Case(f"checkpoint/sequential {name}", lambda chain=chain: Fn(chain, mlp()).double(), batch(3))
-    only = lambda s, x: s.b(checkpoint(s.a, x, use_reentrant=False) if s.training else s.a(x))  # noqa: E731
+    only = lambda s, x: s.b(checkpoint(s.a, x, use_reentrant=False) if s.training else s.a(x))
     yield Case("checkpoint/in train mode alone, eval", lambda: two(only)().eval(), batch(3), answers=True)
-    saved = lambda s, x: offloaded(lambda: s.b(torch.tanh(s.a(x))))  # noqa: E731
+    saved = lambda s, x: offloaded(lambda: s.b(torch.tanh(s.a(x))))
     yield Case("checkpoint/save_on_cpu inside", two(saved), batch(3))
 
 

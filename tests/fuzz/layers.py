@@ -1,5 +1,6 @@
 """torch.nn's own layers, each between the input and a small readout."""
 
+# ruff: noqa: E501, E731  (tables: one case a line)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -84,7 +85,9 @@ def pools() -> Iterator[Case]:
         odd = {"answers": False, "few": False} if name in ("CrossMapLRN2d", "LPPool1d", "LPPool2d") else {}
         yield from layer(f"pool/{name}", after(make, dims), 1, *[4] * dims, **odd)
     # chosen at random by the layer itself, in eval mode too
-    yield from layer("pool/FractionalMaxPool2d", after(lambda: nn.FractionalMaxPool2d(2, output_size=3)), 1, 6, 6, few=False)
+    yield from layer(
+        "pool/FractionalMaxPool2d", after(lambda: nn.FractionalMaxPool2d(2, output_size=3)), 1, 6, 6, few=False
+    )
 
 
 def norms() -> Iterator[Case]:
@@ -103,7 +106,7 @@ def norms() -> Iterator[Case]:
                 (),
             ),
         ):
-            whole = lambda make=make: nn.Sequential(nn.Linear(3, 4), make())  # noqa: E731
+            whole = lambda make=make: nn.Sequential(nn.Linear(3, 4), make())
             yield from layer(f"norm/{name} {mode}", whole, 3, *shape, train=train, few=not train)
     for name, make in (
         ("BatchNorm2d", lambda: nn.Sequential(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2))),
@@ -113,20 +116,41 @@ def norms() -> Iterator[Case]:
     ):
         yield from layer(f"norm/{name}", make, 1, 4, 4)
     yield from layer("norm/BatchNorm3d", lambda: nn.Sequential(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2)), 1, 3, 3, 3)
-    yield from layer("norm/SyncBatchNorm eval", lambda: nn.Sequential(nn.Linear(3, 4), nn.SyncBatchNorm(4)), 3, train=False)
+    yield from layer(
+        "norm/SyncBatchNorm eval", lambda: nn.Sequential(nn.Linear(3, 4), nn.SyncBatchNorm(4)), 3, train=False
+    )
     yield from layer("norm/LayerNorm", lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), 3, order=True)
     yield from layer("norm/LayerNorm no bias", lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4, bias=False)), 3)
     yield from layer("norm/RMSNorm", lambda: nn.Sequential(nn.Linear(3, 4), nn.RMSNorm(4)), 3)
 
 
 def activations() -> Iterator[Case]:
-    plain = (
-        "ELU Hardshrink Hardsigmoid Hardtanh Hardswish LeakyReLU LogSigmoid PReLU ReLU ReLU6 SELU CELU GELU Sigmoid SiLU "
-        "Mish Softplus Softshrink Softsign Tanh Tanhshrink"
-    ).split()
+    plain = [
+        "ELU",
+        "Hardshrink",
+        "Hardsigmoid",
+        "Hardtanh",
+        "Hardswish",
+        "LeakyReLU",
+        "LogSigmoid",
+        "PReLU",
+        "ReLU",
+        "ReLU6",
+        "SELU",
+        "CELU",
+        "GELU",
+        "Sigmoid",
+        "SiLU",
+        "Mish",
+        "Softplus",
+        "Softshrink",
+        "Softsign",
+        "Tanh",
+        "Tanhshrink",
+    ]
     smooth = {"GELU", "SiLU", "Softplus", "Tanh", "Mish"}
     for name in plain:
-        make = lambda name=name: nn.Sequential(nn.Linear(3, 4), getattr(nn, name)())  # noqa: E731
+        make = lambda name=name: nn.Sequential(nn.Linear(3, 4), getattr(nn, name)())
         yield from layer(f"activation/{name}", make, 3, order=name in smooth)
     for name, make in (
         ("PReLU channels", lambda: nn.PReLU(4)),
@@ -141,10 +165,10 @@ def activations() -> Iterator[Case]:
         ("Maxout", lambda: nn.Sequential(nn.Unflatten(1, (2, 2)), nn.AdaptiveMaxPool1d(1))),
     ):
         yield from layer(f"activation/{name}", lambda make=make: nn.Sequential(nn.Linear(3, 4), make()), 3)
-    conv = lambda: nn.Sequential(nn.Conv1d(1, 3, 2), nn.PReLU(3))  # noqa: E731
+    conv = lambda: nn.Sequential(nn.Conv1d(1, 3, 2), nn.PReLU(3))
     yield from layer("activation/PReLU after conv", conv, 1, 4)
     for train in (True, False):
-        rrelu = lambda: nn.Sequential(nn.Linear(3, 4), nn.RReLU())  # noqa: E731
+        rrelu = lambda: nn.Sequential(nn.Linear(3, 4), nn.RReLU())
         yield from layer(f"activation/RReLU {'train' if train else 'eval'}", rrelu, 3, train=train, few=not train)
     for name, make in (
         ("Dropout", lambda: nn.Dropout(0.5)),
@@ -154,15 +178,21 @@ def activations() -> Iterator[Case]:
         ("Dropout2d", lambda: nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.Dropout2d(0.5))),
         ("Dropout3d", lambda: nn.Sequential(nn.Unflatten(1, (4, 1, 1, 1)), nn.Dropout3d(0.5))),
     ):
-        whole = lambda make=make: nn.Sequential(nn.Linear(3, 4), make())  # noqa: E731
+        whole = lambda make=make: nn.Sequential(nn.Linear(3, 4), make())
         yield from layer(f"dropout/{name} eval", whole, 3, train=False, few=False)
         yield from layer(f"dropout/{name} train", whole, 3, few=False)
     yield from layer("dropout/Dropout p=0 train", lambda: nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.0)), 3)
-    yield from layer("dropout/Dropout p=1 train", lambda: nn.Sequential(nn.Linear(3, 4), nn.Dropout(1.0)), 3, answers=False, few=False)
+    yield from layer(
+        "dropout/Dropout p=1 train",
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.Dropout(1.0)),
+        3,
+        answers=False,
+        few=False,
+    )
 
 
 def recurrent() -> Iterator[Case]:
-    last: First = lambda out: out[0][:, -1]  # noqa: E731
+    last: First = lambda out: out[0][:, -1]
     for name, make in (
         ("RNN tanh", lambda: nn.RNN(2, 3, batch_first=True)),
         ("RNN relu", lambda: nn.RNN(2, 3, nonlinearity="relu", batch_first=True)),
@@ -176,7 +206,9 @@ def recurrent() -> Iterator[Case]:
         yield from layer(f"recurrent/{name}", make, 3, 2, pick=last)
         if name in ("LSTM", "GRU"):
             yield from layer(f"recurrent/{name} eval", make, 3, 2, pick=last, train=False, few=False)
-    yield from layer("recurrent/LSTM dropout train", lambda: nn.LSTM(2, 2, 2, batch_first=True, dropout=0.5), 3, 2, few=False)
+    yield from layer(
+        "recurrent/LSTM dropout train", lambda: nn.LSTM(2, 2, 2, batch_first=True, dropout=0.5), 3, 2, few=False
+    )
     yield from layer("recurrent/RNNCell", lambda: nn.RNNCell(2, 3), 2)
     yield from layer("recurrent/LSTMCell", lambda: nn.LSTMCell(2, 3), 2)
     yield from layer("recurrent/GRUCell", lambda: nn.GRUCell(2, 3), 2)
@@ -228,13 +260,19 @@ def attention() -> Iterator[Case]:
     ):
         yield from layer(f"attention/{name} train", make, 3, 4, few=False)
         yield from layer(f"attention/{name} eval", make, 3, 4, train=False)
-    yield from layer("attention/EncoderLayer dropout train", lambda: nn.TransformerEncoderLayer(**small), 3, 4, few=False)
+    yield from layer(
+        "attention/EncoderLayer dropout train", lambda: nn.TransformerEncoderLayer(**small), 3, 4, few=False
+    )
 
     class Decode(nn.Module):
         def __init__(self, whole: bool) -> None:
             super().__init__()
             kw = {"dropout": 0.0, **small}
-            self.t = nn.Transformer(num_encoder_layers=1, num_decoder_layers=1, **kw) if whole else nn.TransformerDecoderLayer(**kw)
+            self.t = (
+                nn.Transformer(num_encoder_layers=1, num_decoder_layers=1, **kw)
+                if whole
+                else nn.TransformerDecoderLayer(**kw)
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             return self.t(x, x[:, :2])
@@ -273,7 +311,9 @@ def embeddings() -> Iterator[Case]:
     ):
         for n in (5, 2):
             data = batch(4, n=n, make=tokens)
-            yield Case(f"embedding/{name}{', n = c' if n == 2 else ''}", lambda make=make: make().double(), data, answers=good)
+            yield Case(
+                f"embedding/{name}{', n = c' if n == 2 else ''}", lambda make=make: make().double(), data, answers=good
+            )
 
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -286,7 +326,7 @@ def embeddings() -> Iterator[Case]:
         def forward(self, i: Tensor) -> Tensor:
             return self.o(torch.tanh(self.e(i).mean(1)))
 
-    few = lambda *s, seed=0: tokens(*s, high=4, seed=seed)  # noqa: E731
+    few = lambda *s, seed=0: tokens(*s, high=4, seed=seed)
     yield Case("embedding/padding and tied", lambda: Tied().double(), batch(4, n=4, c=4, make=few))
 
     class Offsets(nn.Module):
@@ -298,7 +338,7 @@ def embeddings() -> Iterator[Case]:
             starts = torch.arange(0, i.numel(), i.shape[1])
             return self.o(self.e(i.reshape(-1), starts, per_sample_weights=w.reshape(-1)))
 
-    data = lambda: Data((tokens(5, 3), floats(5, 3)), floats(5, 2, seed=2), (tokens(2, 3, seed=4), floats(2, 3)))  # noqa: E731
+    data = lambda: Data((tokens(5, 3), floats(5, 3)), floats(5, 2, seed=2), (tokens(2, 3, seed=4), floats(2, 3)))
     yield Case("embedding/bag offsets", lambda: Offsets().double(), data)
 
     class Lm(nn.Module):
@@ -309,7 +349,7 @@ def embeddings() -> Iterator[Case]:
         def forward(self, i: Tensor) -> Tensor:
             return torch.tanh(self.e(i)) @ self.e.weight.T
 
-    y = lambda: Data(few(3, 2, seed=1), few(3, 2, seed=2), few(2, 2, seed=3))  # noqa: E731
+    y = lambda: Data(few(3, 2, seed=1), few(3, 2, seed=2), few(2, 2, seed=3))
     yield Case("embedding/language model", lambda: Lm().double(), y, loss="cross_entropy", answers=True)
 
 
@@ -322,11 +362,22 @@ def linear() -> Iterator[Case]:
     yield Case("linear/one neuron", lambda: nn.Linear(1, 1).double(), batch(1, c=1), answers=True, moves=True)
     yield Case("linear/zero weights", lambda: zeroed(nn.Linear(3, 2).double()), batch(3), answers=True, moves=True)
     for n in (5, 2):
-        two = lambda n=n: Data((floats(n, 3, seed=1), floats(n, 2, seed=5)), floats(n, 2, seed=2), (floats(3, 3), floats(3, 2)))  # noqa: E731
+        two = lambda n=n: Data(
+            (floats(n, 3, seed=1), floats(n, 2, seed=5)), floats(n, 2, seed=2), (floats(3, 3), floats(3, 2))
+        )
         yield Case(f"linear/Bilinear n={n}", lambda: nn.Bilinear(3, 2, 2).double(), two, answers=True)
-        yield Case(f"linear/CosineSimilarity n={n}", lambda: Pair(nn.CosineSimilarity()), lambda n=n: pairs(n), answers=True)
-        yield Case(f"linear/PairwiseDistance n={n}", lambda: Pair(nn.PairwiseDistance()), lambda n=n: pairs(n), answers=True)
-    for name, make in (("LazyLinear made", nn.LazyLinear), ("LazyConv1d made", lambda c: nn.LazyConv1d(c, 2)), ("LazyBatchNorm1d made", None)):
+        yield Case(
+            f"linear/CosineSimilarity n={n}", lambda: Pair(nn.CosineSimilarity()), lambda n=n: pairs(n), answers=True
+        )
+        yield Case(
+            f"linear/PairwiseDistance n={n}", lambda: Pair(nn.PairwiseDistance()), lambda n=n: pairs(n), answers=True
+        )
+    for name, make in (
+        ("LazyLinear made", nn.LazyLinear),
+        ("LazyConv1d made", lambda c: nn.LazyConv1d(c, 2)),
+        ("LazyBatchNorm1d made", None),
+    ):
+
         def build(make: Any = make) -> nn.Module:
             seq = nn.Sequential(make(2) if make else nn.LazyBatchNorm1d(), nn.Flatten(), nn.LazyLinear(2)).double()
             seq(floats(5, 2, 3) if make else floats(5, 3, seed=1))

@@ -1,5 +1,6 @@
 """Parametrizations, caches, state, noise, and how parameters are kept."""
 
+# ruff: noqa: E731  (tables: one case a line)
 from __future__ import annotations
 
 import itertools
@@ -19,7 +20,7 @@ from torch.nn.utils import weight_norm as old_weight_norm
 
 import jumpstart as js
 
-from .case import D, Case, Data, Fn, batch, floats, mlp
+from .case import Case, D, Data, Fn, batch, floats, mlp
 
 
 def chain(layer: nn.Module, train: bool = True) -> nn.Module:
@@ -64,7 +65,11 @@ def parametrizations() -> Iterator[Case]:
     for name, make, good in (
         ("weight_norm", lambda: P.weight_norm(nn.Linear(3, 4)), True),
         ("weight_norm, whole", lambda: P.weight_norm(nn.Linear(3, 4), dim=None), True),
-        ("weight_norm conv", lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), P.weight_norm(nn.Conv1d(1, 2, 2)), nn.Flatten()), True),
+        (
+            "weight_norm conv",
+            lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), P.weight_norm(nn.Conv1d(1, 2, 2)), nn.Flatten()),
+            True,
+        ),
         ("orthogonal", lambda: P.orthogonal(nn.Linear(3, 4)), True),
         ("orthogonal cayley", lambda: P.orthogonal(nn.Linear(3, 4), orthogonal_map="cayley"), True),
         ("orthogonal householder", lambda: P.orthogonal(nn.Linear(3, 4), orthogonal_map="householder"), False),
@@ -81,19 +86,27 @@ def parametrizations() -> Iterator[Case]:
     for train, (name, make) in itertools.product(
         (True, False), (("spectral_norm", P.spectral_norm), ("old spectral_norm", old_spectral_norm))
     ):
-        build = lambda make=make, train=train: chain(make(nn.Linear(3, 4)), train)  # noqa: E731
+        build = lambda make=make, train=train: chain(make(nn.Linear(3, 4)), train)
         yield Case(f"parametrized/{name} {'train' if train else 'eval'}", build, batch(3), answers=not train)
-    for name, make in (("weight_norm", lambda: P.weight_norm(nn.Linear(3, 4))), ("positive", lambda: registered(Positive))):
-        build = lambda make=make: chain(make())  # noqa: E731
+    for name, make in (
+        ("weight_norm", lambda: P.weight_norm(nn.Linear(3, 4))),
+        ("positive", lambda: registered(Positive)),
+    ):
+        build = lambda make=make: chain(make())
         yield Case(f"parametrized/{name} cached", build, batch(3), around=parametrize.cached)
 
-    yield Case("parametrized/spectral_norm cached", lambda: chain(P.spectral_norm(nn.Linear(3, 4)), False), batch(3), around=parametrize.cached)
+    yield Case(
+        "parametrized/spectral_norm cached",
+        lambda: chain(P.spectral_norm(nn.Linear(3, 4)), False),
+        batch(3),
+        around=parametrize.cached,
+    )
 
     def called(model: nn.Module, data: Data) -> Any:
         model(data.inputs)  # fills the cache
         return js.supervised(model, data.inputs, data.targets)
 
-    full = lambda: chain(P.weight_norm(nn.Linear(3, 4)))  # noqa: E731
+    full = lambda: chain(P.weight_norm(nn.Linear(3, 4)))
     yield Case("parametrized/a filled cache", full, batch(3), around=parametrize.cached, objective=called)
 
 
@@ -138,9 +151,9 @@ def keeping() -> Iterator[Case]:
     yield Case("kept/a detached copy at the first call", build(copied), batch(3))
     yield Case("kept/weight.data", build(data), batch(3))
     yield Case("kept/a cache that was filled", build(effective, lambda s: s(floats(5, 3))), batch(3))
-    params = lambda s, x: s.b(torch.tanh(sum(F.linear(x, p) for p in list(s.a.parameters()) if p.dim() == 2)))  # noqa: E731
+    params = lambda s, x: s.b(torch.tanh(sum(F.linear(x, p) for p in list(s.a.parameters()) if p.dim() == 2)))
     yield Case("kept/by parameters()", build(params), batch(3), answers=True)
-    states = lambda s, x: s.b(torch.tanh(F.linear(x, s.state_dict()["a.weight"], s.a.bias)))  # noqa: E731
+    states = lambda s, x: s.b(torch.tanh(F.linear(x, s.state_dict()["a.weight"], s.a.bias)))
     yield Case("kept/by state_dict()", build(states), batch(3))
 
     class Outside(nn.Module):
@@ -302,52 +315,128 @@ def structures() -> Iterator[Case]:
         yield Case(f"parameters/{name}", build, batch(3), answers=True)
     yield Case("parameters/expanded bias", strange(lambda m: setattr(m[0].bias, "data", floats(1).expand(5))), batch(3))
     yield Case("parameters/overlapping storage", strange(overlapping), batch(3))
-    yield Case("parameters/flipped view", strange(lambda m: setattr(m[0].bias, "data", floats(5).as_strided((5,), (1,)))), batch(3), answers=True)
+    yield Case(
+        "parameters/flipped view",
+        strange(lambda m: setattr(m[0].bias, "data", floats(5).as_strided((5,), (1,)))),
+        batch(3),
+        answers=True,
+    )
     yield Case("parameters/all frozen", lambda: frozen("nothing"), batch(3))
     yield Case("parameters/NaN", strange(lambda m: m[0].weight[0, 0].fill_(float("nan"))), batch(3))
     yield Case("parameters/infinite", strange(lambda m: m[2].bias[0].fill_(float("inf"))), batch(3))
     yield Case("parameters/huge", strange(lambda m: m[2].weight.mul_(1e8)), batch(3))
     yield Case("parameters/tiny", strange(lambda m: m[2].weight.mul_(1e-8)), batch(3), answers=True)
 
-    par = lambda *s, **k: nn.Parameter(floats(*s, **k))  # noqa: E731
+    par = lambda *s, **k: nn.Parameter(floats(*s, **k))
     for name, forward, layers, parameters, good in (
         ("scalar", lambda s, x: s.w * s.a(x), 1, {"w": par()}, True),
         ("zero-size", lambda s, x: s.a(x) + s.w.sum(), 1, {"w": par(0)}, True),
         ("unused", lambda s, x: s.a(x), 1, {"w": par(4)}, True),
         ("one by one", lambda s, x: x * s.w[0, 0] + s.a(x).sum(1, keepdim=True), 1, {"w": par(1, 1)}, True),
-        ("list", lambda s, x: torch.tanh(x @ s.w[0]) @ s.w[1], 0, {"w": nn.ParameterList([par(3, 4), par(4, 3)])}, True),
-        ("dict", lambda s, x: torch.tanh(x @ s.w["a"]) @ s.w["b"], 0, {"w": nn.ParameterDict({"a": par(3, 4), "b": par(4, 3)})}, True),
-        ("integer, frozen", lambda s, x: s.a(x) * s.w, 1, {"w": nn.Parameter(torch.tensor(3), requires_grad=False)}, True),
-        ("boolean mask, frozen", lambda s, x: s.a(x * s.w), 1, {"w": nn.Parameter(torch.tensor([True, False, True]), requires_grad=False)}, True),
+        (
+            "list",
+            lambda s, x: torch.tanh(x @ s.w[0]) @ s.w[1],
+            0,
+            {"w": nn.ParameterList([par(3, 4), par(4, 3)])},
+            True,
+        ),
+        (
+            "dict",
+            lambda s, x: torch.tanh(x @ s.w["a"]) @ s.w["b"],
+            0,
+            {"w": nn.ParameterDict({"a": par(3, 4), "b": par(4, 3)})},
+            True,
+        ),
+        (
+            "integer, frozen",
+            lambda s, x: s.a(x) * s.w,
+            1,
+            {"w": nn.Parameter(torch.tensor(3), requires_grad=False)},
+            True,
+        ),
+        (
+            "boolean mask, frozen",
+            lambda s, x: s.a(x * s.w),
+            1,
+            {"w": nn.Parameter(torch.tensor([True, False, True]), requires_grad=False)},
+            True,
+        ),
         ("per sample", lambda s, x: s.a(x) + s.w, 1, {"w": par(5, 3)}, False),
         ("outputs are a parameter", lambda s, x: s.w, 0, {"w": par(5, 3)}, False),
         ("outputs are a parameter, expanded", lambda s, x: s.w.expand(x.shape[0], -1), 0, {"w": par(3)}, False),
-        ("outputs indexed from a table", lambda s, x: s.w[(x.abs().sum(1) * 10).long() % 4], 0, {"w": par(4, 3)}, False),
-        ("complex", lambda s, x: torch.view_as_real(x.to(s.w.dtype) @ s.w).sum(2), 0, {"w": nn.Parameter(torch.complex(floats(3, 3), floats(3, 3, seed=4)))}, False),
-        ("complex and real", lambda s, x: s.a(torch.fft.ifft(torch.fft.fft(x) * s.w).real), 1, {"w": nn.Parameter(torch.complex(floats(3), floats(3, seed=4)))}, False),
-        ("complex, abs", lambda s, x: s.a((x.to(s.w.dtype) @ s.w).abs()), 1, {"w": nn.Parameter(torch.complex(floats(3, 3), floats(3, 3, seed=4)))}, False),
-        ("complex, conjugated", lambda s, x: (x.to(s.w.dtype) @ s.w.conj() * s.w[0]).imag, 0, {"w": nn.Parameter(torch.complex(floats(3, 3), floats(3, 3, seed=4)))}, False),
-        ("complex, frozen", lambda s, x: s.a((x.to(s.w.dtype) @ s.w).real), 1, {"w": nn.Parameter(torch.complex(floats(3, 3), floats(3, 3, seed=4)), requires_grad=False)}, True),
+        (
+            "outputs indexed from a table",
+            lambda s, x: s.w[(x.abs().sum(1) * 10).long() % 4],
+            0,
+            {"w": par(4, 3)},
+            False,
+        ),
+        (
+            "complex",
+            lambda s, x: torch.view_as_real(x.to(s.w.dtype) @ s.w).sum(2),
+            0,
+            {"w": nn.Parameter(torch.complex(floats(3, 3), floats(3, 3, seed=4)))},
+            False,
+        ),
+        (
+            "complex and real",
+            lambda s, x: s.a(torch.fft.ifft(torch.fft.fft(x) * s.w).real),
+            1,
+            {"w": nn.Parameter(torch.complex(floats(3), floats(3, seed=4)))},
+            False,
+        ),
+        (
+            "complex, abs",
+            lambda s, x: s.a((x.to(s.w.dtype) @ s.w).abs()),
+            1,
+            {"w": nn.Parameter(torch.complex(floats(3, 3), floats(3, 3, seed=4)))},
+            False,
+        ),
+        (
+            "complex, conjugated",
+            lambda s, x: (x.to(s.w.dtype) @ s.w.conj() * s.w[0]).imag,
+            0,
+            {"w": nn.Parameter(torch.complex(floats(3, 3), floats(3, 3, seed=4)))},
+            False,
+        ),
+        (
+            "complex, frozen",
+            lambda s, x: s.a((x.to(s.w.dtype) @ s.w).real),
+            1,
+            {"w": nn.Parameter(torch.complex(floats(3, 3), floats(3, 3, seed=4)), requires_grad=False)},
+            True,
+        ),
     ):
         layer = [nn.Linear(3, 3)] if layers else []
-        build = lambda forward=forward, layer=layer, parameters=parameters: copy(Fn(forward, *layer, **parameters).double())  # noqa: E731
+        build = lambda forward=forward, layer=layer, parameters=parameters: copy(
+            Fn(forward, *layer, **parameters).double()
+        )
         yield Case(f"parameters/{name}", build, batch(3, c=3), answers=good)
 
     class Deep(nn.Module):
         def __init__(self, depth: int) -> None:
             super().__init__()
-            self.inner = nn.ModuleDict({"x.y".replace(".", "_"): nn.ModuleList([Deep(depth - 1) if depth else mlp(c=3)])})
+            self.inner = nn.ModuleDict(
+                {"x.y".replace(".", "_"): nn.ModuleList([Deep(depth - 1) if depth else mlp(c=3)])}
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             return self.inner["x_y"][0](x)
 
     yield Case("parameters/deep nest", lambda: Deep(6).double(), batch(3, c=3), answers=True)
-    kept = lambda: Fn(lambda s, x: s.a(x) @ s.m, nn.Linear(3, 3), m=nn.Buffer(floats(3, 3)))  # noqa: E731
+    kept = lambda: Fn(lambda s, x: s.a(x) @ s.m, nn.Linear(3, 3), m=nn.Buffer(floats(3, 3)))
     yield Case("parameters/weights in a buffer", lambda: kept().double(), batch(3, c=3), answers=True)
-    twice = lambda s, x: s.a(torch.tanh(s.a(torch.tanh(s.a(x)))))  # noqa: E731
-    yield Case("parameters/a layer used three times", lambda: Fn(twice, nn.Linear(3, 3)).double(), batch(3, c=3), answers=True)
-    toggled = lambda s, x: s.b(torch.tanh(s.a.requires_grad_(False)(x)))  # noqa: E731
-    yield Case("parameters/frozen in forward", lambda: Fn(toggled, nn.Linear(3, 3), nn.Linear(3, 3)).double(), batch(3, c=3), own=True)
+    twice = lambda s, x: s.a(torch.tanh(s.a(torch.tanh(s.a(x)))))
+    yield Case(
+        "parameters/a layer used three times", lambda: Fn(twice, nn.Linear(3, 3)).double(), batch(3, c=3), answers=True
+    )
+    toggled = lambda s, x: s.b(torch.tanh(s.a.requires_grad_(False)(x)))
+    yield Case(
+        "parameters/frozen in forward",
+        lambda: Fn(toggled, nn.Linear(3, 3), nn.Linear(3, 3)).double(),
+        batch(3, c=3),
+        own=True,
+    )
 
 
 def copy(model: nn.Module) -> nn.Module:

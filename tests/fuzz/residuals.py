@@ -1,5 +1,6 @@
 """Residuals at points and of whole networks, as people write them; a plain loop over the points is the oracle."""
 
+# ruff: noqa: E731  (tables: one case a line)
 from __future__ import annotations
 
 import math
@@ -13,7 +14,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import jumpstart as js
 
-from .case import D, Case, Data, Fn, floats, mlp
+from .case import Case, D, Data, Fn, floats, mlp
 
 Residual = Callable[[Any, Tensor], Any]
 
@@ -41,12 +42,26 @@ def looped(fn: Residual, weight: Any = 1.0) -> Callable[[nn.Module, Any], Tensor
 
 
 def term(
-    name: str, fn: Residual, at: Callable[[], Any] = points, weight: Any = 1.0, model: Callable[[], nn.Module] = net, **kw: Any
+    name: str,
+    fn: Residual,
+    at: Callable[[], Any] = points,
+    weight: Any = 1.0,
+    model: Callable[[], nn.Module] = net,
+    **kw: Any,
 ) -> Case:
     """A single js.Term."""
     ask = kw.pop("ask", lambda m, d: js.residual(m, js.Term(fn, d.inputs, weight=weight)))
     outputs = kw.pop("outputs", looped(fn, kw.pop("plain_weight", weight)))
-    return Case(f"residual/{name}", model, lambda: Data(at(), None), objective=ask, outputs=outputs, phi=half, loss="residual", **kw)
+    return Case(
+        f"residual/{name}",
+        model,
+        lambda: Data(at(), None),
+        objective=ask,
+        outputs=outputs,
+        phi=half,
+        loss="residual",
+        **kw,
+    )
 
 
 def value(u: Any, x: Tensor) -> Tensor:
@@ -98,7 +113,11 @@ def good() -> Iterator[Case]:
     yield term("jacrev", lambda u, x: jacrev(u)(x) - 1, **ok)
     yield term("jacfwd", lambda u, x: jacfwd(u)(x).sum() - 1, **ok)
     yield term("jvp", lambda u, x: jvp(u, (x,), (torch.ones_like(x),))[1] - x[0], **ok)
-    yield term("jvp of jvp", lambda u, x: jvp(lambda z: jvp(u, (z,), (torch.ones_like(x),))[1], (x,), (torch.ones_like(x),))[1] - x[0], **ok)
+    yield term(
+        "jvp of jvp",
+        lambda u, x: jvp(lambda z: jvp(u, (z,), (torch.ones_like(x),))[1], (x,), (torch.ones_like(x),))[1] - x[0],
+        **ok,
+    )
     yield term("nonlinear", lambda u, x: u(x) ** 3 - u(x) * x[0].sin(), **ok)
     yield term("two values", lambda u, x: torch.stack([u(x)[0] - x[0], u(x)[0] * x[1]]), **ok)
     yield term("at other places", lambda u, x: u(x) - u(torch.stack([x[0], torch.zeros_like(x[1])])), **ok)
@@ -111,9 +130,15 @@ def good() -> Iterator[Case]:
     yield term("strided points", lambda u, x: u(x) - x.sum(), lambda: points(6, 4)[:, ::2], **ok)
     yield term("expanded points", lambda u, x: u(x) - x.sum(), lambda: points(1).expand(4, 2), **ok)
     yield term("ReLU network", lambda u, x: u(x) - x.sum(), model=lambda: mlp(2, 5, 1, nn.ReLU).double(), **ok)
-    yield term("LayerNorm network", lambda u, x: laplacian(u, x) - 1, model=lambda: nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 1)).double())
+    yield term(
+        "LayerNorm network",
+        lambda u, x: laplacian(u, x) - 1,
+        model=lambda: nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 1)).double(),
+    )
     yield term("an unknown", lambda u, x: u.nu * u(x) - x.sum(), model=lambda: Inverse().double(), **ok)
-    yield term("float32", lambda u, x: laplacian(u, x) - x.prod(), lambda: points().float(), model=lambda: mlp(2, 5, 1), **ok)
+    yield term(
+        "float32", lambda u, x: laplacian(u, x) - x.prod(), lambda: points().float(), model=lambda: mlp(2, 5, 1), **ok
+    )
     yield term("a constant beside", lambda u, x: torch.stack([u(x)[0], torch.zeros((), dtype=x.dtype)]), **ok)
 
 
@@ -130,12 +155,25 @@ def odd() -> Iterator[Case]:
     yield term("math.sin", lambda u, x: u(x) - math.sin(x[0]))
     yield term("NumPy on the network", lambda u, x: torch.as_tensor(np.abs(u(x).detach().numpy())))
     yield term("a loop while", lambda u, x: u(x) * count(x))
-    yield term("assert", lambda u, x: u(x) if bool(torch.isfinite(u(x)).all()) else u(x))
-    yield term("print", lambda u, x: u(x) if str(x) else u(x))
+    yield term("assert", lambda u, x: u(x) if bool(torch.isfinite(u(x)).all()) else 0 * u(x))
+    yield term("print", lambda u, x: u(x) if str(x) else 2 * u(x))
     yield term("random numbers", lambda u, x: u(x) + torch.rand(()))
-    yield term("dropout network", lambda u, x: u(x), model=lambda: nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 1)).double())
-    yield term("BatchNorm network", lambda u, x: u(x[None])[0], model=lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double())
-    yield term("BatchNorm network in eval", lambda u, x: u(x[None])[0], model=lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double().eval(), answers=True)
+    yield term(
+        "dropout network",
+        lambda u, x: u(x),
+        model=lambda: nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 1)).double(),
+    )
+    yield term(
+        "BatchNorm network",
+        lambda u, x: u(x[None])[0],
+        model=lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double(),
+    )
+    yield term(
+        "BatchNorm network in eval",
+        lambda u, x: u(x[None])[0],
+        model=lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double().eval(),
+        answers=True,
+    )
     yield term("constant", lambda u, x: x.sum())
     yield term("detached", lambda u, x: u(x).detach())
     yield term("half detached", lambda u, x: u(x) * u(x).detach())
@@ -160,18 +198,30 @@ def odd() -> Iterator[Case]:
     yield term("ctx-style function", lambda u, x: Cube.apply(u(x)))
     yield term("a hook in the network", lambda u, x: u(x), model=hooked)
     yield term("backward hook in the network", lambda u, x: u(x), model=hooked_back)
-    yield term("checkpoint in the network", lambda u, x: u(x), model=lambda: Fn(lambda s, x: torch.utils.checkpoint.checkpoint(s.a, x, use_reentrant=False), mlp(2, 4, 1)).double())
-    yield term("lazy network", lambda u, x: u(x), model=lambda: nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 1)).double())
+    yield term(
+        "checkpoint in the network",
+        lambda u, x: u(x),
+        model=lambda: Fn(
+            lambda s, x: torch.utils.checkpoint.checkpoint(s.a, x, use_reentrant=False), mlp(2, 4, 1)
+        ).double(),
+    )
+    yield term(
+        "lazy network", lambda u, x: u(x), model=lambda: nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 1)).double()
+    )
     yield term("scripted network", lambda u, x: u(x) - 1, model=lambda: torch.jit.script(net()))
     yield term("compiled network", lambda u, x: u(x) - 1, model=lambda: torch.compile(net(), backend="eager"))
     yield term("submodules", lambda u, x: u.u(x) - u.k(x), model=lambda: Fields().double())
-    yield term("a ModuleDict", lambda u, x: u["u"](x) - u["k"](x), model=lambda: nn.ModuleDict({"u": mlp(2, 4, 1), "k": mlp(2, 4, 1)}).double())
+    yield term(
+        "a ModuleDict",
+        lambda u, x: u["u"](x) - u["k"](x),
+        model=lambda: nn.ModuleDict({"u": mlp(2, 4, 1), "k": mlp(2, 4, 1)}).double(),
+    )
     yield term("parameters()", lambda u, x: u(x) * sum(p.sum() for p in u.parameters()))
     yield term("two points needed", lambda u, x: u(x) - u(x.flip(0)))
     yield term("cdist", lambda u, x: u(x) + torch.cdist(u(x)[None], x[None, :1]))
     yield term("network of functions", lambda u, x: vmap(u)(x[None]))
     # points
-    plain = lambda u, x: u(x) - x.sum()  # noqa: E731
+    plain = lambda u, x: u(x) - x.sum()
     yield term("NumPy points", plain, lambda: points().numpy())
     yield term("NumPy points, float32", plain, lambda: points().float().numpy(), wide=False)
     yield term("a list of points", plain, lambda: points().tolist())
@@ -191,25 +241,53 @@ def odd() -> Iterator[Case]:
     yield term("a weight a point, a list", plain, weight=w.tolist())
     yield term("a weight a point, NumPy", plain, weight=w.numpy())
     yield term("a 0-d weight", plain, weight=torch.tensor(4.0, dtype=D))
-    for name, bad in (("0", 0.0), ("negative", -1.0), ("NaN", math.nan), ("infinite", math.inf), ("a string", "1"), ("None", None), ("of another length", w[:3]), ("negative at a point", w - 3), ("NaN at a point", w * math.nan)):
+    for name, bad in (
+        ("0", 0.0),
+        ("negative", -1.0),
+        ("NaN", math.nan),
+        ("infinite", math.inf),
+        ("a string", "1"),
+        ("None", None),
+        ("of another length", w[:3]),
+        ("negative at a point", w - 3),
+        ("NaN at a point", w * math.nan),
+    ):
         yield term(f"weight {name}", plain, weight=bad, outputs=lambda m, d: fail())
-    yield term("a function where a Term belongs", plain, ask=lambda m, d: js.residual(m, plain), outputs=lambda m, d: fail())
+    yield term(
+        "a function where a Term belongs", plain, ask=lambda m, d: js.residual(m, plain), outputs=lambda m, d: fail()
+    )
     yield term("no terms", plain, ask=lambda m, d: js.residual(m), outputs=lambda m, d: fail())
-    yield term("a Term alone", plain, ask=lambda m, d: js.residual(js.Term(plain, d.inputs)), outputs=lambda m, d: fail())
+    yield term(
+        "a Term alone", plain, ask=lambda m, d: js.residual(js.Term(plain, d.inputs)), outputs=lambda m, d: fail()
+    )
     yield term("a list of Terms", plain, ask=lambda m, d: js.residual(m, [js.Term(plain, d.inputs)]))
-    yield term("Term without a function", plain, ask=lambda m, d: js.residual(m, js.Term(None, d.inputs)), outputs=lambda m, d: fail())
-    both = lambda m, d: js.residual(m, js.Term(plain, d.inputs), js.Term(lambda u, x: u(x) ** 2, d.inputs[:3], weight=4.0))  # noqa: E731
-    stacked = lambda m, x: torch.cat([looped(plain)(m, x), looped(lambda u, z: u(z) ** 2, 4.0)(m, x[:3])])  # noqa: E731
+    yield term(
+        "Term without a function",
+        plain,
+        ask=lambda m, d: js.residual(m, js.Term(None, d.inputs)),
+        outputs=lambda m, d: fail(),
+    )
+    both = lambda m, d: js.residual(
+        m, js.Term(plain, d.inputs), js.Term(lambda u, x: u(x) ** 2, d.inputs[:3], weight=4.0)
+    )
+    stacked = lambda m, x: torch.cat([looped(plain)(m, x), looped(lambda u, z: u(z) ** 2, 4.0)(m, x[:3])])
     yield term("two terms", plain, ask=both, outputs=stacked, answers=True)
-    bad = lambda m, d: js.residual(m, js.Term(plain, d.inputs), js.Term(by_autograd, d.inputs, name="flux"))  # noqa: E731
-    yield term("a second term with autograd.grad", plain, ask=bad, outputs=lambda m, x: torch.cat([looped(plain)(m, x), looped(by_autograd)(m, x)]))
+    bad = lambda m, d: js.residual(m, js.Term(plain, d.inputs), js.Term(by_autograd, d.inputs, name="flux"))
+    yield term(
+        "a second term with autograd.grad",
+        plain,
+        ask=bad,
+        outputs=lambda m, x: torch.cat([looped(plain)(m, x), looped(by_autograd)(m, x)]),
+    )
 
 
 def coupled() -> Iterator[Case]:
     """Residuals of the whole network, and outputs by js.Objective."""
 
     def whole(name: str, fn: Callable[[Any], Any], **kw: Any) -> Case:
-        return term(name, lambda u, x: u(x), ask=lambda m, d: js.residual(m, fn), outputs=lambda m, x: fn(m).reshape(-1), **kw)
+        return term(
+            name, lambda u, x: u(x), ask=lambda m, d: js.residual(m, fn), outputs=lambda m, x: fn(m).reshape(-1), **kw
+        )
 
     at = points()
     yield whole("whole, values", lambda u: u(at)[:, 0] - at.sum(1), answers=True)
@@ -234,8 +312,8 @@ def coupled() -> Iterator[Case]:
         ("submodule", lambda u: u[0](at)[:, :1], False),
         ("parameters", lambda u: u(at) * dict(u.named_parameters())["0.bias"][0], False),
     ):
-        ask = lambda m, d, f=f: js.Objective(m, f, js.losses.mse(y))  # noqa: E731
-        data = lambda: Data(None, y)  # noqa: E731
+        ask = lambda m, d, f=f: js.Objective(m, f, js.losses.mse(y))
+        data = lambda: Data(None, y)
         yield Case(f"objective/{name}", net, data, objective=ask, outputs=lambda m, x, f=f: f(m), answers=good)
 
 

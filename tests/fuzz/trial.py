@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,12 +16,12 @@ import jumpstart as js
 from jumpstart import errors
 
 from .case import Case, Data
-from .oracle import Oracle, close, put, reals, trainable
+from .oracle import Oracle, Ran, close, reals, trainable
+from .snapshot import UNMADE, Snapshot, default_state_kept
 
 RIGHT, REFUSED, WARNED, SILENT, RAW, UNDUE = "right", "refused", "warned", "SILENT", "RAW", "UNDUE"
 FAULTS = (SILENT, RAW, UNDUE)
 INTEGRATED = 1e-5  # of flows that are integrated: jumpstart's local error is 1e-8, and kinks cost a power
-UNMADE = nn.parameter.UninitializedTensorMixin
 LONGEST = 1200  # letters of a message; whole tensors are longer
 
 # (rtol of the movement, atol of the outputs) by the coarsest arithmetic
@@ -156,6 +153,8 @@ class Trial:
         done, objective = self.attempt("objective", lambda: self.case.ask(model, data))
         for basis in ("auto", "dense", "krylov") if done else ():
             if self.case.later is not None and basis != "auto":  # each on a model of its own
+                torch.set_default_dtype(torch.float32)
+                torch.set_default_device(None)
                 model, data = self.case.model(), self.case.data()
                 done, objective = self.attempt("objective", lambda: self.case.ask(model, data))  # noqa: B023
             if done:
@@ -167,15 +166,19 @@ class Trial:
         done, solution = self.attempt(f"{tag}solve", lambda: js.solve(objective, basis=basis))
         if not done:
             return
-        if self.case.later is not None:
-            self.case.later(model, data)
-        if self.oracle.trouble is not None:
+        o = self.oracle
+        if o.trouble is not None:
             self._no_answer(solution, tag)
             return
-        o = self.oracle
         fine = max(self._tolerances()) < 1e-2  # 16 bits of K do not determine the end of a run
-        for share in (0.3, 20.0 if fine else 1.0) if basis == "auto" else (2.0 if fine else 1.0,):
-            self._at(solution, share / o.top, f"{tag}outputs", basis == "auto" or self.case.later is not None)
+        times = [
+            share / o.top for share in ((0.3, 20.0 if fine else 1.0) if basis == "auto" else (2.0 if fine else 1.0,))
+        ]
+        wants = [o.at(t) for t in times]
+        if self.case.later is not None:  # after the oracle has said all, for it may change defaults
+            self.case.later(model, data)
+        for t, want in zip(times, wants, strict=True):
+            self._at(solution, t, want, f"{tag}outputs", basis == "auto" or self.case.later is not None)
         if basis != "auto" or self.case.later is not None:
             return
         for rate in o.rates if self.case.loss == "mse" and self.case.coarse is None else ():
@@ -185,12 +188,15 @@ class Trial:
         if self.case.order and not o.differ:
             self._second(solution)
 
-    def _at(self, solution: Any, t: float, what: str, everything: bool) -> None:
-        o, want = self.oracle, self.oracle.at(t)
+    def _at(self, solution: Any, t: float, want: Ran, what: str, everything: bool) -> None:
+        o = self.oracle
         done, got = self.attempt(what, lambda: solution.outputs(t))
         if not done:
             return
-        bound = solution.error_bound(t) if solution.basis.kind != "dense" else 0.0
+        kind = solution.basis.kind
+        done, bound = (True, 0.0) if kind == "dense" else self.attempt("bound", lambda: solution.error_bound(t))
+        if not done:
+            return
         if "krylov" not in what and bound > 0.01 * float((want.outputs - o.u0).norm()):
             bound = 0.01 * float((want.outputs - o.u0).norm())  # 1%, or a warning
         got = got.reshape(want.outputs.shape) if self.case.objective is not None and got.numel() == o.size else got
@@ -252,11 +258,15 @@ class Trial:
         (big, _, _), (small, first, moved) = misses
         floor = 1e-8 * moved + 1e-11 * float(o.u0.norm())
         good = small <= floor or (small <= 0.5 * first and small <= 0.06 * big)
-        self._say("order=2", RIGHT if good else SILENT, "" if good else f"misses {big:.1e}, {small:.1e}, first {first:.1e}")
+        self._say(
+            "order=2", RIGHT if good else SILENT, "" if good else f"misses {big:.1e}, {small:.1e}, first {first:.1e}"
+        )
 
     # -- jumps -------------------------------------------------------------------------------------------------
 
     def _jump(self) -> None:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
         model, data, o = self.case.model(), self.case.data(), self.oracle
         before = Snapshot(model)
         result = None
@@ -286,103 +296,6 @@ class Trial:
             self._say(what, SILENT if changes else RIGHT, ", ".join(changes)[:200])
 
 
-class Snapshot:
-    """What asking must leave as it was."""
-
-    def __init__(self, model: nn.Module) -> None:
-        if not isinstance(model, nn.Module):
-            model = nn.Identity()  # somebody's mistake, with nothing in it
-        modules = model.named_modules()
-        self.modules = [(name, m, getattr(m, "training", None), list(parameters(m))) for name, m in modules]
-        self.grads = {name: (p.grad, p.requires_grad) for name, p in model.named_parameters()}
-        self.values = {name: value(p) for name, p in model.named_parameters()}
-        self.buffers = {name: (b, value(b)) for name, b in model.named_buffers()}
-        self.process = process()
-
-    def changes(self, model: nn.Module, weights: bool = True) -> list[str]:
-        found = []
-        model = model if isinstance(model, nn.Module) else nn.Identity()
-        for name, m, training, kept in self.modules:
-            if getattr(m, "training", None) != training:
-                found.append(f"mode of {name!r}")
-            if [(k, id(p)) for k, p in parameters(m)] != [(k, id(p)) for k, p in kept]:
-                found.append(f"parameters of {name!r} are other objects")
-        for name, p in model.named_parameters():
-            grad, wanted = self.grads.get(name, (None, None))
-            if p.grad is not grad or p.requires_grad != wanted:
-                found.append(f"gradient or requires_grad of {name!r}")
-            if grad is not None and not grad.is_meta and not bool((grad == 0.25).all()):
-                found.append(f"gradient of {name!r} was written to")
-            if weights and not same(value(p), self.values.get(name)):
-                found.append(f"values of {name!r}")
-        for name, b in model.named_buffers():
-            if name not in self.buffers or self.buffers[name][0] is not b or not same(value(b), self.buffers[name][1]):
-                found.append(f"buffer {name!r}")
-        return found + [key for key, now in process().items() if not same(now, self.process[key])]
-
-
-def parameters(m: nn.Module) -> list[tuple[str, Any]]:
-    """A module's own parameters; scripted ones make new objects at every look."""
-    return [] if isinstance(m, torch.jit.ScriptModule) else list(m._parameters.items())
-
-
-def value(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone() if not isinstance(tensor, UNMADE) else torch.empty(0)
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.is_meta or b.is_meta:
-            return a.is_meta and b.is_meta
-        return a.shape == b.shape and a.dtype == b.dtype and bits(a).equal(bits(b))
-    return bool(a == b)
-
-
-def bits(tensor: Tensor) -> Tensor:
-    """So that NaN equals itself."""
-    if tensor.is_quantized or tensor.is_sparse:
-        return tensor.to_dense().int_repr() if tensor.is_quantized else tensor.to_dense()
-    return tensor.resolve_conj().contiguous().reshape(-1).view(torch.uint8)
-
-
-def process() -> dict[str, Any]:
-    """What belongs to everybody in the process."""
-    cuda = torch.backends.cuda
-    return {
-        "torch's random state": torch.get_rng_state(),
-        "Python's random state": random.getstate(),
-        "NumPy's random state": np.random.get_state()[1].tobytes(),  # type: ignore[union-attr, index]
-        "grad mode": torch.is_grad_enabled(),
-        "inference mode": torch.is_inference_mode_enabled(),
-        "default dtype": torch.get_default_dtype(),
-        "threads": torch.get_num_threads(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "anomaly mode": torch.is_anomaly_enabled(),
-        "attention's fast path": torch.backends.mha.get_fastpath_enabled(),
-        "attention's kernels": (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled()),
-        "autocast": torch.is_autocast_enabled("cpu"),
-    }
-
-
-@contextmanager
-def default_state_kept() -> Iterator[None]:
-    """Whatever a module does to the process is undone before the next case."""
-    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
-    numpy, python = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
-            torch.set_num_threads(threads)
-            torch.set_default_device(None)
-            np.random.set_state(numpy)
-            random.setstate(python)
-
-
 def ask(case: Case) -> Verdict:
     """The verdict on one case."""
     return Trial(case).run()
-
-
-__all__ = ["FAULTS", "Verdict", "ask", "put"]

@@ -1,5 +1,6 @@
 """Compiled, traced and wrapped modules, and every precision."""
 
+# ruff: noqa: E501, E731  (tables: one case a line)
 from __future__ import annotations
 
 import contextlib
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .case import D, Case, Data, Fn, batch, floats, mlp
+from .case import Case, D, Data, Fn, batch, floats, mlp
 
 Half, B16, Single = torch.float16, torch.bfloat16, torch.float32
 
@@ -28,8 +29,8 @@ class Twice(nn.Module):
 
 
 def wrappers() -> Iterator[Case]:
-    small = lambda: mlp().double()  # noqa: E731
-    norm = lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()  # noqa: E731
+    small = lambda: mlp().double()
+    norm = lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
     x = floats(5, 3, seed=1)
     for name, build in (
         ("scripted", lambda: torch.jit.script(small())),
@@ -108,33 +109,82 @@ def precisions() -> Iterator[Case]:
     for dtype, name in ((Single, "float32"), (Half, "float16"), (B16, "bfloat16")):
         data = batch(3, dtype=dtype)
         good = dtype == Single
-        yield Case(f"precision/{name}", lambda dtype=dtype: mlp().to(dtype), data, answers=good, coarse=None if good else dtype)
-        conv = lambda dtype=dtype: nn.Sequential(nn.Conv1d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(9, 2)).to(dtype)  # noqa: E731
-        yield Case(f"precision/{name} conv", conv, batch(1, 4, dtype=dtype), answers=good, coarse=None if good else dtype)
-        mixed = lambda dtype=dtype: Fn(lambda s, x: s.b(torch.tanh(s.a(x.to(dtype))).to(x.dtype)), nn.Linear(3, 4).to(dtype), nn.Linear(4, 2).to(Single))  # noqa: E731
-        yield Case(f"precision/{name} inside float32", mixed, batch(3, dtype=Single), wide=False, coarse=None if good else dtype)
-        inner = lambda dtype=dtype: Fn(lambda s, x: s.b(torch.tanh(s.a(x)).to(dtype).to(x.dtype)), nn.Linear(3, 4), nn.Linear(4, 2)).double()  # noqa: E731
+        yield Case(
+            f"precision/{name}", lambda dtype=dtype: mlp().to(dtype), data, answers=good, coarse=None if good else dtype
+        )
+        conv = lambda dtype=dtype: nn.Sequential(nn.Conv1d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(9, 2)).to(dtype)
+        yield Case(
+            f"precision/{name} conv", conv, batch(1, 4, dtype=dtype), answers=good, coarse=None if good else dtype
+        )
+        mixed = lambda dtype=dtype: Fn(
+            lambda s, x: s.b(torch.tanh(s.a(x.to(dtype))).to(x.dtype)),
+            nn.Linear(3, 4).to(dtype),
+            nn.Linear(4, 2).to(Single),
+        )
+        yield Case(
+            f"precision/{name} inside float32",
+            mixed,
+            batch(3, dtype=Single),
+            wide=False,
+            coarse=None if good else dtype,
+        )
+        inner = lambda dtype=dtype: Fn(
+            lambda s, x: s.b(torch.tanh(s.a(x)).to(dtype).to(x.dtype)), nn.Linear(3, 4), nn.Linear(4, 2)
+        ).double()
         yield Case(f"precision/activations rounded to {name}", inner, batch(3), coarse=dtype)
         if dtype != Single:
-            yield Case(f"precision/autocast {name} inside", lambda dtype=dtype: Fn(lambda s, x: autocast(dtype)(s, x).float(), mlp()), batch(3, dtype=Single), wide=False, coarse=dtype)
-            yield Case(f"precision/autocast {name} outputs", lambda dtype=dtype: Fn(autocast(dtype), mlp()), batch(3, dtype=Single), wide=False, coarse=dtype)
-            around = lambda dtype=dtype: torch.autocast("cpu", dtype)  # noqa: E731
+            yield Case(
+                f"precision/autocast {name} inside",
+                lambda dtype=dtype: Fn(lambda s, x: autocast(dtype)(s, x).float(), mlp()),
+                batch(3, dtype=Single),
+                wide=False,
+                coarse=dtype,
+            )
+            yield Case(
+                f"precision/autocast {name} outputs",
+                lambda dtype=dtype: Fn(autocast(dtype), mlp()),
+                batch(3, dtype=Single),
+                wide=False,
+                coarse=dtype,
+            )
+            around = lambda dtype=dtype: torch.autocast("cpu", dtype)
             yield Case(f"precision/autocast {name} outside", mlp, batch(3, dtype=Single), around=around, coarse=dtype)
-    both = lambda: Fn(lambda s, x: s.b(torch.tanh(s.a(x).double())), nn.Linear(3, 4), nn.Linear(4, 2).double())  # noqa: E731
+    both = lambda: Fn(lambda s, x: s.b(torch.tanh(s.a(x).double())), nn.Linear(3, 4), nn.Linear(4, 2).double())
     yield Case("precision/float32 and float64 weights", both, batch(3, dtype=Single), wide=False, coarse=Single)
-    yield Case("precision/float64 model, float32 inputs", lambda: Fn(lambda s, x: s.a(x.double()), mlp().double()), batch(3, dtype=Single), answers=True)
+    yield Case(
+        "precision/float64 model, float32 inputs",
+        lambda: Fn(lambda s, x: s.a(x.double()), mlp().double()),
+        batch(3, dtype=Single),
+        answers=True,
+    )
     yield Case("precision/float32 weights, float64 inputs", mlp, batch(3), wide=False)
     yield Case("precision/float64 weights, float32 inputs", lambda: mlp().double(), batch(3, dtype=Single), wide=False)
-    ints = lambda: Data(torch.arange(15).reshape(5, 3), floats(5, 2, seed=2), torch.ones(2, 3, dtype=torch.long))  # noqa: E731
-    yield Case("precision/integers, cast inside", lambda: Fn(lambda s, x: s.a(x.double() / 9), mlp().double()), ints, answers=True)
-    bits = lambda: Data(floats(5, 3, seed=1) > 0, floats(5, 2, seed=2), floats(2, 3) > 0)  # noqa: E731
-    yield Case("precision/booleans, cast inside", lambda: Fn(lambda s, x: s.a(x.double()), mlp().double()), bits, answers=True)
-    bytes_ = lambda: Data(torch.arange(75, dtype=torch.uint8).reshape(5, 15), floats(5, 2, seed=2))  # noqa: E731
-    yield Case("precision/bytes, cast inside", lambda: Fn(lambda s, x: s.a(x.double() / 255), mlp(15).double()), bytes_, answers=True)
-    cplx = lambda: Data(torch.complex(floats(5, 3, seed=1), floats(5, 3, seed=4)), floats(5, 2, seed=2), torch.complex(floats(2, 3), floats(2, 3)))  # noqa: E731
+    ints = lambda: Data(torch.arange(15).reshape(5, 3), floats(5, 2, seed=2), torch.ones(2, 3, dtype=torch.long))
+    yield Case(
+        "precision/integers, cast inside",
+        lambda: Fn(lambda s, x: s.a(x.double() / 9), mlp().double()),
+        ints,
+        answers=True,
+    )
+    bits = lambda: Data(floats(5, 3, seed=1) > 0, floats(5, 2, seed=2), floats(2, 3) > 0)
+    yield Case(
+        "precision/booleans, cast inside", lambda: Fn(lambda s, x: s.a(x.double()), mlp().double()), bits, answers=True
+    )
+    bytes_ = lambda: Data(torch.arange(75, dtype=torch.uint8).reshape(5, 15), floats(5, 2, seed=2))
+    yield Case(
+        "precision/bytes, cast inside",
+        lambda: Fn(lambda s, x: s.a(x.double() / 255), mlp(15).double()),
+        bytes_,
+        answers=True,
+    )
+    cplx = lambda: Data(
+        torch.complex(floats(5, 3, seed=1), floats(5, 3, seed=4)),
+        floats(5, 2, seed=2),
+        torch.complex(floats(2, 3), floats(2, 3)),
+    )
     yield Case("precision/complex inputs", lambda: Fn(lambda s, x: s.a(x.abs()), mlp().double()), cplx, answers=True)
     yield Case("precision/float8 weights", lambda: mlp().to(torch.float8_e4m3fn), batch(3, dtype=Single), wide=False)
-    upcast = lambda: Fn(lambda s, x: F.linear(x, s.w.to(x.dtype)), w=nn.Parameter(floats(2, 3).to(torch.float8_e4m3fn)))  # noqa: E731
+    upcast = lambda: Fn(lambda s, x: F.linear(x, s.w.to(x.dtype)), w=nn.Parameter(floats(2, 3).to(torch.float8_e4m3fn)))
     yield Case("precision/float8 weights, cast inside", upcast, batch(3, dtype=Single), wide=False)
 
 
@@ -169,7 +219,7 @@ def warnings_raise() -> Iterator[None]:
 
 def surroundings() -> Iterator[Case]:
     """What is switched on around the call."""
-    act = lambda: nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4), nn.Linear(4, 2)).double()  # noqa: E731
+    act = lambda: nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4), nn.Linear(4, 2)).double()
     for name, around, good in (
         ("no_grad", torch.no_grad, True),
         ("inference_mode", torch.inference_mode, False),
@@ -192,12 +242,16 @@ def surroundings() -> Iterator[Case]:
         ("skip_init of modules", lambda: contextlib.nullcontext(), True),
     ):  # fmt: skip
         yield Case(f"around/{name}", act, batch(3), around=around, answers=good)
-    made = lambda make: lambda: Data(make(5, 3), floats(5, 2, seed=2), make(3, 3))  # noqa: E731
+    made = lambda make: lambda: Data(make(5, 3), floats(5, 2, seed=2), make(3, 3))
     yield Case("around/model made in inference mode", lambda: inference(lambda: act()), batch(3), wide=False)
     yield Case("around/inputs made in inference mode", act, made(lambda *s: inference(lambda: floats(*s))))
-    yield Case("around/targets made in inference mode", act, lambda: Data(floats(5, 3, seed=1), inference(lambda: floats(5, 2)), floats(3, 3)))
-    small = lambda: nn.TransformerEncoderLayer(4, 2, 4, 0.0, batch_first=True).double().eval()  # noqa: E731
-    whole = lambda: nn.Sequential(small(), nn.Flatten(), nn.Linear(12, 2)).double().eval()  # noqa: E731
+    yield Case(
+        "around/targets made in inference mode",
+        act,
+        lambda: Data(floats(5, 3, seed=1), inference(lambda: floats(5, 2)), floats(3, 3)),
+    )
+    small = lambda: nn.TransformerEncoderLayer(4, 2, 4, 0.0, batch_first=True).double().eval()
+    whole = lambda: nn.Sequential(small(), nn.Flatten(), nn.Linear(12, 2)).double().eval()
     for name, around in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
         yield Case(f"around/encoder in eval, {name}", whole, batch(3, 4), around=around, answers=name == "no_grad")
 
