@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from . import afterwards, data, forwards, gradients, layers, parametrized, residuals, wrappers
+from . import afterwards, data, everyday, forwards, gradients, layers, parametrized, residuals, wrappers
 from .case import Case
 
-FILES = (layers, gradients, parametrized, forwards, wrappers, data, residuals, afterwards)
+FILES = (everyday, layers, gradients, parametrized, forwards, wrappers, data, residuals, afterwards)
 
 
 @cache

@@ -1,6 +1,6 @@
 """torch.nn's own layers, each between the input and a small readout."""
 
-# ruff: noqa: E501, E731  (tables: one case a line)
+# ruff: noqa: E731  (tables: one case a line)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator

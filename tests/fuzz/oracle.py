@@ -93,6 +93,8 @@ class Oracle:
         """A fresh module with everything it remembers as at the start, at other weights."""
         model = self.case.model()
         model = model.double() if self.case.wide else model
+        if isinstance(model, nn.Module):
+            model.zero_grad()  # somebody may have left theirs
         return model if theta is None else put(model, theta)
 
     @cached_property
@@ -185,7 +187,7 @@ class Oracle:
 
     @cached_property
     def rates(self) -> tuple[float, float]:
-        pull, at, rate = self.back.T @ self.grad(self.u0), 0, float("inf")
+        pull, at, rate = self.back.T @ self.grad(self.u0), 0, 0.01 / self.top
         for p in trainable(self.model()).values():
             size = p.numel() * (2 if p.is_complex() else 1)
             far = float(pull[at : at + size].norm())

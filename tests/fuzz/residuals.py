@@ -33,7 +33,8 @@ def net() -> nn.Module:
 
 def looped(fn: Residual, weight: Any = 1.0) -> Callable[[nn.Module, Any], Tensor]:
     def outputs(model: nn.Module, at: Any) -> Tensor:
-        rows = [fn(model, x) for x in torch.as_tensor(at)]
+        at = torch.as_tensor(at).double() if isinstance(at, np.ndarray) else torch.as_tensor(at)
+        rows = [fn(model, x) for x in at]
         rows = [r.reshape(-1) for r in rows]
         w = torch.as_tensor(weight, dtype=D).expand(len(rows))
         return torch.cat([r * v.sqrt() for r, v in zip(rows, w, strict=True)])
@@ -96,6 +97,13 @@ class Inverse(nn.Module):
         return self.u(x)
 
 
+class Written(nn.Module):
+    """LayerNorm from its formula, whose derivatives torch takes itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+
+
 class Fields(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -134,6 +142,21 @@ def good() -> Iterator[Case]:
         "LayerNorm network",
         lambda u, x: laplacian(u, x) - 1,
         model=lambda: nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 1)).double(),
+    )
+    yield term(
+        "GroupNorm network",
+        lambda u, x: laplacian(u, x) - 1,
+        model=lambda: nn.Sequential(nn.Linear(2, 4), nn.GroupNorm(1, 4), nn.Tanh(), nn.Linear(4, 1)).double(),
+    )
+    yield term(
+        "RMSNorm network",
+        lambda u, x: laplacian(u, x) - 1,
+        model=lambda: nn.Sequential(nn.Linear(2, 4), nn.RMSNorm(4), nn.Tanh(), nn.Linear(4, 1)).double(),
+    )
+    yield term(
+        "LayerNorm, written out network",
+        lambda u, x: laplacian(u, x) - 1,
+        model=lambda: nn.Sequential(nn.Linear(2, 4), Written(), nn.Tanh(), nn.Linear(4, 1)).double(),
     )
     yield term("an unknown", lambda u, x: u.nu * u(x) - x.sum(), model=lambda: Inverse().double(), **ok)
     yield term(
@@ -223,7 +246,7 @@ def odd() -> Iterator[Case]:
     # points
     plain = lambda u, x: u(x) - x.sum()
     yield term("NumPy points", plain, lambda: points().numpy())
-    yield term("NumPy points, float32", plain, lambda: points().float().numpy(), wide=False)
+    yield term("NumPy points, float32", plain, lambda: points().float().numpy(), coarse=torch.float32)
     yield term("a list of points", plain, lambda: points().tolist())
     yield term("no points", plain, lambda: points(0))
     yield term("points NaN", plain, lambda: points() * math.nan)
@@ -296,7 +319,7 @@ def coupled() -> Iterator[Case]:
     yield whole("whole, a scalar", lambda u: u(at).mean())
     yield whole("whole, autograd.grad", lambda u: by_autograd(u, at)[:, 0])
     yield whole("whole, Python if", lambda u: u(at)[:, 0] if u(at).sum() > 0 else -u(at)[:, 0])
-    yield whole("whole, NumPy", lambda u: u(at)[:, 0] - torch.as_tensor(np.sin(at[:, 0].numpy())), answers=True)
+    yield whole("whole, NumPy", lambda u: u(at)[:, 0] - torch.as_tensor(np.sin(at[:, 0].numpy())))
     yield whole("whole, NumPy of the network", lambda u: torch.as_tensor(np.abs(u(at)[:, 0].detach().numpy())))
     yield whole("whole, constant", lambda u: at[:, 0])
     yield whole("whole, None", lambda u: None)
