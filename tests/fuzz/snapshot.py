@@ -23,6 +23,7 @@ class Snapshot:
         modules = model.named_modules()
         self.modules = [(name, m, getattr(m, "training", None), list(parameters(m))) for name, m in modules]
         self.grads = {name: (p.grad, p.requires_grad) for name, p in model.named_parameters()}
+        self.kept = {name: grad.clone() for name, (grad, _) in self.grads.items() if grad is not None}
         self.values = {name: value(p) for name, p in model.named_parameters()}
         self.buffers = {name: (b, value(b)) for name, b in model.named_buffers()}
         self.process = process()
@@ -39,7 +40,7 @@ class Snapshot:
             grad, wanted = self.grads.get(name, (None, None))
             if p.grad is not grad or p.requires_grad != wanted:
                 found.append(f"gradient or requires_grad of {name!r}")
-            if grad is not None and not grad.is_meta and not bool((grad == 0.25).all()):
+            if grad is not None and not same(grad, self.kept[name]):
                 found.append(f"gradient of {name!r} was written to")
             if weights and not same(value(p), self.values.get(name)):
                 found.append(f"values of {name!r}")
