@@ -4,10 +4,38 @@ from __future__ import annotations
 
 from functools import cache
 
-from . import afterwards, data, everyday, forwards, gradients, layers, parametrized, residuals, wrappers
+from . import (
+    afterwards,
+    data,
+    everyday,
+    forwards,
+    gradients,
+    layers,
+    outputs,
+    parameters,
+    parametrized,
+    residuals,
+    sequences,
+    targets,
+    wrappers,
+)
 from .case import Case
 
-FILES = (everyday, layers, gradients, parametrized, forwards, wrappers, data, residuals, afterwards)
+FILES = (
+    everyday,
+    layers,
+    sequences,
+    gradients,
+    parametrized,
+    parameters,
+    forwards,
+    outputs,
+    wrappers,
+    data,
+    targets,
+    residuals,
+    afterwards,
+)
 
 
 @cache
