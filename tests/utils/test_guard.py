@@ -163,13 +163,12 @@ def interrupts(count: int, seed: int) -> dict[str, int]:
                     signal.setitimer(signal.ITIMER_REAL, source.uniform(1e-4, duration[name]))
                 act(subject)
                 signal.setitimer(signal.ITIMER_REAL, 0)
+                duration[name] = min(duration.get(name, 1e9), time.perf_counter() - begun)
                 told["finished"] += turn >= 0
             except KeyboardInterrupt:
                 told["interrupted"] += 1
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            if turn < 0:
-                duration[name] = time.perf_counter() - begun
             seen.require_whole()
             assert all({"exp_avg", "exp_avg_sq", "step"} == set(optimizer.state[p]) for p in model.parameters()), name
             assert all(bool(torch.isfinite(t).all()) for s in optimizer.state.values() for t in s.values()), name
