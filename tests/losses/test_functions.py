@@ -199,7 +199,7 @@ VALUES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", OPTIONS, ids=str)
+@pytest.mark.parametrize("name", OPTIONS, ids=lambda name: name if isinstance(name, str) else "function")
 def test_options_do_something_or_are_refused(name):
     y = classes(0, 6, 3) if name == "cross_entropy" else torch.rand(6, 3).double()
     for option, value in VALUES.items():

@@ -10,8 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import jumpstart as js
-from jumpstart import errors
-from jumpstart.flow import bases
+from jumpstart import bases, errors
 from jumpstart.linearization.linearize import linearize
 from jumpstart.objectives.diagnosis import translated, underivable
 
