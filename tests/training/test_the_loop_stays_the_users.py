@@ -237,7 +237,7 @@ def test_no_jump_costs_more_than_its_budget(budget):
 def test_without_a_budget_it_costs_what_it_costs():
     """The test above can fail."""
     _, costs = separable(budget=None)
-    assert max(cost / steps for cost, steps in costs) > 20
+    assert max(cost / steps for cost, steps in costs) > 5
 
 
 def test_what_is_too_dear_is_seen_before_it_is_paid_for():
