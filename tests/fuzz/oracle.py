@@ -131,6 +131,8 @@ class Oracle:
         if self.case.coarse is None and not self._same_forward():
             self.forward = self._differences(queries=False)
         self.differ = self.forward is not self.back
+        if not bool(torch.isfinite(self.kernel).all()):  # LAPACK crashes on some such matrices
+            raise ValueError("derivatives are not finite")
         if self.case.coarse is None:
             self._require_sgd()
 
