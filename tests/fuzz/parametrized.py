@@ -58,6 +58,13 @@ def registered(*kinds: type[nn.Module], shape: tuple[int, int] = (3, 4)) -> nn.M
     return layer
 
 
+def copied(layer: Any) -> nn.Module:
+    """Another layer with the same numbers: nothing is trained through it."""
+    twin = nn.Linear(layer.in_features, layer.out_features).double()
+    twin.load_state_dict({k: v.detach() for k, v in layer.state_dict().items()})
+    return twin
+
+
 def parametrizations() -> Iterator[Case]:
     for name, make, good in (
         ("weight_norm", lambda: P.weight_norm(nn.Linear(3, 4)), True),
@@ -152,6 +159,47 @@ def keeping() -> Iterator[Case]:
     yield Case("kept/by parameters()", build(params), batch(3), answers=True)
     states = lambda s, x: s.b(torch.tanh(F.linear(x, s.state_dict()["a.weight"], s.a.bias)))
     yield Case("kept/by state_dict()", build(states), batch(3))
+
+    def versioned(s: Any, x: Tensor) -> Tensor:
+        """A cache that knows when the weight was written to, but not when another was put in its place."""
+        if getattr(s, "version", None) != s.a.weight._version:
+            s.version, s.cache = s.a.weight._version, 2 * s.a.weight.detach()
+        return s.b(torch.tanh(F.linear(x, s.cache + 0 * s.a.weight, s.a.bias)))
+
+    def by_identity(s: Any, x: Tensor) -> Tensor:
+        if getattr(s, "owner", None) is not s.a.weight:
+            s.owner, s.cache = s.a.weight, 2 * s.a.weight
+        return s.b(torch.tanh(F.linear(x, s.cache, s.a.bias)))
+
+    def cached_inside(s: Any, x: Tensor) -> Tensor:
+        with parametrize.cached():
+            return s.b(torch.tanh(s.a(x) + s.a(2 * x)))
+
+    def vector(s: Any, x: Tensor) -> Tensor:
+        return s.b(torch.tanh(s.a(x))) + nn.utils.parameters_to_vector(s.parameters()).square().mean()
+
+    def generated(s: Any, x: Tensor) -> Tensor:
+        """The second layer's weights times what the first one says."""
+        scale = 1 + s.a.bias.mean()
+        return torch.func.functional_call(s.b, {k: scale * p for k, p in s.b.named_parameters()}, (torch.tanh(s.a(x)),))
+
+    for name, f, good in (
+        ("by get_parameter", lambda s, x: s.b(torch.tanh(F.linear(x, s.get_parameter("a.weight")))), False),
+        ("by _parameters", lambda s, x: s.b(torch.tanh(F.linear(x, s.a._parameters["weight"]))), True),
+        (
+            "by named_parameters",
+            lambda s, x: s.b(torch.tanh(F.linear(x, dict(s.named_parameters())["a.weight"]))),
+            True,
+        ),
+        ("by parameters_to_vector", vector, True),
+        ("by a cache within a call", cached_inside, True),
+        ("by a generated layer", generated, False),
+        ("by a cache that knows versions", versioned, False),
+        ("by a cache that knows identities", by_identity, False),
+        ("by next(parameters()).dtype", lambda s, x: s.b(torch.tanh(s.a(x.to(next(s.parameters()).dtype)))), True),
+        ("by a copy of the module", lambda s, x: s.b(torch.tanh(copied(s.a)(x))), False),
+    ):
+        yield Case(f"kept/{name}", build(f), batch(3), answers=good, own="identities" in name)
 
     class Outside(nn.Module):
         """Calls a module that it does not own."""
