@@ -238,10 +238,10 @@ class Trial:
         if not done:
             return
         if "no linear map" in (o.trouble or "") and self.case.loss == "mse":
-            real = o.sgd(o.rates[1], 1)[0].reshape(o.u0.shape)
-            done, got = self.attempt(f"{tag}steps", lambda: solution.outputs(js.steps(1, lr=o.rates[1])))
+            real = o.sgd(o.rates[1])[0].reshape(o.u0.shape)  # two steps: the second is past a kink
+            done, got = self.attempt(f"{tag}steps", lambda: solution.outputs(js.steps(2, lr=o.rates[1])))
             if done and close(got, real, o.u0, 0.02, 1e-10) is None:
-                self._say(f"{tag}outputs", RIGHT, "to first order in a step of SGD")
+                self._say(f"{tag}outputs", RIGHT, "to first order in steps of SGD")
                 return
         self._say(f"{tag}outputs", WARNED if self.warned else SILENT, f"an answer where none is right: {o.trouble}")
 
