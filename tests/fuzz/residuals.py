@@ -324,7 +324,6 @@ def coupled() -> Iterator[Case]:
     yield whole("whole, constant", lambda u: at[:, 0])
     yield whole("whole, None", lambda u: None)
     yield whole("whole, random", lambda u: u(torch.rand(3, 2, dtype=D))[:, 0])
-    yield whole("whole, length changes", lambda u: u(at[: next(LENGTHS)])[:, 0])
     yield whole("whole, empty", lambda u: u(at)[:0, 0])
     yield whole("whole, raises", lambda u: {}["missing"])
     y = floats(6, 1, seed=9)
@@ -340,7 +339,6 @@ def coupled() -> Iterator[Case]:
         yield Case(f"objective/{name}", net, data, objective=ask, outputs=lambda m, x, f=f: f(m), answers=good)
 
 
-LENGTHS = iter(lambda: 3 + int(torch.randint(0, 3, ())), None)
 OUTSIDE = mlp(2, 4, 1).double()
 
 
