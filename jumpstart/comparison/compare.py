@@ -6,7 +6,6 @@ import contextlib
 import copy
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from ..report.records import Row
 from ..utils.brief import brief
 from ..utils.guard import guarded
 from ..utils.progress import share
+from ..utils.warn import warn
 from .contenders import Contender, Progress
 from .report import FAILED, Report
 
@@ -97,7 +97,7 @@ def compare(
     report.settings["metrics"] = _metrics(report)
     for run in runs:
         if run.failure:
-            warnings.warn(f"compare: {printable(run.label)!r} is out: {run.failure}", RuntimeWarning, stacklevel=2)
+            warn(f"compare: {printable(run.label)!r} is out: {run.failure}", RuntimeWarning)
     if folder is not None:
         report.save(folder, figure=False)
     return report

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ..report import names, plots, records
 from ..report.names import printable
 from ..report.plots import COLOURS
 from ..report.records import Row
+from ..utils.warn import warn
 
 LARGEST = 1e300  # values in a figure: differences of larger ones overflow
 DRAWN = 12  # contenders, and metrics, in a figure at most
@@ -165,7 +165,7 @@ class Report:
         if figure:
             _, trouble = self.draw(folder)
             if trouble:
-                warnings.warn(f"{path} is written; {trouble}", RuntimeWarning, stacklevel=2)
+                warn(f"{path} is written; {trouble}", RuntimeWarning)
         return path
 
     def draw(self, folder: str | Path) -> tuple[Path | None, str]:

@@ -9,7 +9,6 @@ import contextlib
 import enum
 import math
 import time
-import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
@@ -29,6 +28,7 @@ from ..objectives.objective import Objective
 from ..report import plots
 from ..utils.brief import brief
 from ..utils.progress import counter
+from ..utils.warn import warn
 from .checkpoint import Checkpoint
 from .settings import FitSettings
 from .stages import Event, FitRun
@@ -170,7 +170,7 @@ def fit(
     )  # fmt: skip
     found = run.complete()
     if found.cause and tolerance is not None:
-        warnings.warn(f"{found.outcome.value} {found.cause}", StagnationWarning, stacklevel=2)
+        warn(f"{found.outcome.value} {found.cause}", StagnationWarning)
     return found
 
 
@@ -276,11 +276,10 @@ class Fit:
             if wrong := run.mismatch(state):
                 if points is None:
                     raise InputError(f"{wrong} The model, its data or its weight decay are others.")
-                warnings.warn(
+                warn(
                     f"fit: {wrong} resample={self.resample!r:.60} gives other points for jump {drawn} than in the run "
                     "before, so that this one will not end as if that had gone on: let the number decide them.",
                     RuntimeWarning,
-                    stacklevel=2,
                 )
                 state = run.resampled(state, points)
         except InputError as error:
@@ -366,7 +365,7 @@ class Fit:
         if told and ending is not None:
             ending.add_note(told)  # a warning may be an error here, and come out in its place
         elif told and trouble != self.trouble:  # once, not every second
-            warnings.warn(told, RuntimeWarning, stacklevel=2)
+            warn(told, RuntimeWarning)
         self.trouble = trouble
 
 

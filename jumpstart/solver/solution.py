@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from ..risk.criteria import LeftOut
 from ..surrogate.select import Plan, explain
 from ..utils.brief import brief
 from ..utils.guard import guarded
+from ..utils.warn import warn
 from . import archive
 from .query import Queries
 from .sweep import Sweep
@@ -200,7 +200,7 @@ class Solution:
         mine = self.flow.problem.loss.targets
         kind = isinstance(targets, Tensor) and targets.is_floating_point() == mine.is_floating_point()
         if kind and targets.dim() == mine.dim() + 1 and targets.shape[1:] == mine.shape:
-            look = None if self.truncation is None else lambda flow, t: Truncation(flow, False).look(t, stacklevel=5)
+            look = None if self.truncation is None else lambda flow, t: Truncation(flow, False).look(t)
             return Sweep(self.flow, targets.to(mine.device, copy=True), self.queries, self._with, look)
         return self._with(self.flow.with_targets(targets.clone() if isinstance(targets, Tensor) else targets))
 
@@ -350,14 +350,13 @@ class Solution:
         """A checked horizon, with a warning where it lies past what ``check`` has found to hold and no further."""
         horizon = parse(t)
         if truncated and self.truncation is not None:
-            self.truncation.look(horizon, stacklevel=4)
+            self.truncation.look(horizon)
         asked = horizon.time
         if self._failed is not None and asked > self._failed * (1 + 1e-9):
-            warnings.warn(
+            warn(
                 f"horizon {asked:.3g} is past {self._failed:.3g}, up to which the real network was found to "
                 "follow the linearized one (Solution.check): believe the answer less the further it goes.",
                 TrustWarning,
-                stacklevel=4,  # past the guard's frame
             )
         return horizon
 

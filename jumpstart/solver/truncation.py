@@ -6,7 +6,6 @@ Two looks. The run in all but the last directions costs no network pass; where t
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import torch
@@ -16,6 +15,7 @@ from ..flow import truncation_bounds as bounds
 from ..flow.basis import Basis
 from ..flow.horizon import Parsed, Steps, Times
 from ..flow.reduced_flow import ReducedFlow
+from ..utils.warn import warn
 
 FEWER = 2  # directions that the smaller run lacks
 ALIKE = 1e-3  # of the movement: runs this close are not asked for a bound
@@ -35,7 +35,7 @@ class Truncation:
         self.good = 0.0  # flow time up to which the bound was found good enough
         self._smaller: ReducedFlow | None = None
 
-    def look(self, horizon: Parsed, stacklevel: int) -> None:
+    def look(self, horizon: Parsed) -> None:
         """Warn where the answer at a horizon may be off by more than ``GOOD`` of how far the outputs have moved."""
         if self.warned or self.flow.basis.complete or horizon.time <= self.good:
             return
@@ -52,13 +52,12 @@ class Truncation:
             return
         self.warned = True
         k, kind = self.flow.size, self.flow.kind
-        warnings.warn(
+        warn(
             f"the answer at horizon {horizon.time:.3g} is from a {kind} basis of {k} directions, chosen for its cost, "
             f"and may be off: the outputs move by {moved:.3g} there, and the error bound is {bound:.3g}. Pass "
             f"basis='dense' to js.solve for the exact run, depth={4 * max(k, 1)} for a longer basis, or ask for a "
             "shorter horizon (Solution.error_bound).",
             TruncationWarning,
-            stacklevel=stacklevel,
         )
 
     def _alike(self, u: torch.Tensor, horizon: Parsed, moved: float) -> bool:

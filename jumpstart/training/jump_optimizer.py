@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +21,7 @@ from ..objectives.objective import Objective
 from ..optim import adapters
 from ..utils.brief import brief
 from ..utils.fallback import described
+from ..utils.warn import warn
 from .data import GATHERED, Stream
 from .next_step import AFTER, NextStep
 from .schedule import BackOff, Schedule, schedule
@@ -215,12 +215,11 @@ class JumpOptimizer(torch.optim.Optimizer):
         self._stream.add(objective)
         if self._stream.changes and not self._said:
             self._said = True
-            warnings.warn(
+            warn(
                 "the objective's data change from call to call, as minibatches do: a jump solves the last of "
                 f"{GATHERED} and is judged by the others, which little data do badly. Give judge= an objective of "
                 "other data, or a fixed objective of more samples.",
                 RuntimeWarning,
-                stacklevel=4,
             )
         return objective if self._stream.ready else None
 
@@ -243,7 +242,7 @@ class JumpOptimizer(torch.optim.Optimizer):
     def _skip(self, cause: str) -> JumpResult:
         self.results.append(JumpResult.skipped(cause))
         self.jumps += 1
-        warnings.warn(f"jump skipped after step {self.steps}: {cause}", RuntimeWarning, stacklevel=4)
+        warn(f"jump skipped after step {self.steps}: {cause}", RuntimeWarning)
         return self.results[-1]
 
     def jump(self) -> JumpResult:
@@ -283,7 +282,7 @@ class JumpOptimizer(torch.optim.Optimizer):
             if metric is not self.inner:
                 raise
             why = str(error).removeprefix("metric: ")
-            warnings.warn(f"jumping in the plain metric: {why}", RuntimeWarning, stacklevel=2)
+            warn(f"jumping in the plain metric: {why}", RuntimeWarning)
             result = jumper.jump(None, conditions)
         self.results.append(replace(result, directions=None))  # a vector of the parameters' size for every jump
         self.jumps += 1
@@ -376,10 +375,9 @@ class JumpOptimizer(torch.optim.Optimizer):
             last = state_dict[OWN]["data"]
         self.inner.load_state_dict({key: value for key, value in state_dict.items() if key != OWN})
         if state_dict.get(OWN) is None:
-            warnings.warn(
+            warn(
                 f"this state has no entry {OWN!r}: the count of steps and what jumps remember start afresh.",
                 UserWarning,
-                stacklevel=2,
             )
         self.steps, self._memory, self.jumper, self.back_off = steps, memory, None, back_off
         self._tried, self._loss, self._gathering = pace["tried"], pace["loss"], False

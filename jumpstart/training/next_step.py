@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,6 +18,7 @@ from ..optim.twin import Changes, Twin
 from ..utils.cost import FORWARD
 from ..utils.fallback import described
 from ..utils.guard import drawing
+from ..utils.warn import warn
 
 LEFT = 0.5  # share of what a jump gained that must be left after the next step: real ones meet more than is tried
 REBUILD, RESET, KEEP = "rebuild", "reset", "keep"
@@ -135,11 +135,10 @@ class NextStep:
         try:
             trial.step({twin[p]: -g if p in climbs else g for p, g in gradients.items()})
         except Exception as error:  # one that needs a closure, or sparse gradients: nothing can be said
-            warnings.warn(
+            warn(
                 f"the step that {type(self.optimizer).__name__} takes after a jump cannot be tried beforehand "
                 f"({described(error)}): jumps are accepted without that look.",
                 RuntimeWarning,
-                stacklevel=2,
             )
             return True
         objective, present = self.objective, dict(self.objective.model.named_parameters())

@@ -19,6 +19,7 @@ from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.metric import Metric
 from jumpstart.solver import archive
 from jumpstart.solver.solve import Solution, solve
+from jumpstart.utils.cost import FORWARD
 
 from ..archive.forgery import forged
 from ..problems import classes, fill, generator, mlp, problem_of, randn
@@ -226,7 +227,7 @@ def test_a_krylov_remainder_is_measured_when_saved(tmp_path):
         spent = found.lin.ledger.gradient_evaluations
         assert found.basis.remainder.measure() == expected
         assert found.error_bound(1.0) == pytest.approx(solution.error_bound(1.0), rel=1e-12)
-        assert found.lin.ledger.gradient_evaluations == spent
+        assert found.lin.ledger.gradient_evaluations <= spent + FORWARD  # a look at whether the model is the same
 
 
 @pytest.mark.gpu
