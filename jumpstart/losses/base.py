@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, NonConvexError, NonFiniteError, ShapeError, TargetError
+from ..utils.values import require_dense
 
 
 class Loss(abc.ABC):
@@ -138,6 +139,7 @@ def require_finite_targets(targets: Tensor, remedy: str | None = None) -> None:
     """Raise unless targets are a tensor without NaN or infinity."""
     if not isinstance(targets, Tensor):
         raise InputError(f"targets must be a tensor, got {type(targets).__name__}.")
+    require_dense(targets, "targets")
     if targets.is_complex():
         raise TargetError(f"targets must be real, got {targets.dtype}.")
     if targets.is_floating_point() and not bool(torch.isfinite(targets).all()):

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import InputError, NotSmoothError
+from ..errors import InputError, NondeterministicError, NotSmoothError
+from ..utils.cost import Counting
 from .lines import kinked
 
 KINKED = (
@@ -70,11 +71,12 @@ def called_once(fn: Callable[..., Any], row: Tensor, target: Tensor) -> Any:
 
     Raises:
         InputError: names the loss, what it was called with, and what went wrong in it.
+        NondeterministicError: it draws random numbers (the generator goes back to where it was).
     """
     watch = _Watch()
     try:
-        with watch:
-            return fn(row, target)
+        with watch, Counting() as counted:
+            found = fn(row, target)
     except InputError:
         raise
     except Exception as error:
@@ -88,6 +90,12 @@ def called_once(fn: Callable[..., Any], row: Tensor, target: Tensor) -> Any:
             f"shape {tuple(row.shape)} and a target of shape {tuple(target.shape)}; a function of whole batches "
             "becomes lambda u, y: loss(u[None], y[None])."
         ) from error
+    if counted.drew:
+        raise NondeterministicError(
+            f"the loss {described(fn)} draws random numbers ({', '.join(counted.random)}): the same outputs must have "
+            "the same loss. Draw them before, and keep them in the targets; dropout belongs to the model."
+        )
+    return found
 
 
 def blamed(error: Exception, fn: Callable[..., Any], row: Tensor, target: Tensor) -> InputError:

@@ -102,6 +102,7 @@ class Convex(Loss):
         except Exception as error:
             raise blamed(error, self.fn, u[0], self.targets[0]) from error
         require_convex(torch.linalg.eigvalsh(hessians), f"the loss {described(self.fn)} of a sample")
+        twin._require_dependence(wide, hessians)
         try:
             found = twin._flat_everywhere(wide, hessians)
         except JumpstartError:
@@ -111,6 +112,23 @@ class Convex(Loss):
         self.native, self.forward, self.flat = twin.native, twin.forward, twin.flat
         self.constant = twin._constant(wide, hessians) if found else None
         self.quadratic = self.known_convex = self.presumed = found
+
+    def _require_dependence(self, u: Tensor, hessians: Tensor) -> None:
+        """Refuse a function through which no gradient can flow (``detach``); one that is flat where it is looked at, or
+        everywhere (a factor of 0), is answered as torch answers it: nothing moves.
+
+        Raises:
+            InputError: says so.
+        """
+        if bool((hessians != 0).any()) or bool((self.grad(u) != 0).any()):
+            return
+        with torch.enable_grad():
+            if self.own(u[0].detach().requires_grad_(), self.targets[0]).requires_grad:
+                return
+        raise InputError(
+            f"the loss {described(self.fn)} does not depend on the outputs as far as torch can differentiate it: look "
+            "for detach(), no_grad() or .data on the outputs in it."
+        )
 
     def _computing(self, wide: Tensor) -> Convex:
         """This loss for outputs in double precision, cast to its own precision where the function insists on it."""

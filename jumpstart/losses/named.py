@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError, NotSmoothError
 from ..utils.brief import brief
+from ..utils.values import require_dense
 from .base import Loss
 from .convex import Convex
 from .cross_entropy import CrossEntropy
@@ -54,6 +55,9 @@ def as_loss(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tens
         InputError: an unknown loss, or an option that would do nothing for it. NotSmoothError: a loss with kinks.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    for name, value in [("targets", targets), *given.items()]:
+        if isinstance(value, Tensor):
+            require_dense(value, name)
     if isinstance(loss, Loss):
         if given:
             raise InputError(

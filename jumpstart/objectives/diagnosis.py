@@ -6,10 +6,9 @@ whether the model, a term, a function or the loss raised it. What shows by looki
 
 from __future__ import annotations
 
-import contextlib
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -163,7 +162,7 @@ TABLE = (
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
-def diagnosed(error: Exception, who: str, kind: str, given: str = "") -> JumpstartError:
+def diagnosed(error: BaseException, who: str, kind: str, given: str = "") -> JumpstartError:
     """A named error for an exception that ``who`` met, evaluated on ``given``."""
     text = str(error)
     quoted = described(error).rstrip(".")
@@ -182,7 +181,7 @@ def underivable(error: Exception) -> bool:
     return any(row.kind is NoSecondDerivativeError and re.search(row.says, str(error)) for row in TABLE)
 
 
-def _speaks(error: Exception, row: Row) -> bool:
+def _speaks(error: BaseException, row: Row) -> bool:
     """Whether an exception can be torch's word on a row: what the user's code raises by itself keeps its own."""
     frames = traceback.extract_tb(error.__traceback__)
     if row.through and not any(frame.filename.replace("\\", "/").endswith(row.through) for frame in frames):
@@ -194,7 +193,7 @@ def _speaks(error: Exception, row: Row) -> bool:
     return type(error) is RuntimeError or isinstance(error, torch.cuda.CudaError if torch.cuda.is_available() else ())
 
 
-def _seen(error: Exception) -> str:
+def _seen(error: BaseException) -> str:
     """Where the user's own code, or else the library's, raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     torchs = Path(torch.__file__).resolve().parent
@@ -207,19 +206,28 @@ def _seen(error: Exception) -> str:
     return "" if frame is None else f" at {Path(frame.filename).name}:{frame.lineno}"
 
 
-@contextlib.contextmanager
-def translated(who: str | Callable[[], str], kind: str = MODEL, given: Callable[[], str] = str) -> Iterator[None]:
-    """Whatever the user's code raises inside comes out as a named error; lack of memory and warnings as they are."""
-    try:
-        yield
-    except (JumpstartError, MemoryError, torch.OutOfMemoryError, Warning):
-        raise
-    except Exception as error:
-        if lacks_memory(error):
-            raise
-        raise diagnosed(error, who if isinstance(who, str) else who(), kind, given()) from error
+class translated:  # noqa: N801 (a context manager, read as a verb)
+    """Whatever the user's code raises inside comes out as a named error; lack of memory and warnings as they are.
+
+    A class and not a generator: contextlib takes an error whose cause is a StopIteration for Python's own conversion
+    of it, and would let the StopIteration out, which ends loops without a word. GeneratorExit as well.
+    """
+
+    def __init__(self, who: str | Callable[[], str], kind: str = MODEL, given: Callable[[], str] = str) -> None:
+        self.who, self.kind, self.given = who, kind, given
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, of: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, (Exception, GeneratorExit)):
+            return
+        if isinstance(error, (JumpstartError, MemoryError, torch.OutOfMemoryError, Warning)) or lacks_memory(error):
+            return
+        who = self.who if isinstance(self.who, str) else self.who()
+        raise diagnosed(error, who, self.kind, self.given()) from error
 
 
-def lacks_memory(error: Exception) -> bool:
+def lacks_memory(error: BaseException) -> bool:
     """Whether torch's allocator raised it; on a CPU that is a plain RuntimeError."""
     return isinstance(error, RuntimeError) and "memory" in str(error) and "alloc" in str(error)

@@ -109,11 +109,17 @@ def _select(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:
     elif callable(select):
         chosen = {name: p for name, p in present.items() if select(name, p)}
     else:
+        if not isinstance(select, (str, Iterable)):
+            raise InputError(f"params={brief(select)}: give names or patterns, or a function of name and parameter.")
         patterns = [select] if isinstance(select, str) else list(select)
         for pattern in patterns:
+            if not isinstance(pattern, str):
+                raise InputError(
+                    f"params: {brief(pattern)} is no name: give names or patterns of {_few(present)}, or a function "
+                    "of name and parameter."
+                )
             if not any(_matches(name, pattern) for name in present):
-                listed = f"{list(present)[:8]}" + (f" and {len(present) - 8} more" if len(present) > 8 else "")
-                raise InputError(f"params: {brief(pattern)} matches none of the parameters {listed}.")
+                raise InputError(f"params: {brief(pattern)} matches none of the parameters {_few(present)}.")
         chosen = {name: p for name, p in present.items() if any(_matches(name, pat) for pat in patterns)}
     _require_trainable(chosen)
     chosen = {name: p for name, p in chosen.items() if p.numel() and (p.is_floating_point() or p.is_complex())}
@@ -123,6 +129,12 @@ def _select(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:
             "name some with params=[…]."
         )
     return chosen
+
+
+def _few(names: Iterable[str]) -> str:
+    """The first names, for people."""
+    names = list(names)
+    return f"{names[:8]}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _require_trainable(chosen: Mapping[str, nn.Parameter]) -> None:

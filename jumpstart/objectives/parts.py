@@ -20,6 +20,7 @@ from ..utils.autodiff import normal, pullback
 from ..utils.brief import brief
 from ..utils.fallback import described
 from ..utils.progress import track
+from ..utils.values import require_dense
 from .diagnosis import FUNCTION, MODEL, translated
 from .pure import Net
 
@@ -101,6 +102,8 @@ class Batch(Part):
 
     def __init__(self, inputs: Any, what: str = "inputs") -> None:
         self.inputs, self.what = taken(inputs), what
+        for leaf in leaves(self.inputs):
+            require_dense(leaf, what)
         self.size = _length(self.inputs)
         self.fallbacks: dict[str, list[str]] = {}
 
@@ -234,10 +237,10 @@ def join(rows: Sequence[Tensor]) -> Tensor:
 
 
 def require_tensor(u: Any, who: str = "the model") -> Tensor:
-    """Raise unless the outputs are one floating-point tensor with at least one dimension.
+    """Raise unless the outputs are one dense tensor of real floating-point numbers.
 
     Raises:
-        OutputTypeError: quotes the type and gives the remedy.
+        OutputTypeError: quotes the type and gives the remedy. InputError: it is sparse, say.
     """
     if not isinstance(u, Tensor):
         keys = f" with fields {list(u)[:6]}" if isinstance(u, dict) else ""
@@ -247,6 +250,7 @@ def require_tensor(u: Any, who: str = "the model") -> Tensor:
         )
     if not u.is_floating_point():
         raise OutputTypeError(f"{who} returned a tensor of {u.dtype}: outputs must be real floating-point numbers.")
+    require_dense(u, f"what {who} returned")
     return u
 
 
@@ -308,6 +312,7 @@ def require_finite(inputs: Any, what: str) -> None:
         NonFiniteError: says how many entries, and where the first one is.
     """
     for leaf in leaves(inputs):
+        require_dense(leaf, what)
         if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
             bad = ~torch.isfinite(leaf)
             first = tuple(int(i) for i in bad.nonzero()[0])
@@ -343,7 +348,9 @@ def weight_scale(weight: Any, points: Tensor) -> float | Tensor:
 
 def _by_point(weight: Any, points: Tensor) -> float | Tensor:
     try:
-        found = torch.as_tensor(taken(weight)).detach().to(points.device, points.dtype)
+        found = torch.as_tensor(taken(weight)).detach()
+        require_dense(found, "a term's weight")
+        found = found.to(points.device, points.dtype)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"a term's weight must be a positive number, or one for each of its points, got {brief(weight)}."
