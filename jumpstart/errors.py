@@ -107,5 +107,9 @@ class TruncationWarning(UserWarning):
     """An answer from a truncated basis that was not asked for, whose error bound rivals the movement."""
 
 
+class KinkWarning(UserWarning):
+    """The present weights lie on kinks of the model, where outputs move otherwise than any linearization says."""
+
+
 class TrustWarning(UserWarning):
     """An answer beyond the horizon up to which the real network was found to follow the linearized one."""

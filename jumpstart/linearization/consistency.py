@@ -8,12 +8,15 @@ two passes of one function may differ by goes by the arithmetic inside, not by t
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InconsistentError, NondeterministicError
+from ..errors import InconsistentError, NondeterministicError, NoParametersError
 from ..objectives.pure import Bound
 from ..utils.autodiff import normal
 from ..utils.cost import Counting, Ledger, Work
@@ -21,16 +24,46 @@ from .products import Linearization
 
 NAMED = 4  # parameters that a message names
 PROBED = 64  # parameters up to which each is probed alone, to find those at fault
+KINKED = 0.01  # of the response: a kink's part up to this is not told
+FINER = 10  # how much smaller a second step is that tells a kink from a bend
+SETTLED = 0.3  # relative change of a kink's part from step to step
 
 
-def require_deterministic(lin: Linearization) -> Work:
-    """Ask the network twice and compare. Returns the work of a forward pass.
+@dataclass(frozen=True)
+class Consistency:
+    """What was found beside what is refused.
+
+    Attributes:
+        still_responds: whether the outputs respond to weights that get no gradient (a padding row), which matters where
+            weight decay moves them.
+        kink: share of the outputs' response that is another one forwards than backwards. rows: those that it is in.
+    """
+
+    still_responds: bool = False
+    kink: float = 0.0
+    rows: tuple[int, ...] = ()
+
+
+class _Tracing(Counting):
+    """Counts operations, and writes down which they are and their scalars; sizes of views are the data's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trace: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.trace.append((str(func), tuple(x for x in args if isinstance(x, (bool, int, float, str)))))
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def require_deterministic(lin: Linearization) -> tuple[Work, tuple[Any, ...]]:
+    """Ask the network twice and compare. Returns the work of a forward pass, and which operations it is made of.
 
     Raises:
         NondeterministicError: the answers differ by more than rounding; says what they draw, or that nothing is drawn.
     """
     python = random.getstate()
-    with Counting() as counted:
+    with _Tracing() as counted:
         again = lin.outputs(lin.theta)
     lin.net.learn(counted, again)
     drawn = counted.random + (["random"] if random.getstate() != python else [])
@@ -44,7 +77,7 @@ def require_deterministic(lin: Linearization) -> Work:
             f"the model answered twice with outputs {difference:.1e} apart (relative){cause}: there is no one "
             f"function to linearize. {remedy}"
         )
-    return counted.work
+    return counted.work, tuple(counted.trace)
 
 
 def _coarser(found: torch.dtype | None, own: torch.dtype) -> torch.dtype:
@@ -76,14 +109,14 @@ def _noise(lin: Linearization, drawn: list[str]) -> tuple[str, str]:
     )
 
 
-def require_consistent(lin: Linearization) -> bool:
+def require_consistent(lin: Linearization) -> Consistency:
     """Hold J v, Jᵀw, training's gradient and the function itself against each other along random v and w.
 
     Only weights that receive a gradient are asked about: others (behind ``no_grad`` or ``detach``, padding rows) stay
-    where they are. Returns whether the outputs respond to such weights nevertheless (a padding row), which matters
-    where weight decay moves them.
+    where they are.
 
     Raises:
+        NoParametersError: the outputs have no path to the weights at all.
         InconsistentError: names the parameters at fault, the cause if it can be seen, and a remedy.
     """
     ledger, lin.ledger = lin.ledger, Ledger()
@@ -95,17 +128,21 @@ def require_consistent(lin: Linearization) -> bool:
         w = normal(lin.u.shape, generator).to(lin.u)
         pulled = lin.vjp(w)
         if not bool(torch.isfinite(pulled).all()):
-            return False  # what needs derivatives refuses them, where they are used
+            return Consistency()  # what needs derivatives refuses them, where they are used
+        if not bool((pulled != 0).any()):
+            _require_path(lin)
         _require_training_gradient(lin, w, pulled, tolerance)
         moving = pulled != 0
         image = lin.jvp(v * moving)
         _require_adjoint(lin, v * moving, w, image, pulled, tolerance)
-        _require_differences(lin, v * moving, image, eps)
-        still = v * ~moving
-        if not bool((still != 0).any()):
-            return False
-        response = torch.linalg.vector_norm(lin.jvp(still))
-        return bool(response > eps**0.75 * torch.linalg.vector_norm(image))
+        slope = _slopes(lin, v * moving)
+        _require_differences(lin, v * moving, image, slope, eps)
+        kink, rows = _kinks(lin, image, slope, eps)
+        still, responds = v * ~moving, False
+        if bool((still != 0).any()):
+            response = torch.linalg.vector_norm(lin.jvp(still))
+            responds = bool(response > eps**0.75 * torch.linalg.vector_norm(image))
+        return Consistency(responds, kink, rows)
     finally:
         ledger.gradients += lin.ledger.gradient_evaluations
         lin.ledger = ledger
@@ -119,6 +156,21 @@ def _sizes(lin: Linearization) -> Tensor:
 
 def _by_parameter(lin: Linearization, vector: Tensor) -> Iterator[tuple[str, Tensor]]:
     return zip(lin.net.space.names, vector.split(lin.net.space.sizes), strict=True)
+
+
+def _require_path(lin: Linearization) -> None:
+    """Where nothing is pulled: a stationary point (a head of zeros, dead units) is one, a constant model is none."""
+    with torch.enable_grad():
+        leaf = lin.theta.detach().clone().requires_grad_()
+        for part in lin.parts:
+            with part.translated(lin.net.model):
+                if part.outputs(lin.net.bind(leaf)).requires_grad:
+                    return
+    raise NoParametersError(
+        f"the outputs depend on none of the trainable parameters {_listed(list(lin.net.space.names))}, as far as torch "
+        "can differentiate them: look for detach(), no_grad() or .data in forward, or for outputs that are made of the "
+        "inputs alone."
+    )
 
 
 def _require_training_gradient(lin: Linearization, w: Tensor, pulled: Tensor, tolerance: float) -> None:
@@ -189,21 +241,20 @@ def _require_adjoint(lin: Linearization, v: Tensor, w: Tensor, image: Tensor, pu
     )
 
 
-def _require_differences(lin: Linearization, v: Tensor, image: Tensor, eps: float) -> None:
+def _require_differences(
+    lin: Linearization, v: Tensor, image: Tensor, slope: Callable[..., Tensor], eps: float
+) -> None:
     """The function itself moves by J v: a difference that settles (two steps agree) on something else is refused."""
     size, start = torch.linalg.vector_norm(image.double()), lin.u.double()
     if not bool(torch.isfinite(size)):
         return
-
-    def slope(step: float, along: Tensor = v) -> Tensor:
-        return (lin.outputs(lin.theta + step * along).double() - start) / step
 
     def agrees(found: Tensor, step: float) -> bool:
         floor = 64 * eps / abs(step) * torch.linalg.vector_norm(start)
         return bool(torch.linalg.vector_norm(found - image.double()) <= tolerance * size + floor)
 
     tolerance = min(0.02, 3 * eps ** (1 / 4))
-    step = 0.1 * eps ** (1 / 4)  # 1e-5 in float64, 2e-3 in float32: between rounding and curvature
+    step = _step(eps)
     for first in (step, 30 * step):
         one = slope(first)
         if agrees(one, first) or not bool(torch.isfinite(one).all()):
@@ -221,6 +272,49 @@ def _require_differences(lin: Linearization, v: Tensor, image: Tensor, eps: floa
                 "straight-through estimate, or a backward of another function. Evaluate in eval mode (training=False) "
                 "if it is for training alone, leave these parameters out with params=[…], or let it be differentiated."
             )
+
+
+def _step(eps: float) -> float:
+    """Between rounding and curvature: 1e-5 in float64, 2e-3 in float32."""
+    return 0.1 * eps ** (1 / 4)
+
+
+def _slopes(lin: Linearization, v: Tensor) -> Callable[..., Tensor]:
+    """(f(θ + εv) − f(θ))/ε for a step ε, along v unless another direction is given."""
+    start = lin.u.double()
+
+    @lru_cache(maxsize=8)
+    def ours(step: float) -> Tensor:
+        return (lin.outputs(lin.theta + step * v).double() - start) / step
+
+    def slope(step: float, along: Tensor | None = None) -> Tensor:
+        return ours(step) if along is None else (lin.outputs(lin.theta + step * along).double() - start) / step
+
+    return slope
+
+
+def _kinks(
+    lin: Linearization, image: Tensor, slope: Callable[[float], Tensor], eps: float
+) -> tuple[float, tuple[int, ...]]:
+    """The share of J v that differs by the side it is looked at from, half of that being off; and the rows of it.
+
+    At a kink (a ReLU whose input is exactly 0) the two sides' slopes stay apart as the step shrinks, at a bend they do
+    not; kinks that are only near come and go with the step.
+    """
+    size = torch.linalg.vector_norm(image.double())
+    noise = 4 * eps * torch.linalg.vector_norm(lin.u.double())
+    step, before = _step(eps), None
+    while bool(noise / step <= KINKED / 2 * size):
+        apart = slope(step) - slope(-step)
+        length = torch.linalg.vector_norm(apart)
+        if not bool(length / 2 > KINKED * size) or not bool(torch.isfinite(length)):
+            break
+        if before is not None and bool(torch.linalg.vector_norm(apart - before) <= SETTLED * length):
+            by_row = torch.linalg.vector_norm(apart.reshape(len(apart), -1), dim=1)
+            rows = (by_row > KINKED * by_row.max()).nonzero()[:, 0]
+            return float(length / 2 / size), tuple(rows.tolist())
+        step, before = step / FINER, apart
+    return 0.0, ()
 
 
 def _off(found: Tensor, image: Tensor) -> bool:

@@ -11,6 +11,7 @@ from ..utils.cost import Ledger
 from ..utils.guard import guarded
 from .consistency import require_consistent, require_deterministic
 from .products import Linearization
+from .subject import subject
 
 
 @guarded(lambda objective, *_, **__: objective.model)
@@ -20,6 +21,7 @@ def linearize(objective: Objective, theta: Tensor | None = None, ledger: Ledger 
     Raises:
         NonFiniteError: weights or outputs are not finite.
         NondeterministicError: the model answers differently when asked twice.
+        NoParametersError: its outputs have no path to the weights that move.
         InconsistentError: torch's derivatives are not those of what the model computes.
         UntraceableError, EvaluationError: the model cannot be evaluated, differentiated or batched.
     """
@@ -31,10 +33,13 @@ def linearize(objective: Objective, theta: Tensor | None = None, ledger: Ledger 
     # Asked once, and again whenever a module has changed its mode since.
     modes = tuple(module.training for module in objective.model.modules())
     if objective.checked != modes:
-        objective.work = require_deterministic(lin)
-        if objective.consistent != modes:
-            objective.still_responds = require_consistent(lin)
-        objective.checked = objective.consistent = modes
+        objective.work, trace = require_deterministic(lin)
+        about = subject(objective, trace)
+        if about not in objective.consistent:
+            found = require_consistent(lin)
+            objective.consistent.learn(about, found.still_responds)
+            objective.kink = found.kink, found.rows
+        objective.still_responds, objective.checked = objective.consistent[about], modes
     lin.work, lin.still_responds = objective.work, objective.still_responds
     return lin
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, KinkWarning
 from ..losses.base import Loss
 from ..objectives.objective import Objective
 from ..objectives.snapshot import Witness, held
@@ -17,6 +18,8 @@ from ..utils.cost import Ledger
 from .linearize import Linearization, linearize
 from .metric import Metric, MetricLike, metric_of
 from .operators import GaussNewton, Jacobian
+
+ROWS = 5  # that a message names
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +126,25 @@ def kept(
     objective.require_current()
     twin, watched = held(objective, memory_limit)
     lin = linearize(twin, theta, ledger)
+    _tell_kinks(objective, twin)
     objective.checked, objective.work = twin.checked, twin.work
+    objective.still_responds, objective.kink = twin.still_responds, twin.kink
     lin.witness = Witness(lin.net, lin.parts, lin.theta, watched)
     return lin, twin.loss
+
+
+def _tell_kinks(objective: Objective, twin: Objective) -> None:
+    """Warn, once an objective, where an answer without the real network may miss what training does at a kink."""
+    share, rows = twin.kink
+    if not share or objective.told:
+        return
+    objective.told = True
+    listed = ", ".join(map(str, rows[:ROWS])) + (f" and {len(rows) - ROWS} more" if len(rows) > ROWS else "")
+    warnings.warn(
+        f"the present weights lie exactly on kinks of the model, as biases of 0 on a blank sample do under ReLU: "
+        f"{share:.1%} of how the outputs respond to the weights has another slope on either side (rows {listed} of "
+        "the outputs), and training moves it otherwise than a linearized run. Leave those samples out, or start "
+        "from biases that are not 0; js.jump is judged by the real loss.",
+        KinkWarning,
+        stacklevel=5,
+    )

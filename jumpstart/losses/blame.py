@@ -26,6 +26,12 @@ REMEDIES = (
         "once: for weights by class give loss='cross_entropy', class_weights=W; choose with torch.where; look up with "
         "W.gather(0, y[None])[0]; give targets that are one-hot already",
     ),
+    (("num_classes",), "give the number of classes: F.one_hot(y, classes)"),
+    (
+        ("dynamic shape", "boolean mask", "equal size"),
+        "choose entries with torch.where or a mask as a factor and not by an index, as every sample has to have the "
+        "same shape; missing targets are left out by mask= of a named loss",
+    ),
     (
         ("inplace", "in-place", "in place", "broadcast shape"),
         "write it without operations in place (x = x * w, not x *= w)",
@@ -129,4 +135,4 @@ def _remedy(error: Exception) -> str | None:
 def _said(error: Exception) -> str:
     """The first line of what was said, cut."""
     first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first[:160]}{'…' if len(first) > 160 else ''}".rstrip(". ")
+    return f"{type(error).__name__}: {first[:160]}{'…' if len(first) > 160 else ''}".rstrip(".: ")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError, ShapeError, TargetError
+from ..utils.values import require_dense
 from .base import Loss, require_finite_targets
 from .pointwise import checked_mask, owned, present, sample_weights
 
@@ -46,6 +47,7 @@ class CrossEntropy(Loss):
     ) -> None:
         if not isinstance(targets, Tensor):
             raise InputError(f"targets must be a tensor, got {type(targets).__name__}.")
+        require_dense(targets, "targets")
         self.classes = not targets.is_floating_point()
         rows = targets if self.classes or targets.dim() < 2 else targets[..., 0]
         self.mask = checked_mask(mask, rows)

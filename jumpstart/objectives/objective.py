@@ -24,6 +24,23 @@ from .parts import Batch, Opaque, Part, join, require_finite, taken
 from .pure import Net
 
 
+class Consistent(dict[int, bool]):
+    """Subjects (``linearization.subject``) whose derivatives were found right, and whether still weights respond.
+
+    Shared by objectives that differ in their data. A copy is of other modules, and starts empty.
+    """
+
+    MANY = 64  # sequences of every length are subjects of their own
+
+    def learn(self, subject: int, still_responds: bool) -> None:
+        if len(self) >= self.MANY:
+            self.clear()
+        self[subject] = still_responds
+
+    def __reduce__(self) -> Any:
+        return type(self), ()
+
+
 class Objective:
     """A model, the outputs that are trained, and a convex loss Φ(u) on them.
 
@@ -86,9 +103,11 @@ class Objective:
         self.space = ParameterSpace(model, params)
         require_traceable(model, self.space.names)
         self.net = Net(model, self.space, training)
-        self.checked: tuple[bool, ...] | None = None  # modes in which the model was found deterministic
-        self.consistent: tuple[bool, ...] | None = None  # modes in which its derivatives were found right
+        self.checked: tuple[bool, ...] | None = None  # modes in which the model was found to be one function
+        self.consistent = Consistent()  # what its derivatives were found right for
         self.still_responds = False  # to weights that get no gradient (a padding row); found then
+        self.kink: tuple[float, tuple[int, ...]] = (0.0, ())  # share of the response, and its rows; found then
+        self.told = False  # of kinks
         self.work = Work()  # of a forward pass, counted when it is checked
         theta = self.theta()
         self.prepare(theta)
@@ -202,7 +221,9 @@ class Objective:
 
     def subset(self, params: Select) -> Objective:
         """The same objective with other parameters free to move."""
-        return type(self).from_parts(self.model, self.parts, self.loss, params, self.training)
+        found = type(self).from_parts(self.model, self.parts, self.loss, params, self.training)
+        found.consistent = self.consistent
+        return found
 
 
 def _tried(loss: Loss, u: Tensor) -> Loss:

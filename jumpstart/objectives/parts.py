@@ -347,10 +347,10 @@ def weight_scale(weight: Any, points: Tensor) -> float | Tensor:
 
 
 def _by_point(weight: Any, points: Tensor) -> float | Tensor:
+    for leaf in leaves(weight):
+        require_dense(leaf, "a term's weight")
     try:
-        found = torch.as_tensor(taken(weight)).detach()
-        require_dense(found, "a term's weight")
-        found = found.to(points.device, points.dtype)
+        found = torch.as_tensor(taken(weight)).detach().to(points.device, points.dtype)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"a term's weight must be a positive number, or one for each of its points, got {brief(weight)}."

@@ -121,7 +121,7 @@ class Residuals(Objective):
             parts.append(part.at(new))
         found = _build(self.model, parts, self.params, self.training)
         # The same functions of the same network: their derivatives need not be asked about again.
-        found.consistent, found.still_responds = self.consistent, self.still_responds
+        found.consistent = self.consistent
         return found
 
 

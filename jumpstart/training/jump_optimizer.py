@@ -17,7 +17,7 @@ from ..jumping.jumper import Jumper
 from ..jumping.settings import Settings
 from ..linearization.metric import MetricLike, held, metric_of, restrict
 from ..linearization.problem import linearized
-from ..objectives.objective import Objective
+from ..objectives.objective import Consistent, Objective
 from ..optim import adapters
 from ..utils.brief import brief
 from ..utils.fallback import described
@@ -126,6 +126,7 @@ class JumpOptimizer(torch.optim.Optimizer):
         self.results = Recent()
         self.back_off = BackOff()
         self._stream = Stream()  # what a function has given
+        self._consistent = Consistent()
         self._gathering = False  # a jump is due, and waits for more of it
         self._said = False
         self._tried = 0  # the step of the last scheduled jump
@@ -265,7 +266,11 @@ class JumpOptimizer(torch.optim.Optimizer):
             return self._skip(described(error))
 
     def _given(self) -> Objective:
-        return self._chosen if self._chosen is not None else self._choose(self.objective())  # type: ignore[operator]
+        if self._chosen is not None:
+            return self._chosen
+        objective = self._choose(self.objective())  # type: ignore[operator]
+        objective.consistent = self._consistent  # the data are new, the model is not
+        return objective
 
     def _jump(self, whole: Objective, allowance: float) -> JumpResult:
         objective = self._moving(whole)

@@ -214,7 +214,10 @@ class Oracle:
 
     @cached_property
     def kernel(self) -> Tensor:
-        return self.forward @ self.back.T
+        found = self.forward @ self.back.T
+        if not bool(torch.isfinite(found).all()):  # LAPACK ends the process on these
+            raise ValueError("derivatives are not finite")
+        return found
 
     @cached_property
     def top(self) -> float:

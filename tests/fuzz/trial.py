@@ -82,7 +82,7 @@ class Trial:
 
     def __init__(self, case: Case) -> None:
         self.case, self.verdict = case, Verdict(case.name)
-        self.warned = False
+        self.warned = self.kinked = False  # kinks are told once an objective
 
     def run(self) -> Verdict:
         begun = time.perf_counter()
@@ -109,7 +109,8 @@ class Trial:
                 warnings.simplefilter("always")
                 with self.case.around():
                     found = do()
-            self.warned = any(w.category.__module__.startswith("jumpstart") for w in seen)
+            self.kinked = self.kinked or any(issubclass(w.category, errors.KinkWarning) for w in seen)
+            self.warned = self.kinked or any(w.category.__module__.startswith("jumpstart") for w in seen)
             return True, found
         except errors.JumpstartError as error:
             undue = self.case.answers and self.oracle.trouble is None
