@@ -156,7 +156,6 @@ BROKEN = {
     "undefined": (lambda u, y: torch.log(u - 1e3).sum(), "NaN or infinite for 6 of 6 samples"),
     "curved down": (lambda u, y: -u.square().sum(), "negative curvature"),
     "another dtype": (lambda u, y: (u @ torch.eye(3)).square().sum(), r"to\(u.dtype\)"),
-    "random": (lambda u, y: (u * torch.rand(3).double()).square().sum(), "randomness"),
     "defined between 0 and 1": (lambda u, y: F.binary_cross_entropy(0.5 + 0.1 * u, 0.5 + 0 * u), "logits"),
     "of probabilities": (nn.BCELoss(), "logits"),
     "a class": (nn.MSELoss, "is a class"),
