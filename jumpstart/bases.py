@@ -22,6 +22,7 @@ from .utils.brief import brief
 from .utils.cost import EIGEN
 from .utils.threads import many
 
+FEW = 32  # outputs: the rounding of fewer is taken for theirs
 SVD = 512  # the smaller side of a Jacobian up to which "auto" takes its singular values
 
 
@@ -37,11 +38,12 @@ def dense(
 
     Args:
         route: "kernel" forms K layer by layer and takes its eigenvectors; "svd" takes the SVD of the explicit
-            Jacobian, which resolves singular values down to ε·σ_max instead of √ε·σ_max; "gram" takes the
+            Jacobian, which in float64 resolves singular values down to ε·σ_max instead of √ε·σ_max; "gram" takes the
             eigenvectors of the smaller Gram matrix of the explicit Jacobian; "auto" prefers the kernel where the
             outputs allow it and parameters outnumber outputs, then the SVD up to size 512, then the Gram matrix.
-        rcond: modes with σ² ≤ rcond·σ²_max are rounding, by default: ε times the size of the
-            matrix that is decomposed, squared for the SVD.
+        rcond: modes with σ² ≤ rcond·σ²_max are rounding. By default ε times the size of the matrix that is decomposed,
+            squared for the SVD; for a kernel that is made here, the larger of that square in the network's precision
+            and of float64's ε times the size, since products are float64.
         kernel: K (N, N) itself, where it is known already (from an earlier solve, or made another way).
 
     Raises:
@@ -64,7 +66,9 @@ def dense(
     if route == "kernel":
         squares, u = _eigh(assemble.train_kernel(lin, metric) if kernel is None else kernel)
         _require_semidefinite(squares, eps)
-        keep = _keep(squares, eps if rcond is None else rcond, rank)
+        if rcond is None:
+            rcond = _resolved(squares, eps, lin.u.dtype) if kernel is None else eps
+        keep = _keep(squares, rcond, rank)
         squares, u = squares[keep], u[:, keep].T
         sigma = squares.sqrt()[:, None]
         images, cotangents, vectors = u * sigma, u / sigma, None
@@ -124,6 +128,20 @@ def _require_semidefinite(squares: Tensor, eps: float) -> None:
             f"the kernel has a negative eigenvalue, {low:.3g} beside {high:.3g}, which is more than rounding: it is no "
             "J D Jᵀ. Solve in float64, or look for an operation in the model whose derivative is wrong."
         )
+
+
+def _resolved(squares: Tensor, eps: float, dtype: torch.dtype) -> float:
+    """Share of the largest eigenvalue of a kernel in float64 below which J is noise, or the products are.
+
+    J is off by a few ε·σ_max (up to 5.5 seen), so that singular values are resolved as those of J itself; eigenvalues
+    below zero show what else there is (passes that do not repeat to the bit, on a GPU).
+    """
+    if dtype in (torch.float16, torch.bfloat16):
+        return eps
+    n = len(squares)
+    noise = rounding(dtype, max(n, FEW)) ** 2
+    seen = 10 * max(0.0, -float(squares.min())) / max(float(squares.max()), torch.finfo(torch.float64).tiny)
+    return min(eps, max(noise, rounding(torch.float64, n), seen))
 
 
 def _keep(squares: Tensor, rcond: float, rank: int | None) -> Tensor:

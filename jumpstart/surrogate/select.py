@@ -262,12 +262,11 @@ def modes_cost(problem: LinearizedProblem) -> Cost:
     n, p = problem.jacobian.shape
     small, large = min(n, p), max(n, p)
     layered = assemble.layered(lin) and n <= p
-    products = rate(PRODUCTS, device) * (1 if lin.u.dtype == torch.float64 else 2)
     if layered:
         # Layer by layer, a layer of in·out weights costs in + out multiply-adds a pair of outputs instead of in·out.
         width = min(p, 4 * p**0.5) if problem.metric.root is None else p
         layers = len(lin.net.space.names)
-        made = 2.0 * n * n * width / products + 2.0 * layers * n * n / rate(ELEMENTS, device)
+        made = 2.0 * n * n * width / rate(PRODUCTS, device) + 2.0 * layers * n * n / rate(ELEMENTS, device)
         made += eigen_seconds(n, device)
         passes = n / max(1, lin.u.shape[0]) + 1
     elif small <= bases.SVD:

@@ -22,10 +22,13 @@ def layered(lin: Linearization) -> bool:
 
 
 def train_kernel(lin: Linearization, metric: Metric) -> Tensor:
-    """K_SS = J D Jᵀ (N, N) over the outputs of the linearization, flattened sample by sample."""
+    """K_SS = J D Jᵀ (N, N) over the outputs of the linearization, flattened sample by sample, in float64.
+
+    J is as precise as the network's arithmetic; its products are float64, or modes would be lost to the square of ε.
+    """
     if not layered(lin):
-        j = lin.jacobian()
-        j = j if metric.root is None else j * metric.root
+        j = lin.jacobian().double()
+        j = j if metric.root is None else j * metric.root.double()
         return j @ j.T
     blocks: list[list[Tensor]] = []
     for i, left in enumerate(lin.parts):
@@ -36,7 +39,7 @@ def train_kernel(lin: Linearization, metric: Metric) -> Tensor:
 
 
 def query_kernel(lin: Linearization, query: Batch, metric: Metric) -> Tensor:
-    """K_QS = J_Q D Jᵀ (M, N) between query points and the outputs of the linearization."""
+    """K_QS = J_Q D Jᵀ (M, N) between query points and the outputs of the linearization, in float64."""
     return _joined([_block(lin, metric, query, part) for part in lin.parts], 1)
 
 
@@ -64,6 +67,7 @@ def _block(lin: Linearization, metric: Metric, left: Any, right: Any) -> Tensor:
             report=report,
             reasons=reasons,
             trusted=trusted,
+            dtype=torch.float64,
         )
     known[modes] = report, reasons
     if right is None:

@@ -27,7 +27,7 @@ class RecordedBatch:
 
     Args:
         trusted: the ways were compared with autograd before. unbatched: why backward passes went one by one then.
-        looped: why samples were differentiated an output at a time then.
+        looped: why samples were differentiated an output at a time then. dtype: of products, where that is wider.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class RecordedBatch:
         trusted: bool = False,
         unbatched: str | None = None,
         looped: str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.call = call
         self.tape: Tape = record(call, params, x)
@@ -45,10 +46,9 @@ class RecordedBatch:
         self.looped = looped  # why samples are differentiated an output at a time: one level of vmap, not two
         self._kept: dict[tuple[str, ...], dict[str, Tensor]] = {}  # whole Jacobians that a check has formed
         self.batch, self.rebuild = split_batch(x, self.tape.n)
-        dtype = self.tape.u.dtype
-        for p in params.values():
-            dtype = torch.promote_types(dtype, p.dtype)
-        self.dtype = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+        self.dtype = torch.promote_types(torch.float32, dtype or self.tape.u.dtype)
+        for t in (self.tape.u, *params.values()):
+            self.dtype = torch.promote_types(self.dtype, t.dtype)
         self.precision = max((t.dtype for t in (self.tape.u, *params.values())), key=lambda d: torch.finfo(d).eps)
         self.connected = self.tape.u.requires_grad and bool(params)
         self.layers: list[Layer] = []

@@ -40,6 +40,7 @@ def dense_kernel(
     report: dict[str, str] | None = None,
     reasons: dict[str, str] | None = None,
     trusted: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Empirical NTK K = J D J2ᵀ of shape (n * c, n2 * c), rows and columns sample-major (i * c + j).
 
@@ -53,12 +54,13 @@ def dense_kernel(
             parameter, or one sample, is held).
         trusted: a report of an earlier call with the same `call` and batches; its routes, and what ``reasons`` then
             received, are taken unchecked.
+        dtype: of the products between gradients, where it is wider than that of u and the parameters.
         report: if given, receives name -> "layerwise", "per-sample" or "per-output", the route taken.
         reasons: if given, receives name -> why, for parameters that are not "layerwise", unless routes are trusted;
             under ``UNBATCHED`` why backward passes go one by one and under ``LOOPED`` why samples do, an output at a
             time, where they do.
 
-    K has the dtype of u and the parameters, float32 for half precision.  Memory besides K and chunks: the
+    K has the dtype of u and the parameters, float32 for half precision, or ``dtype``.  Memory besides K and chunks: the
     deltas, c times the outputs of the recorded layers.  No `.grad` is touched, no global RNG is used.
 
     Raises:
@@ -70,7 +72,7 @@ def dense_kernel(
     known = trusted is not None and trusted.keys() == params.keys()
     told = dict(reasons or {}) if known else {}
     batches = [
-        RecordedBatch(call, params, given, known, told.get(UNBATCHED), told.get(LOOPED))
+        RecordedBatch(call, params, given, known, told.get(UNBATCHED), told.get(LOOPED), dtype)
         for given in ([x] if x2 is None else [x, x2])
     ]
     one, two = batches[0], batches[-1]
