@@ -142,7 +142,8 @@ def _tell_kinks(objective: Objective, twin: Objective) -> None:
     listed = ", ".join(map(str, rows[:ROWS])) + (f" and {len(rows) - ROWS} more" if len(rows) > ROWS else "")
     warnings.warn(
         f"the present weights lie exactly on kinks of the model, as biases of 0 on a blank sample do under ReLU: "
-        f"{min(share, 1.0):.1%} of how the outputs respond to the weights has another slope on either side (rows {listed} of "
+        f"{min(share, 1.0):.1%} of how the outputs respond to the weights has another slope on either side (rows "
+        f"{listed} of "
         "the outputs), and training moves it otherwise than a linearized run. Leave those samples out, or start "
         "from biases that are not 0; js.jump is judged by the real loss.",
         KinkWarning,

@@ -55,9 +55,7 @@ def as_loss(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tens
         InputError: an unknown loss, or an option that would do nothing for it. NotSmoothError: a loss with kinks.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    for name, value in [("targets", targets), *given.items()]:
-        if isinstance(value, Tensor):
-            require_dense(value, name)
+    _require_dense({"targets": targets, **given})
     if isinstance(loss, Loss):
         if given:
             raise InputError(
@@ -83,7 +81,7 @@ def as_loss(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tens
     if isinstance(loss, str) and loss.lower() in KINKED_NAMES:
         raise NotSmoothError(kinked(repr(loss)))
     if not callable(loss) and not (isinstance(loss, str) and loss in LOSSES):
-        raise InputError(f"loss={loss!r} is not known: use one of {sorted(LOSSES)}, a function or a js.Loss.")
+        raise InputError(f"loss={brief(loss)} is not known: use one of {sorted(LOSSES)}, a function or a js.Loss.")
     if isinstance(loss, str):
         told, (make, takes) = f"loss {loss!r}", LOSSES[loss]
     else:
@@ -94,6 +92,12 @@ def as_loss(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tens
     if targets is None:
         raise InputError(f"loss {brief(loss)} needs targets.")
     return make(targets, **given)
+
+
+def _require_dense(options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        if isinstance(value, Tensor):
+            require_dense(value, name)
 
 
 def _listed(options: dict[str, Any]) -> str:

@@ -206,7 +206,7 @@ def _seen(error: BaseException) -> str:
     return "" if frame is None else f" at {Path(frame.filename).name}:{frame.lineno}"
 
 
-class translated:  # noqa: N801 (a context manager, read as a verb)
+class translated:  # a context manager, read as a verb
     """Whatever the user's code raises inside comes out as a named error; lack of memory and warnings as they are.
 
     A class and not a generator: contextlib takes an error whose cause is a StopIteration for Python's own conversion

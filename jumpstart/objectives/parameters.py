@@ -87,12 +87,11 @@ class ParameterSpace:
             raise NonFiniteError(f"parameter {name!r} holds NaN or infinity: restore finite weights first.")
         return vector
 
-    @torch.no_grad()
     def write(self, model: nn.Module, vector: Tensor) -> None:
         """Copy a vector (P,) into the model's parameters, in place; an interrupt finds all of them written or none."""
         present = dict(model.named_parameters())
         pairs = [(present[name], value) for name, value in self.unflatten(vector).items()]
-        with uninterrupted():
+        with uninterrupted(), torch.no_grad():  # within: an interrupt on its way out would leave gradients off
             for parameter, value in pairs:
                 parameter.copy_(value)
 

@@ -1,4 +1,4 @@
-"""Tensors that hold their numbers in an ordinary way: what else there is cannot be looked at, batched or differentiated."""
+"""Tensors that hold their numbers in an ordinary way; others cannot be looked at, batched or differentiated."""
 
 from __future__ import annotations
 
