@@ -101,7 +101,7 @@ class Function:
     def linearized(self, given: Tensor) -> Linearization:
         try:
             return Linearization(self.net, [Opaque(lambda net: self._one(net(given)))], self.theta)
-        except torch.OutOfMemoryError:
+        except (MemoryError, torch.OutOfMemoryError):
             raise
         except RuntimeError as error:
             raise ShapeError(f"the model cannot be evaluated on inputs {tuple(given.shape)}: {error}") from error

@@ -80,7 +80,7 @@ def _pulled_together(pull: Callable[[Tensor], Tensor], seeds: Tensor) -> Tensor 
     rows, mixed at random, are not what one backward pass makes of the cotangents mixed likewise."""
     try:
         found = vmap(pull)(seeds)
-    except torch.OutOfMemoryError:
+    except (MemoryError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError):  # what vmap cannot batch; one by one, real faults come again
         return None
@@ -134,7 +134,7 @@ class Batch(Part):
         self.fallbacks.pop("Jacobian", None)
         try:
             found = self._by_sample(net, theta, c)
-        except torch.OutOfMemoryError:
+        except (MemoryError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError) as error:  # what vmap cannot batch
             self.fallbacks["Jacobian"] = [f"{BY_OUTPUT}: samples cannot be taken one by one ({described(error)})"]
@@ -210,7 +210,7 @@ def by_outputs(u: Tensor, pull: Callable[[Tensor], Tensor], theta: Tensor) -> Te
         found = torch.cat(rows)
         if pulls_back(found, u, pull):  # some of torch's batching rules are wrong (cdist's)
             return found
-    except torch.OutOfMemoryError:
+    except (MemoryError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError):  # what vmap cannot batch; where a single pass fails as well, that is told
         rows = []

@@ -110,7 +110,7 @@ class Witness:
             raise _changed(message)
         try:
             again = self._outputs()
-        except torch.OutOfMemoryError:
+        except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever the user's code raises now, it did not then
             raise _changed(f"the model or the outputs function now raises {described(error)}") from error
@@ -141,7 +141,7 @@ def _few(batch: Batch, net: Net, theta: Tensor) -> Batch:
     try:
         with torch.no_grad():
             few.outputs(net.bind(theta))
-    except torch.OutOfMemoryError:
+    except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception:  # the model wants the batch that it was given: ask for that
         return batch

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 _ROOT = Path(__file__).resolve().parent.parent
 LENGTH = 200  # characters of a message that are kept
 _OWNER = "_jumpstart_owner"  # set on an exception where it first leaves code that is known to be somebody's
@@ -69,6 +71,8 @@ def fallback(error: Exception) -> Fallback:
     """What an exception that ended a fast way says: expected from ``NotFollowed`` or the user's code."""
     if isinstance(error, NotFollowed):
         return Fallback(str(error))
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):  # a limit of the machine, and no fault
+        return Fallback(f"memory ran out ({described(error)})")
     doing: str | None = getattr(error, _OWNER, None)
     if doing is not None:
         return Fallback(f"{doing} ({described(error)})")

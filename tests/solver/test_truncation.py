@@ -183,6 +183,7 @@ def test_free_memory_decides_large_problems_alone_and_says_so(monkeypatch):
     assert "half of the memory that is free now; memory_limit= would decide it" in found.explain()
 
 
+@pytest.mark.slow  # it reads the clock of the machine it runs on
 def test_costs_are_those_of_this_machine_within_an_order(monkeypatch):
     """Coarse, since machines and their load differ: a prediction sixty times off refused a small data set."""
     import time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+import torch
 
 from jumpstart.utils import fallback as fallbacks
 from jumpstart.utils.fallback import NotFollowed, described, fallback, ours, theirs
@@ -51,3 +52,9 @@ def test_long_messages_are_cut_to_one_line():
     text = described(ValueError("x" * 1000))
     assert text.endswith("x…")
     assert len(text) == len("ValueError: ") + fallbacks.LENGTH
+
+
+@pytest.mark.parametrize("error", [MemoryError("none left"), torch.OutOfMemoryError("none left")], ids=repr)
+def test_lack_of_memory_is_a_limit_and_no_fault(error):
+    found = caught(ours(), error=error)
+    assert not found.unexpected and "memory ran out" in found.reason

@@ -131,7 +131,7 @@ def _confirmed(
         if not _astray(kernel, one, two, metric):
             return kernel, route
         why = "the kernel that it was part of disagreed with autograd"
-    except torch.OutOfMemoryError:
+    except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the general way is exact whatever a fast one has run into
         found = fallback(error)
