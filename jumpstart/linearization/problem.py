@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,6 +14,7 @@ from ..losses.base import Loss
 from ..objectives.objective import Objective
 from ..objectives.snapshot import Witness, held
 from ..utils.cost import Ledger
+from ..utils.warn import warn
 from .linearize import Linearization, linearize
 from .metric import Metric, MetricLike, metric_of
 from .operators import GaussNewton, Jacobian
@@ -140,12 +140,11 @@ def _tell_kinks(objective: Objective, twin: Objective) -> None:
         return
     objective.told = True
     listed = ", ".join(map(str, rows[:ROWS])) + (f" and {len(rows) - ROWS} more" if len(rows) > ROWS else "")
-    warnings.warn(
+    warn(
         f"the present weights lie exactly on kinks of the model, as biases of 0 on a blank sample do under ReLU: "
         f"{min(share, 1.0):.1%} of how the outputs respond to the weights has another slope on either side (rows "
         f"{listed} of "
         "the outputs), and training moves it otherwise than a linearized run. Leave those samples out, or start "
         "from biases that are not 0; js.jump is judged by the real loss.",
         KinkWarning,
-        stacklevel=6,
     )
