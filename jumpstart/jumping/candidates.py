@@ -149,9 +149,8 @@ class Descent(abc.ABC):
             small = run.length(c2) <= GEODESIC * run.length(c)
             if bool(small) and self.resolved(term, 1.0 if curvature_term is None else scale):
                 displacement, corrected, c = displacement + run.displacement(c2), True, c + c2
-        u, loss = problem.measure(displacement)
+        u, training, loss = problem.measure(displacement)
         judged = None if self.judge is None else self.judge(problem.lin.theta + displacement)
-        training = problem.training(u)
         return Candidate(horizon, scale, c, displacement, u, loss, predicted, corrected, first, training, judged)
 
     def resolved(self, term: Tensor, scale: float) -> bool:
@@ -183,8 +182,7 @@ class Descent(abc.ABC):
             g = self.problem.loss.grad(best.outputs)
             c = best.scale * self.run.response(g, Times.at(best.horizon), decayed=best.coefficients)[0]
             displacement = best.displacement + self.run.displacement(c)
-            u, loss = self.problem.measure(displacement)
-            training = self.problem.training(u)
+            u, training, loss = self.problem.measure(displacement)
             if not loss < best.loss or not (self.trades or self.falls(training)):
                 break
             enough = best.loss - loss > CHORD_GAIN * abs(best.loss)

@@ -85,12 +85,16 @@ class LinearizedProblem:
         """The loss at θ₀, with the penalty of weight decay."""
         return self.training_before + self.metric.penalty(self.lin.theta)
 
-    def measure(self, displacement: Tensor) -> tuple[Tensor, float]:
-        """Real outputs and loss at θ₀ + δ, for δ (P,); one forward pass. NaN where δ is not finite."""
+    def measure(self, displacement: Tensor) -> tuple[Tensor, float, float]:
+        """Real outputs, training loss, and loss with the penalty at θ₀ + δ, for δ (P,); one forward pass.
+
+        The last is NaN where δ is not finite.
+        """
         theta = self.lin.theta + displacement
         u = self.lin.outputs(theta)
-        loss = self.training(u) + self.metric.penalty(theta)
-        return u, loss if bool(torch.isfinite(displacement).all()) else math.nan
+        training = self.training(u)
+        loss = training + self.metric.penalty(theta)
+        return u, training, loss if bool(torch.isfinite(displacement).all()) else math.nan
 
 
 def linearized(
@@ -143,8 +147,7 @@ def _tell_kinks(objective: Objective, twin: Objective) -> None:
     warn(
         f"the present weights lie exactly on kinks of the model, as biases of 0 on a blank sample do under ReLU: "
         f"{min(share, 1.0):.1%} of how the outputs respond to the weights has another slope on either side (rows "
-        f"{listed} of "
-        "the outputs), and training moves it otherwise than a linearized run. Leave those samples out, or start "
-        "from biases that are not 0; js.jump is judged by the real loss.",
+        f"{listed} of the outputs), and training moves it otherwise than a linearized run. Leave those samples out, or "
+        "start from biases that are not 0; js.jump is judged by the real loss.",
         KinkWarning,
     )

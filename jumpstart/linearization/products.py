@@ -165,8 +165,12 @@ class Linearization:
                 "bytes: give fewer samples at a time, or replace the operation (EmbeddingBag by Embedding and a mean, "
                 "cdist by differences)."
             )
+        return self._of_part(i)
+
+    def _of_part(self, i: int) -> Tensor:
+        """The explicit J of one part, booked."""
         j, pulls = self.parts[i].jacobian(self.net, self.theta)
-        share = n / self.u.numel()
+        share = self.counts[i] / len(self.u)
         self.ledger.forwards += share
         self.ledger.pulls += share * pulls
         return j.detach()
@@ -175,13 +179,9 @@ class Linearization:
     def jacobian(self) -> Tensor:
         """The explicit J (N, P), rows in the order of u flattened."""
         found = []
-        for part, rows in zip(self.parts, self._offsets, strict=True):
+        for i, part in enumerate(self.parts):
             with part.translated(self.net.model):
-                j, pulls = part.jacobian(self.net, self.theta)
-            share = len(self.u[rows]) / len(self.u)
-            self.ledger.forwards += share
-            self.ledger.pulls += share * pulls
-            found.append(j.detach())
+                found.append(self._of_part(i))
         return torch.cat(found)
 
     def jacobian_pulls(self) -> float:

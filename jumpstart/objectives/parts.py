@@ -75,22 +75,6 @@ class Part(abc.ABC):
         """Called before the outputs are linearized at θ: a chance to find, or to find again, a faster way to them."""
 
 
-def _pulled_together(pull: Callable[[Tensor], Tensor], seeds: Tensor) -> Tensor | None:
-    """Jᵀw (k, P) for cotangents w (k, …) at once; None where a batching rule of torch's is lacking, or wrong: then the
-    rows, mixed at random, are not what one backward pass makes of the cotangents mixed likewise."""
-    try:
-        found = vmap(pull)(seeds)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except (RuntimeError, ValueError):  # what vmap cannot batch; one by one, real faults come again
-        return None
-    mix = normal((len(seeds),), len(seeds)).to(found)
-    exact = pull(torch.tensordot(mix.to(seeds), seeds, dims=1))
-    miss = torch.linalg.vector_norm(mix @ found - exact)
-    tolerance = torch.finfo(seeds.dtype).eps ** 0.5
-    return found if bool(miss <= tolerance * torch.linalg.vector_norm(found)) else None
-
-
 class Batch(Part):
     """The model called on a batch of inputs: a tensor, a tuple (positional) or a mapping (keywords).
 

@@ -60,7 +60,6 @@ class Net:
         self.draws = self.draws or counted.drew
         self.large = work.seconds(like.dtype, like.device) >= threads.LONG_CALL * max(1, work.calls)
 
-    @guarded(lambda net, /, *_, **__: net.model)
     def call(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """Evaluate with parameters given by name; buffers are copies, so that none is written to."""
         # A compiled module is entered by the one that it was made of: transforms do not go through compiled code.

@@ -202,7 +202,7 @@ def held(objective: Objective, memory_limit: float | None = None) -> tuple[Objec
         mine = part
         if isinstance(part, Batch):
             mine = copy.copy(part)
-            mine.inputs = _mapped(part.inputs, f"inputs of part {i}" if len(objective.parts) > 1 else "inputs", keep)
+            mine.inputs = _mapped(part.inputs, _inputs_of(objective, i), keep)
             net.routes[mine] = objective.net.routes.setdefault(part, {})  # what was found of one holds for the other
         parts.append(mine)
     twin.parts = tuple(parts)
@@ -215,8 +215,12 @@ def _reads(objective: Objective) -> Iterator[tuple[str, Tensor]]:
     yield from _constants(objective.model, objective.space.names)
     for i, part in enumerate(objective.parts):
         if isinstance(part, Batch):
-            yield from _nest(part.inputs, f"inputs of part {i}" if len(objective.parts) > 1 else "inputs")
-    yield from _of_loss(objective.loss)
+            yield from _seen(lambda note, i=i, part=part: _mapped(part.inputs, _inputs_of(objective, i), note))
+    yield from _seen(lambda note: _own(objective.loss, note))
+
+
+def _inputs_of(objective: Objective, i: int) -> str:
+    return f"inputs of part {i}" if len(objective.parts) > 1 else "inputs"
 
 
 def _constants(model: nn.Module, moving: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
@@ -227,26 +231,16 @@ def _constants(model: nn.Module, moving: tuple[str, ...]) -> Iterator[tuple[str,
         yield f"buffer {name!r}", buffer
 
 
-def _nest(inputs: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+def _seen(walk: Callable[[Callable[[str, Tensor], Tensor]], object]) -> list[tuple[str, Tensor]]:
+    """The tensors that a walk which may change them comes by, with their names; none is changed."""
     found: list[tuple[str, Tensor]] = []
 
     def note(where: str, t: Tensor) -> Tensor:
         found.append((where, t))
         return t
 
-    _mapped(inputs, name, note)
-    yield from found
-
-
-def _of_loss(loss: Loss) -> Iterator[tuple[str, Tensor]]:
-    found: list[tuple[str, Tensor]] = []
-
-    def note(where: str, t: Tensor) -> Tensor:
-        found.append((where, t))
-        return t
-
-    _own(loss, note)
-    yield from found
+    walk(note)
+    return found
 
 
 def _mapped(nest: Any, name: str, change: Callable[[str, Tensor], Tensor]) -> Any:

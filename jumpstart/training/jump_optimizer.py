@@ -19,6 +19,7 @@ from ..linearization.metric import MetricLike, held, metric_of, restrict
 from ..linearization.problem import linearized
 from ..objectives.objective import Consistent, Objective
 from ..optim import adapters
+from ..utils.borrowed import generators, rewind
 from ..utils.brief import brief
 from ..utils.fallback import described
 from ..utils.warn import warn
@@ -189,12 +190,12 @@ class JumpOptimizer(torch.optim.Optimizer):
 
     def _scheduled(self) -> None:
         """A jump if one is due. The loop is the user's: whatever goes wrong is said, counted and left behind."""
-        state = None
+        drawn: list[tuple[torch.Generator, Tensor]] = []
         try:
             due = self._due(self.steps) and self.back_off.ready()
             if not (due or self._gathering):
                 return
-            state = _random_states()
+            drawn = generators(p for group in self.param_groups for p in group["params"])
             self._gathering = True
             objective = self._next()
             if objective is not None:
@@ -202,8 +203,8 @@ class JumpOptimizer(torch.optim.Optimizer):
                 self.back_off.learn(self._pays(result))
                 self._end()
         except Exception as error:
-            if state is not None:
-                _restore(state)
+            for generator, state in drawn:
+                rewind(generator, state)
             self._skip(described(error))
             self.back_off.learn(False)
             self._end()
@@ -445,22 +446,10 @@ def _pace(state: Any) -> dict[str, Any]:
         InputError: it is none.
     """
     if not isinstance(state, dict) or set(state) != set(_PACE):
-        raise InputError(f"this is no pace of jumps: {state!r:.80}.")
+        raise InputError(f"this is no pace of jumps: {brief(state)}.")
     tried, loss, changes = state["tried"], state["loss"], state["changes"]
     if isinstance(tried, bool) or not isinstance(tried, int) or not isinstance(loss, float):
-        raise InputError(f"this is no pace of jumps: tried={tried!r:.40}, loss={loss!r:.40}.")
+        raise InputError(f"this is no pace of jumps: tried={brief(tried)}, loss={brief(loss)}.")
     if changes not in (None, True, False):
-        raise InputError(f"this is no pace of jumps: changes={changes!r:.40}.")
+        raise InputError(f"this is no pace of jumps: changes={brief(changes)}.")
     return state
-
-
-def _random_states() -> list[Tensor]:
-    """Of torch's global generators: the CPU's, then those of every GPU in use."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return [torch.get_rng_state(), *cuda]
-
-
-def _restore(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state_all(states[1:])

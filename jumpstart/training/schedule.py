@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
+from ..utils.brief import brief
 
 Schedule = int | Iterable[int] | Callable[[int], bool] | None
 
@@ -39,10 +40,10 @@ def schedule(at: Schedule) -> Callable[[int], bool]:
         return at
     if isinstance(at, int) and not isinstance(at, bool):
         if at < 1:
-            raise InputError(f"at={at!r}: jump every so many steps, at least 1 (or None for never).")
+            raise InputError(f"at={brief(at)}: jump every so many steps, at least 1 (or None for never).")
         return Every(at)
     if isinstance(at, bool) or not isinstance(at, Iterable):
-        raise InputError(f"at={at!r}: give a period, step numbers, a function of the step, or None for never.")
+        raise InputError(f"at={brief(at)}: give a period, step numbers, a function of the step, or None for never.")
     chosen = frozenset(at)
     if wrong := [step for step in chosen if isinstance(step, bool) or not isinstance(step, int) or step < 1]:
         raise InputError(f"at={sorted(map(str, wrong))[:5]}: give step numbers, from 1.")

@@ -7,7 +7,7 @@ import functools
 import operator
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -56,11 +56,11 @@ def put_back(module: nn.Module, parameters: dict, buffers: dict, training: bool,
             here[name] = value
 
 
-def generators(model: nn.Module) -> list[tuple[torch.Generator, Tensor]]:
-    """The global generators that the model may draw from, and where they are: read, which disturbs nobody."""
+def generators(beside: Iterable[Tensor]) -> list[tuple[torch.Generator, Tensor]]:
+    """The global generators of the devices of some tensors, and where they are: read, which disturbs nobody."""
     found = [torch.default_generator]
     if torch.cuda.is_initialized():
-        places = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+        places = {t.device.index for t in beside if t.device.type == "cuda"}
         found += [torch.cuda.default_generators[place] for place in places if place is not None]
     return [(generator, generator.get_state()) for generator in found]
 

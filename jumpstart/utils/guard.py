@@ -116,7 +116,7 @@ class Entry:
             if self.model is not None:
                 self.known.add(id(self.model))
                 self.contents = contents(self.model)
-                self.generators = generators(self.model)
+                self.generators = generators(self.model.parameters())
             _current = self
             if self.outer is None:
                 self.process = Process()

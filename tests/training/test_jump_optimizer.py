@@ -17,8 +17,7 @@ from jumpstart.linearization.metric import Metric
 from jumpstart.optim import adapters
 
 from ..optim.schedule_free import ScheduleFreeAdamW
-
-LOSS = nn.functional.mse_loss
+from .loops import LOSS, train
 
 
 def problem(seed=0, dropout=0.0):
@@ -28,13 +27,6 @@ def problem(seed=0, dropout=0.0):
     ).double()
     x = torch.randn(20, 3).double()
     return model, x, torch.sin(x.sum(1, keepdim=True))
-
-
-def train(model, x, y, optimizer, steps):
-    for _ in range(steps):
-        optimizer.zero_grad()
-        LOSS(model(x), y).backward()
-        optimizer.step()
 
 
 OPTIMIZERS = [

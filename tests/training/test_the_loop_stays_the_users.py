@@ -15,7 +15,7 @@ from jumpstart.training import jump_optimizer, next_step
 from jumpstart.training.data import GATHERED, Stream
 from jumpstart.training.schedule import BackOff
 
-LOSS = nn.functional.mse_loss
+from .loops import LOSS, train
 
 
 def problem(seed=0, dtype=torch.float64):
@@ -23,13 +23,6 @@ def problem(seed=0, dtype=torch.float64):
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1)).to(dtype)
     x = torch.randn(20, 3).to(dtype)
     return model, x, torch.sin(x.sum(1, keepdim=True))
-
-
-def loop(model, x, y, optimizer, steps):
-    for _ in range(steps):
-        optimizer.zero_grad()
-        LOSS(model(x), y).backward()
-        optimizer.step()
 
 
 class Trouble:
@@ -65,11 +58,11 @@ def test_trouble_of_any_kind_is_a_warning_and_a_skipped_jump(name):
     model, x, y = problem()
     inner = torch.optim.AdamW(model.parameters(), 1e-2)
     optimizer = js.JumpOptimizer(inner, Trouble(None, ERRORS[name]), at=2)
-    loop(model, x, y, optimizer, 1)
+    train(model, x, y, optimizer, 1)
     seen = []
     inner.register_step_post_hook(lambda *_: seen.append(snapshot(model, inner)))
     with pytest.warns(RuntimeWarning, match="skipped after step 2") as caught:
-        loop(model, x, y, optimizer, 1)
+        train(model, x, y, optimizer, 1)
     cause = str(ERRORS[name].args[0])
     assert any(cause in str(w.message) for w in caught)
     (result,) = optimizer.results
@@ -105,7 +98,7 @@ def test_wherever_it_happens_the_loop_is_the_bare_one_to_the_bit(place, monkeypa
             PLACES[place](monkeypatch, optimizer)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            loop(model, x, y, optimizer, 7)
+            train(model, x, y, optimizer, 7)
         if jumps:
             assert any("in the middle" in str(w.message) for w in caught)
             assert {result.outcome.name for result in optimizer.results} == {"SKIPPED"}
@@ -118,7 +111,7 @@ def test_who_stops_the_program_is_not_held_up(stop):
     model, x, y = problem()
     optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), Trouble(None, stop()), at=1)
     with pytest.raises(stop):
-        loop(model, x, y, optimizer, 1)
+        train(model, x, y, optimizer, 1)
 
 
 def test_a_listener_that_fails_takes_everything_back(monkeypatch):
@@ -126,7 +119,7 @@ def test_a_listener_that_fails_takes_everything_back(monkeypatch):
     model, x, y = problem()
     inner = torch.optim.Adam(model.parameters(), 1e-2)
     optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at=None)
-    loop(model, x, y, optimizer, 3)
+    train(model, x, y, optimizer, 3)
     before = snapshot(model, inner)
     monkeypatch.setattr(adapters, "listeners", lambda optimizer: [fails])
     with pytest.raises(MemoryError):
@@ -144,7 +137,7 @@ def tried(optimizer, model, x, y, steps):
         jumps = optimizer.jumps
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loop(model, x, y, optimizer, 1)
+            train(model, x, y, optimizer, 1)
         if optimizer.jumps > jumps:
             found.append(optimizer.steps)
     return found
