@@ -77,8 +77,8 @@ MUTANTS = [
     Mutant(
         "weight decay is no part of the loss that is measured",
         "linearization/problem.py",
-        "loss = self.training(u) + self.metric.penalty(theta)",
-        "loss = float(self.loss.value(u))",
+        "loss = training + self.metric.penalty(theta)",
+        "loss = training",
         ("jumping/test_candidates.py::test_what_is_measured_is_the_real_network",),
     ),
     Mutant(
