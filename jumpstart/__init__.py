@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .losses.base import Loss
     from .objectives.objective import Objective, supervised
     from .objectives.residual import Term, residual
+    from .skipping.result import SkipOutcome, SkipResult
+    from .skipping.skip import Skipper, skip
     from .solver.solution import Solution
     from .solver.solve import load, solve
     from .training.jump_optimizer import JumpOptimizer
@@ -62,6 +64,10 @@ _DEFINED = {
     "load": "solver.solve",
     "solve": "solver.solve",
     "JumpOptimizer": "training.jump_optimizer",
+    "SkipOutcome": "skipping.result",
+    "SkipResult": "skipping.result",
+    "Skipper": "skipping.skip",
+    "skip": "skipping.skip",
 }
 # Public name -> the module that it is.
 _MODULES = {
@@ -83,6 +89,9 @@ __all__ = [
     "Objective",
     "Outcome",
     "Report",
+    "SkipOutcome",
+    "SkipResult",
+    "Skipper",
     "Solution",
     "StagnationWarning",
     "Steps",
@@ -103,6 +112,7 @@ __all__ = [
     "losses",
     "optim",
     "residual",
+    "skip",
     "solve",
     "stepped",
     "steps",

@@ -34,6 +34,7 @@ ROOMS = [
     "bases",
     "surrogate",
     "risk",
+    "skipping",
     "jumping",
     "archive",
     "solver",

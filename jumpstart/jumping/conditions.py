@@ -13,14 +13,12 @@ from ..linearization.problem import LinearizedProblem
 from ..objectives.objective import Objective
 from ..surrogate import select
 from ..surrogate.select import BasisLike
-from ..utils.cost import CALL, EIGEN, ELEMENTS, FORWARD, PULL, PUSH, Ledger
+from ..utils.cost import EIGEN, FORWARD, PULL, PUSH, Ledger, loop_step
 from .candidates import Candidate
 from .settings import Settings
 
 CONFIDENCE = 1.0  # standard errors by which a judged loss must fall: a search picks the luckiest of several horizons
 PASSES = 5 * FORWARD  # forward passes of a candidate: itself, its curvature, two corrections; and one to spare
-CALLS = 12  # operations that an optimizer's step takes for each parameter, as Adam's by itself
-WRITES = 6.0  # numbers that it writes for each number in them
 
 Approve = Callable[[LinearizedProblem, Candidate], Callable[[], None] | None]
 
@@ -84,10 +82,7 @@ class Judge:
 def step_seconds(problem: LinearizedProblem) -> float:
     """What a step of a loop is predicted to take: a gradient evaluation, and the optimizer's own operations."""
     lin = problem.lin
-    theta = lin.theta
-    kind = theta.device.type if theta.device.type in CALL else "cpu"
-    own = CALLS * len(lin.net.space.names) * CALL[kind] + WRITES * theta.numel() / ELEMENTS[kind]
-    return lin.work.seconds(theta.dtype, theta.device) / FORWARD + own
+    return loop_step(lin.work, lin.theta, len(lin.net.space.names))
 
 
 def affordable(problem: LinearizedProblem, settings: Settings, damped: bool) -> tuple[BasisLike, int | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,7 +22,6 @@ from ..surrogate.implicit_euler import ImplicitEuler
 from ..surrogate.select import BasisLike, Plan
 from ..utils.cost import Ledger
 from ..utils.guard import guarded
-from ..utils.interrupts import uninterrupted
 from .candidates import AlongFlow, Scaled
 from .conditions import Conditions, Judge, affordable, step_seconds
 from .levenberg_marquardt import LevenbergMarquardt
@@ -211,7 +209,7 @@ def move(
     result = _told(found, run, plan, problem, time.perf_counter() - begun)
     if found.outcome.accepted:  # last of all: what has been measured is what is done
         assert best is not None
-        commit(objective, problem, best.displacement, follow)
+        objective.move(problem.lin.theta, problem.lin.theta + best.displacement, follow)
     return result, memory
 
 
@@ -272,20 +270,6 @@ def search_of(settings: Settings, run: LinearizedRun, remembers: bool) -> Search
             "basis): ask for it, or leave nonmonotone out."
         )
     return GridSearch(2 if steps is None else steps)
-
-
-def commit(
-    objective: Objective, problem: LinearizedProblem, displacement: Tensor, follow: Callable[[], None] = _nothing
-) -> None:
-    """Move the model's weights to θ₀ + δ and do what follows; they are put back if that fails between two tensors."""
-    target = problem.lin.theta + displacement
-    with uninterrupted():
-        try:
-            objective.space.write(objective.model, target)
-            follow()
-        except BaseException:
-            objective.space.write(objective.model, problem.lin.theta)
-            raise
 
 
 def _told(

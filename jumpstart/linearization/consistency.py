@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InconsistentError, NondeterministicError, NoParametersError
-from ..objectives.pure import Bound
+from ..objectives.pure import Bound, Net
 from ..utils.autodiff import normal
 from ..utils.cost import Counting, Ledger, Work
 from .products import Linearization
@@ -62,34 +62,44 @@ def require_deterministic(lin: Linearization) -> tuple[Work, tuple[Any, ...]]:
     Raises:
         NondeterministicError: the answers differ by more than rounding; says what they draw, or that nothing is drawn.
     """
+    work, trace, lin.arithmetic = require_repeatable(lin.net, lin.u, lambda: lin.outputs(lin.theta))
+    return work, trace
+
+
+def require_repeatable(net: Net, u: Tensor, ask: Callable[[], Tensor]) -> tuple[Work, tuple[Any, ...], torch.dtype]:
+    """Ask again what was answered with outputs u: the work, the operations, and the arithmetic inside.
+
+    Raises:
+        NondeterministicError: the answers differ by more than rounding.
+    """
     python = random.getstate()
     with _Tracing() as counted:
-        again = lin.outputs(lin.theta)
-    lin.net.learn(counted, again)
+        again = ask()
+    net.learn(counted, again)
     drawn = counted.random + (["random"] if random.getstate() != python else [])
     random.setstate(python)
-    scale = torch.linalg.vector_norm(lin.u).clamp_min(torch.finfo(lin.u.dtype).tiny)
-    difference = float(torch.linalg.vector_norm(again - lin.u) / scale)
-    lin.arithmetic = _coarser(counted.coarsest, lin.u.dtype)
-    if difference > torch.finfo(lin.arithmetic).eps ** 0.75:
-        cause, remedy = _noise(lin, drawn)
+    scale = torch.linalg.vector_norm(u).clamp_min(torch.finfo(u.dtype).tiny)
+    difference = float(torch.linalg.vector_norm(again - u) / scale)
+    arithmetic = _coarser(counted.coarsest, u.dtype)
+    if difference > torch.finfo(arithmetic).eps ** 0.75:
+        cause, remedy = _noise(net, drawn)
         raise NondeterministicError(
             f"the model answered twice with outputs {difference:.1e} apart (relative){cause}: there is no one "
             f"function to linearize. {remedy}"
         )
-    return counted.work, tuple(counted.trace)
+    return counted.work, tuple(counted.trace), arithmetic
 
 
 def _coarser(found: torch.dtype | None, own: torch.dtype) -> torch.dtype:
     return own if found is None or torch.finfo(found).eps < torch.finfo(own).eps else found
 
 
-def _noise(lin: Linearization, drawn: list[str]) -> tuple[str, str]:
+def _noise(net: Net, drawn: list[str]) -> tuple[str, str]:
     """What makes the answers differ, as far as can be told, and what to do."""
     noisy = [
         name or type(module).__name__
-        for name, module in lin.net.model.named_modules()
-        if (module.training if lin.net.training is None else lin.net.training) and "Dropout" in type(module).__name__
+        for name, module in net.model.named_modules()
+        if (module.training if net.training is None else net.training) and "Dropout" in type(module).__name__
     ]
     if noisy:
         return (

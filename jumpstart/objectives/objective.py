@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import EmptyBatchError, InputError, NonFiniteError, ShapeError
+from ..errors import EmptyBatchError, InputError, NonFiniteError, NoParametersError, ShapeError
 from ..losses.base import Loss
 from ..losses.named import as_loss
 from ..utils.autodiff import pullback
 from ..utils.brief import brief
 from ..utils.cost import Counting, Work
 from ..utils.guard import guarded
+from ..utils.interrupts import uninterrupted
 from .diagnosis import LOSS, translated
 from .door import require_traceable
 from .parameters import ParameterSpace, Select
@@ -28,9 +29,16 @@ class Consistent(dict[int, bool]):
     """Subjects (``linearization.subject``) whose derivatives were found right, and whether still weights respond.
 
     Shared by objectives that differ in their data. A copy is of other modules, and starts empty.
+
+    Attributes:
+        repeats: modes in which the model was found to answer twice the same -> the work of a forward pass, its rows.
     """
 
     MANY = 64  # sequences of every length are subjects of their own
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.repeats: dict[tuple[bool, ...], tuple[Work, int]] = {}
 
     def learn(self, subject: int, still_responds: bool) -> None:
         if len(self) >= self.MANY:
@@ -213,6 +221,45 @@ class Objective:
                 grads = grads + pull(g[at : at + rows.shape[0]])
             at += rows.shape[0]
         return total, grads
+
+    @guarded(lambda self, *_, **__: self.model)
+    def evaluate(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Φ, ∇_θ Φ (P,) and the outputs (n, …) at weights θ, in one pass forwards and one backwards.
+
+        The backward pass is the one that a training loop takes, without torch.func; what is not finite is returned.
+        """
+        self.prepare(theta)
+        if len(self.parts) == 1:
+            u, gradient = self._pulled(self.parts[0], theta, self.loss.grad)
+        else:
+            u = self.outputs(theta)
+            g, at, gradient = self.loss.grad(u), 0, torch.zeros_like(theta)
+            for part in self.parts:
+                rows, share = self._pulled(part, theta, lambda rows, at=at: g[at : at + len(rows)])
+                gradient, at = gradient + share, at + len(rows)
+        return self.loss.value(u).detach(), gradient, u
+
+    def _pulled(self, part: Part, theta: Tensor, cotangent: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """A part's outputs at θ (P,), and Jᵀ of a cotangent that may depend on them."""
+        leaf = theta.detach().clone().requires_grad_()
+        with part.translated(self.model), torch.enable_grad():
+            u = part.outputs(self.net.bind(leaf))
+            kept = u.detach()
+            if not u.requires_grad:
+                raise NoParametersError("the outputs depend on none of the parameters that move: nothing to train.")
+            u.backward(cotangent(kept), inputs=[leaf])
+        assert leaf.grad is not None
+        return kept, leaf.grad
+
+    def move(self, theta: Tensor, target: Tensor, follow: Callable[[], None]) -> None:
+        """Move the model's weights from θ to a target (P,) and do what follows; they go back to θ if that fails."""
+        with uninterrupted():
+            try:
+                self.space.write(self.model, target)
+                follow()
+            except BaseException:
+                self.space.write(self.model, theta)
+                raise
 
     def notes(self) -> list[str]:
         """What is slower than it could be, and why, as far as it has been met: a sentence each, for people."""

@@ -39,6 +39,7 @@ class Adapter:
             becomes what the entry should hold after a jump (best what one step from rest leaves), 0 to start it afresh.
         copies: entries that hold weights (averages, the other sequence of schedule-free methods): they move by the
             jump's displacement, or the next step would undo it.
+        elementwise: every entry of a parameter is moved by itself, so that several may be one long tensor.
         told: called after an accepted jump, once an optimizer, with it and the displacement of every parameter that
             moved; for what the entries above cannot say.
 
@@ -58,6 +59,7 @@ class Adapter:
     coupled: bool = False
     moments: Mapping[str, Callable[[State, Group], float]] = field(default_factory=dict)
     copies: tuple[str, ...] = ()
+    elementwise: bool = False
     told: Callable[[Optimizer, Mapping[Tensor, Tensor]], None] | None = None
 
     def __post_init__(self) -> None:
@@ -350,6 +352,7 @@ REGISTRY: list[Adapter] = [
         optional=("momentum_buffer",),
         group=("momentum", "dampening"),
         moments={"momentum_buffer": _accumulated},
+        elementwise=True,
     ),
     Adapter(
         "Adam",
@@ -359,6 +362,7 @@ REGISTRY: list[Adapter] = [
         metric=_adam,
         coupled=True,
         moments={"exp_avg": _averaged},
+        elementwise=True,
     ),
     Adapter(
         "AdamW",
@@ -368,6 +372,7 @@ REGISTRY: list[Adapter] = [
         group=("betas", "eps"),
         metric=_adam,
         moments={"exp_avg": _averaged},
+        elementwise=True,
     ),
     Adapter(
         "SparseAdam",
@@ -385,6 +390,7 @@ REGISTRY: list[Adapter] = [
         metric=_radam,
         coupled=True,
         moments={"exp_avg": _averaged},
+        elementwise=True,
     ),
     # Its look-ahead changes the momentum's share, not the denominator.
     Adapter(
@@ -394,6 +400,7 @@ REGISTRY: list[Adapter] = [
         metric=_adam,
         coupled=True,
         moments={"exp_avg": _averaged},
+        elementwise=True,
     ),
     # Its momentum is of preconditioned gradients: it starts afresh.
     Adapter(
@@ -404,14 +411,23 @@ REGISTRY: list[Adapter] = [
         metric=_rmsprop,
         coupled=True,
         moments={"momentum_buffer": _afresh},
+        elementwise=True,
     ),
-    Adapter("Adagrad", state=("step", "sum"), group=("eps", "lr_decay"), metric=_adagrad, coupled=True),
+    Adapter(
+        "Adagrad",
+        state=("step", "sum"),
+        group=("eps", "lr_decay"),
+        metric=_adagrad,
+        coupled=True,
+        elementwise=True,
+    ),
     Adapter(
         "Adadelta",
         types=(torch.optim.Adadelta,),
         state=("square_avg", "acc_delta"),
         optional=("step",),
         metric=no_metric("Adadelta", "its step is also scaled by the size of past updates"),
+        elementwise=True,
     ),
     Adapter(
         "Adamax",
@@ -420,6 +436,7 @@ REGISTRY: list[Adapter] = [
         group=("betas",),
         metric=no_metric("Adamax", "its denominator is the largest gradient so far, not a second moment"),
         moments={"exp_avg": _averaged},
+        elementwise=True,
     ),
     Adapter(
         "Adafactor",
@@ -442,6 +459,7 @@ REGISTRY: list[Adapter] = [
         state=("step", "eta", "mu", "ax"),
         metric=no_metric("ASGD", "its rate falls by a schedule of its own"),
         copies=("ax",),
+        elementwise=True,
     ),
     Adapter(
         "Rprop",
@@ -449,6 +467,7 @@ REGISTRY: list[Adapter] = [
         state=("step", "prev", "step_size"),
         metric=no_metric("Rprop", "it moves by the signs of the gradient"),
         moments={"prev": _afresh},
+        elementwise=True,
     ),
     Adapter(
         "LBFGS",
@@ -464,6 +483,7 @@ REGISTRY: list[Adapter] = [
         optional=("x", "y"),
         group=("momentum", *_SCHEDULE_FREE),
         copies=("z", "x", "y"),
+        elementwise=True,
     ),
     Adapter(
         "schedule-free AdamW",
@@ -472,6 +492,7 @@ REGISTRY: list[Adapter] = [
         group=("betas", "eps", *_SCHEDULE_FREE),
         metric=_schedule_free_adam,
         copies=("z", "x", "y"),
+        elementwise=True,
     ),
     Adapter(
         "schedule-free RAdam",
@@ -480,6 +501,7 @@ REGISTRY: list[Adapter] = [
         group=("silent_sgd_phase", *_SCHEDULE_FREE),
         metric=no_metric("schedule-free RAdam", "its rate and its weight decay are rectified step by step"),
         copies=("z", "x", "y"),
+        elementwise=True,
     ),
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,9 +23,8 @@ class Twin:
     """
 
     def __init__(self, original: Optimizer) -> None:
-        kept = {name: value for name, value in vars(original).items() if not _stays(name)}
         self.optimizer: Optimizer = object.__new__(type(original))
-        vars(self.optimizer).update(copy.deepcopy(kept))
+        vars(self.optimizer).update(copy.deepcopy(stripped(original)))
         Optimizer.__setstate__(self.optimizer, {})  # the hook tables that torch expects, empty
         self.original = original
         self.twins: dict[Tensor, Tensor] = {}
@@ -46,10 +45,7 @@ class Twin:
         for parameter, twin in self.twins.items():
             gradient = gradients.get(parameter)
             twin.grad = None if gradient is None else gradient.detach().to(twin.dtype).clone()
-        step = type(self.optimizer).step
-        # torch wraps ``step`` to call hooks, among them such as are set for all optimizers.
-        step = getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step
-        step(self.optimizer)
+        plain_step(self.optimizer)(self.optimizer)
         for twin in self.twins.values():
             twin.grad = None
 
@@ -99,6 +95,15 @@ class Changes:
             old[key] = value
 
 
-def _stays(name: str) -> bool:
-    """``step`` as schedulers replace it on the instance, and hooks."""
-    return name == "step" or name.endswith("_hooks")
+def stripped(optimizer: Optimizer) -> dict[str, Any]:
+    """An optimizer's attributes without ``step`` as schedulers replace it on the instance, and without hooks."""
+    return {k: v for k, v in vars(optimizer).items() if not (k == "step" or k.endswith("_hooks"))}
+
+
+def plain_step(optimizer: Optimizer) -> Callable[..., Any]:
+    """The class's own ``step``, a function of the optimizer.
+
+    torch wraps it to call hooks, among them such as are set for all optimizers.
+    """
+    step = type(optimizer).step
+    return getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step

@@ -1,0 +1,100 @@
+"""The user's optimizer, many steps on: a copy of it, and of the scheduler that it follows, stepped on a forecast."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..objectives.objective import Objective
+from ..utils.brief import brief
+from .replica import Replica
+
+Scheduler = torch.optim.lr_scheduler.LRScheduler
+
+
+class Replay:
+    """Virtual steps from where the optimizer is now.
+
+    Args:
+        optimizer: the real one, which is copied. objective: whose parameters it moves.
+        scheduler: stepped after each step, on a copy; None for rates that stay as they are.
+        clip: largest norm of a gradient, as ``clip_grad_norm_`` takes it; None for none.
+        extra: added to the gradient of step i (the loop's noise); None for nothing.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        scheduler: Scheduler | None = None,
+        clip: float | None = None,
+        extra: Callable[[int], Tensor] | None = None,
+    ) -> None:
+        self.replica = Replica(optimizer, objective.space, objective.model)
+        self.scheduler, self.clip, self.extra, self.taken = None, clip, extra, 0
+        if scheduler is not None:
+            memo = {id(scheduler.optimizer): self.replica.copy, id(optimizer): self.replica.copy}
+            self.scheduler = copy.deepcopy(scheduler, memo)
+
+    @property
+    def theta(self) -> Tensor:
+        return self.replica.theta
+
+    def step(self, gradient: Tensor) -> Tensor:
+        """One step; the weights θ (P,) after it."""
+        if self.extra is not None:
+            gradient = gradient + self.extra(self.taken)
+        if self.clip is not None:
+            norm = torch.linalg.vector_norm(gradient)
+            gradient = gradient * (self.clip / (norm + 1e-6)).clamp(max=1.0)
+        theta = self.replica.step(gradient)
+        if self.scheduler is not None:
+            with warnings.catch_warnings():  # torch warns of orders of calls that are the user's loop's
+                warnings.simplefilter("ignore")
+                self.scheduler.step()
+        self.taken += 1
+        return theta
+
+    def roll(self, forecast: Callable[[Tensor], Tensor], count: int, marks: Iterable[int] = ()) -> dict[int, Tensor]:
+        """Take ``count`` steps; the weights after those steps that are marked."""
+        marked, found = set(marks), {}
+        for i in range(1, count + 1):
+            theta = self.step(forecast(self.theta))
+            if i in marked:
+                found[i] = theta.clone()
+        return found
+
+    def save(self) -> Callable[[], None]:
+        """What puts everything back to where it is now."""
+        back, taken = self.replica.save(), self.taken
+        memo = {id(self.replica.copy): self.replica.copy}
+        state = None if self.scheduler is None else copy.deepcopy(_state(self.scheduler), dict(memo))
+
+        def restore() -> None:
+            back()
+            self.taken = taken
+            if self.scheduler is not None and state is not None:
+                self.scheduler.__dict__.update(copy.deepcopy(state, dict(memo)))
+
+        return restore
+
+
+def _state(scheduler: Scheduler) -> dict[str, Any]:
+    return {key: value for key, value in scheduler.__dict__.items() if key != "optimizer" and not callable(value)}
+
+
+def require_scheduler(scheduler: Any) -> None:
+    """Raise for what cannot be stepped along with an optimizer."""
+    if scheduler is None:
+        return
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise InputError("scheduler=ReduceLROnPlateau waits for a metric at every step: leave it out.")
+    if not isinstance(scheduler, Scheduler):
+        raise InputError(f"scheduler={brief(scheduler)}: give a torch learning-rate scheduler that is stepped with the "
+                         "optimizer, or None.")  # fmt: skip

@@ -1,0 +1,268 @@
+"""``skip``: put weights and optimizer where the optimizer's next steps would lead, for a few gradient evaluations.
+
+The optimizer is replayed on a forecast of the gradient, window by window: predict a window, take the real gradient at
+its end, replay the window with that gradient in the forecast, and believe as much of it as the two agree on. That is a
+predictor and a corrector of the discrete dynamics itself, so that momentum, second moments, weight decay and the
+schedule are the optimizer's own. Source: docs/theory.md, section 10; decision docs/decisions/0024.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, NonFiniteError
+from ..linearization.consistency import require_repeatable
+from ..objectives.objective import Objective, require_finite_outputs
+from ..optim import adapters
+from ..optim.twin import Changes
+from ..utils.brief import brief
+from ..utils.cost import Ledger, Work
+from ..utils.guard import guarded
+from .forecast import Forecast
+from .replay import Replay, Scheduler, require_scheduler
+from .result import SkipResult
+from .windows import TOLERANCE, Memory, Walk, Way
+
+
+class Skipper:
+    """Skips along one objective, with a memory: gradients met on the way, and how long a window may be.
+
+    Args:
+        objective: whose gradient the loop's steps follow: all of the training data, or a large batch of it.
+        optimizer: the loop's own, any of torch's that needs no closure.
+        tolerance: largest difference of predicted and corrected weights over a window, relative to their movement.
+        scheduler: a learning-rate scheduler that the loop steps after every optimizer step: its rates are followed, and
+            it is moved on by as many steps. None keeps the rates, and leaves schedulers alone.
+        clip: the norm that the loop clips gradients to (``clip_grad_norm_``), None for none.
+
+    Raises:
+        InputError and its kinds: what cannot be skipped with, quoted.
+
+    Example:
+        >>> from jumpstart import Skipper, supervised
+        >>> x = torch.linspace(-1, 1, 20)[:, None]
+        >>> model = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        >>> objective = supervised(model, x, (3 * x).sin())
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        >>> Skipper(objective, optimizer).skip(20).steps
+        20
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        *,
+        tolerance: float = TOLERANCE,
+        scheduler: Scheduler | None = None,
+        clip: float | None = None,
+    ) -> None:
+        if not isinstance(objective, Objective):
+            raise InputError(f"skip needs a js.Objective (see js.supervised), got {type(objective).__name__}.")
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise InputError(f"skip replays a torch optimizer, got {type(optimizer).__name__}.")
+        for name, value in (("tolerance", tolerance), ("clip", clip)):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+            if not number and not (name == "clip" and value is None):
+                raise InputError(
+                    f"{name}={brief(value)}: give a positive number{' or None' if name == 'clip' else ''}."
+                )
+        require_scheduler(scheduler)
+        self.optimizer, self.tolerance, self.scheduler, self.clip = optimizer, tolerance, scheduler, clip
+        self._objective = objective
+        self.memory = Memory()
+        self.given: tuple[Tensor, Tensor] | None = None  # the loop's own last gradient, and where
+
+    @property
+    def objective(self) -> Objective:
+        return self._objective
+
+    @objective.setter
+    def objective(self, objective: Objective) -> None:
+        if objective is self._objective:
+            return
+        if objective.model is not self._objective.model or objective.space.names != self._objective.space.names:
+            raise InputError("Skipper.objective: it is of another model or of other parameters: make a new Skipper.")
+        self._objective = objective
+        self.memory, self.given = Memory(window=self.memory.window), None  # gradients of other data
+
+    def learn(self, theta: Tensor, gradient: Tensor) -> None:
+        """Take in the objective's gradient (P,) at weights θ (P,) that the loop has computed already."""
+        self.given = (theta, gradient) if bool(torch.isfinite(gradient).all()) else None
+
+    def forget(self) -> None:
+        """Start afresh, as after weights were changed by anything but the loop."""
+        self.memory, self.given = Memory(), None
+
+    def skip(
+        self,
+        steps: int = 20,
+        *,
+        rate: float = 1.0,
+        allowance: float = math.inf,
+        noise: Callable[[int], Tensor] | None = None,
+    ) -> SkipResult:
+        """Skip up to so many steps of the optimizer, from the present weights and its present state.
+
+        Args:
+            rate: what a gradient of the objective costs in gradients of the loop (rows over rows of a batch).
+            allowance: most that may be spent, in steps of the loop.
+            noise: added to the gradient of virtual step i, in place of what minibatches add to it.
+
+        Returns:
+            A :class:`SkipResult`. Unless it is accepted, weights, optimizer, scheduler and random state are as before.
+
+        Raises:
+            InputError and its kinds: before anything has changed.
+        """
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise InputError(f"steps={brief(steps)}: give a number of optimizer steps, at least 1.")
+        return _skip(self._objective, self, steps, rate, allowance, noise)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned, as tensors and plain numbers by name."""
+        points = self.memory.forecast.points
+        return {
+            "window": self.memory.window,
+            "positions": torch.stack([p for p, _ in points]) if points else None,
+            "gradients": torch.stack([g for _, g in points]) if points else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken.
+
+        Raises:
+            InputError: this is no skipper's state, or of another number of parameters; nothing has changed.
+        """
+        if not isinstance(state, dict) or set(state) != {"window", "positions", "gradients"}:
+            raise InputError(f"this is no memory of skips: it holds {brief(state)}.")
+        window, positions, gradients = state["window"], state["positions"], state["gradients"]
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise InputError(f"this is no memory of skips: window={brief(window)}.")
+        size, space = self._objective.space.size, self._objective.space
+        if (positions is None) != (gradients is None):
+            raise InputError("this is no memory of skips: positions or gradients are missing.")
+        for vectors in (positions, gradients):
+            if vectors is not None and not (isinstance(vectors, Tensor) and vectors.shape[1:] == (size,)):
+                raise InputError(f"this memory of skips is not about the objective's {size} parameters.")
+        points = () if positions is None else tuple(zip(positions, gradients, strict=True))
+        known = tuple((p.to(space.device, space.dtype), g.to(space.device, space.dtype)) for p, g in points)
+        self.memory = Memory(Forecast(known), Forecast(), window)
+
+    def __repr__(self) -> str:
+        return f"Skipper({type(self.optimizer).__name__}, window={self.memory.window})"
+
+
+def skip(objective: Objective, optimizer: torch.optim.Optimizer, steps: int = 20, **options: Any) -> SkipResult:
+    """Skip so many steps of an optimizer: weights and its state are then where those steps would have led.
+
+    One skip without memory; in a loop use :class:`jumpstart.Skipper` or :class:`jumpstart.JumpOptimizer`.
+
+    Args:
+        options: of :class:`jumpstart.Skipper` (tolerance, scheduler, clip).
+
+    Returns:
+        A :class:`SkipResult`. Unless it is accepted, nothing has changed.
+
+    Raises:
+        InputError and its kinds, before anything has changed.
+    """
+    return Skipper(objective, optimizer, **options).skip(steps)
+
+
+@guarded(lambda objective, *_, **__: objective.model)
+def _skip(
+    objective: Objective,
+    skipper: Skipper,
+    steps: int,
+    rate: float,
+    allowance: float,
+    noise: Callable[[int], Tensor] | None,
+) -> SkipResult:
+    begun = time.perf_counter()
+    objective.require_current()
+    ledger = Ledger(allowance=allowance)
+    theta = objective.theta()
+    adapters_held(skipper.optimizer, objective)
+    replay = Replay(skipper.optimizer, objective, skipper.scheduler, skipper.clip, noise)
+    work = _repeatable(objective, theta, ledger)
+    walk = Walk(objective, replay, skipper.memory, skipper.tolerance, ledger, rate, work)
+    if skipper.given is not None:
+        walk.forecast, skipper.given = walk.forecast.including(*skipper.given), None
+    point = walk.ask(theta)
+    if not point.finite:
+        raise NonFiniteError("the loss or its gradient is not finite at the present weights.")
+    walk.forecast, way = walk.forecast.including(theta, point.gradient), Way(before=point.loss)
+    first = walk.seen.points[-1][1]
+    way = walk.go(way, steps)
+    result = walk.verdict(way, first)
+    result = replace(
+        result,
+        asked=steps,
+        seconds=time.perf_counter() - begun,
+        gradient_evaluations=ledger.gradient_evaluations,
+        dense_work=ledger.dense,
+    )
+    result = replace(result, saved=result.steps - rate * result.gradient_evaluations - result.dense_work)
+    if result.accepted:
+        objective.move(theta, walk.replay.theta.clone(), _Follow(walk.replay, skipper.scheduler))
+    skipper.memory = walk.memory
+    return result
+
+
+def adapters_held(optimizer: torch.optim.Optimizer, objective: Objective) -> None:
+    """Raise where the optimizer does not hold all that the objective moves, or asks to be told of moves."""
+    own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    present = dict(objective.model.named_parameters())
+    if missing := [name for name in objective.space.names if id(present[name]) not in own]:
+        raise InputError(
+            f"the optimizer {type(optimizer).__name__} does not hold {missing[:5]} and never moves them: restrict the "
+            "objective with params=[…] to what it trains."
+        )
+    if adapters.listeners(optimizer):
+        raise InputError(f"the steps of {type(optimizer).__name__} cannot be skipped: use search=True.")
+
+
+def _repeatable(objective: Objective, theta: Tensor, ledger: Ledger) -> Work:
+    """The work of a forward pass; asked once for the model's modes whether there is one function at all."""
+    modes = tuple(module.training for module in objective.model.modules())
+    known = objective.consistent.repeats.get(modes)
+    if known is None:
+        objective.prepare(theta)
+        u = objective.outputs(theta)
+        require_finite_outputs(u)
+        work, _, _ = require_repeatable(objective.net, u, lambda: objective.outputs(theta))
+        ledger.forwards += 2
+        objective.consistent.repeats[modes] = known = work, len(u)
+    work, rows = known
+    share = objective.shape[0] / rows
+    return Work(work.flops * share, work.elements * share, work.calls)
+
+
+class _Follow:
+    """What follows the move of the weights: the optimizer's state and the scheduler's, or neither."""
+
+    def __init__(self, replay: Replay, scheduler: Scheduler | None) -> None:
+        self.changes: Changes = replay.replica.changes()
+        self.back = self.changes.reverse()
+        self.scheduler = scheduler
+        self.state = {} if replay.scheduler is None else replay.scheduler.state_dict()
+
+    def __call__(self) -> None:
+        kept = None if self.scheduler is None else dict(self.scheduler.__dict__)
+        try:
+            self.changes.apply()
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(self.state)
+        except BaseException:
+            self.back.apply()
+            if self.scheduler is not None and kept is not None:
+                self.scheduler.__dict__.update(kept)
+            raise

@@ -1,0 +1,224 @@
+"""Windows of a skip: predict, ask the real network, correct, believe as much as the two agree on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..objectives.objective import Objective
+from ..utils.cost import FORWARD, GRADIENT, Ledger, Work, loop_step, optimizer_step
+from .forecast import SECANTS, Forecast
+from .replay import Replay
+from .result import SkipOutcome, SkipResult
+
+TOLERANCE = 0.2  # of predicted and corrected weights, relative to their movement in a window
+MISS = 0.3  # of outputs, relative to their movement: further off is not believed
+OPENING = 4  # steps of a first window
+LONGEST = 2.0  # a window over the last, at most
+SAFETY = 0.9
+SURE = 0.1  # of the tolerance: a gradient this near to its forecast needs no correction of the way to it
+FLAT = 2.0  # an error that grows by less along a window is no matter of its length
+MARKS = 0.75  # ratio of neighbouring steps at which a window may end
+PAYS = 1.25  # steps that a window must bring for each step's worth of work, or the loop may as well take them
+FORECAST_CALLS = 6  # operations of a forecast, and of moving weights in and out of the copy
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one skip tells the next: forecasts of the gradient and of the outputs, and the steps of a window."""
+
+    forecast: Forecast = field(default_factory=Forecast)
+    seen: Forecast = field(default_factory=Forecast)
+    window: int = OPENING
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where the real network was asked."""
+
+    theta: Tensor
+    loss: float
+    gradient: Tensor
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and bool(torch.isfinite(self.gradient).all())
+
+
+@dataclass
+class Way:
+    """How far a skip has come."""
+
+    done: int = 0
+    windows: int = 0
+    error: float = 0.0
+    last: Point | None = None  # asked last
+    before: float = math.nan
+    trouble: SkipOutcome | None = None
+
+
+class Walk:
+    """Windows, one after the other."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        replay: Replay,
+        memory: Memory,
+        tolerance: float,
+        ledger: Ledger,
+        rate: float,
+        work: Work,
+    ) -> None:
+        self.objective, self.replay, self.tolerance = objective, replay, tolerance
+        self.forecast, self.seen, self.window = memory.forecast, memory.seen, memory.window
+        self.ledger, self.rate = ledger, rate
+        theta = replay.theta
+        pieces = len(replay.replica.pieces)
+        own = Work(4.0 * SECANTS * theta.numel(), 4.0 * theta.numel(), FORECAST_CALLS).seconds(
+            theta.dtype, theta.device
+        )
+        step = loop_step(Work(work.flops / rate, work.elements / rate, work.calls), theta, len(objective.space.names))
+        self.virtual = (own + optimizer_step(theta, pieces)) / max(step, 1e-12)  # of a virtual step, in steps
+
+    @property
+    def memory(self) -> Memory:
+        return Memory(self.forecast, self.seen, self.window)
+
+    def ask(self, theta: Tensor) -> Point:
+        """The real network's loss, gradient and outputs."""
+        self.ledger.gradients += 1
+        loss, gradient, outputs = self.objective.evaluate(theta)
+        self.seen = self.seen.including(theta, outputs.reshape(-1))
+        return Point(theta, float(loss), gradient)
+
+    def outputs(self, theta: Tensor) -> Tensor:
+        """The real network's outputs alone."""
+        self.ledger.forwards += 1
+        u = self.objective.outputs(theta)
+        self.seen = self.seen.including(theta, u.reshape(-1))
+        return u
+
+    def go(self, way: Way, steps: int) -> Way:
+        """As far as windows pay; the copy stands where the last one ended."""
+        while way.done < steps:
+            count = min(self.window, steps - way.done)
+            if self._spent(count) > self.ledger.allowance:
+                way.trouble = SkipOutcome.DEAR
+                break
+            back = self.replay.save()
+            predicted = self.replay.roll(self.forecast, count, _marks(count))
+            point = self.ask(predicted[count])
+            self.ledger.dense += count * self.virtual
+            if not point.finite:
+                back()
+                way.trouble, self.window = SkipOutcome.NOT_FINITE, max(1, count // 4)
+                if count == 1 or not self._pays():
+                    break
+                continue
+            way.trouble = None
+            gap = _relative(point.gradient - self.forecast(point.theta), point.gradient)
+            self.forecast = self.forecast.including(point.theta, point.gradient)
+            if gap <= SURE * self.tolerance:
+                kept, error = count, gap
+            else:
+                kept, error = self._corrected(back, count, predicted)
+                self.ledger.dense += count * self.virtual
+            if kept == 0 or not math.isfinite(error):
+                back()
+                way.trouble = SkipOutcome.DEAR if kept == 0 else SkipOutcome.NOT_FINITE
+                self.window = OPENING
+                break
+            way = replace(way, done=way.done + kept, windows=way.windows + 1, error=max(way.error, error), last=point)
+            if kept < count:
+                self.window = kept
+            elif count == self.window:
+                self.window = self._next(kept, error)
+            if way.done < steps and not self._pays():
+                way.trouble, self.window = SkipOutcome.DEAR, OPENING
+                break
+        return way
+
+    def _corrected(self, back: Callable[[], None], count: int, predicted: dict[int, Tensor]) -> tuple[int, float]:
+        """Replay a window with its end known: the steps that are believed, and the error estimate there."""
+        back()
+        start, at, found = self.replay.theta.clone(), 0, {}
+        for mark in sorted(predicted):
+            self.replay.roll(self.forecast, mark - at)
+            at, here = mark, self.replay.theta
+            found[mark] = _relative(here - predicted[mark], here - start)
+        kept = _believed(found, self.tolerance)
+        if kept < count:
+            back()
+            self.replay.roll(self.forecast, kept)
+        return kept, found.get(kept, math.inf) if bool(torch.isfinite(self.replay.theta).all()) else math.nan
+
+    def _next(self, kept: int, error: float) -> int:
+        """The next window: the predictor's error grows as the square of its length."""
+        factor = SAFETY * (self.tolerance / max(error, 1e-12)) ** 0.5
+        return max(1, round(kept * min(LONGEST, max(0.5, factor))))
+
+    def _window_cost(self, count: int) -> float:
+        return self.rate * GRADIENT + 2 * count * self.virtual
+
+    def _spent(self, count: int) -> float:
+        """What is spent after one more window and the last look, in steps of the loop."""
+        return self.rate * (self.ledger.gradient_evaluations + FORWARD) + self.ledger.dense + self._window_cost(count)
+
+    def _pays(self) -> bool:
+        """Whether the next window is worth its cost."""
+        return self.window >= PAYS * self._window_cost(self.window)
+
+    def verdict(self, way: Way, first: Tensor) -> SkipResult:
+        """Whether the outputs at the end are those that the way led to; one forward pass.
+
+        Args:
+            first: outputs at the start, flat.
+        """
+        if way.done == 0 or way.last is None:
+            return SkipResult(way.trouble or SkipOutcome.DEAR, 0, before=way.before, windows=way.windows)
+        theta, last = self.replay.theta, way.last
+        expected = self.seen(theta)
+        u = self.outputs(theta)
+        actual = float(self.objective.loss.value(u))
+        slope = 0.5 * (last.gradient + self.forecast(theta))
+        predicted = last.loss + float(torch.dot(slope, theta - last.theta))
+        miss = _relative(u.reshape(-1) - expected, u.reshape(-1) - first)
+        outcome = SkipOutcome.SKIPPED if way.trouble is None else SkipOutcome.SHORT
+        if not math.isfinite(actual):
+            outcome = SkipOutcome.NOT_FINITE
+        elif not miss <= MISS:
+            outcome = SkipOutcome.MISSED
+        done = way.done if outcome.accepted else 0
+        return SkipResult(outcome, 0, done, way.before, predicted, actual, miss, way.error, way.windows)
+
+
+def _relative(part: Tensor, whole: Tensor) -> float:
+    """‖part‖ / ‖whole‖; 0 for nothing of nothing."""
+    length, of = float(torch.linalg.vector_norm(part.double())), float(torch.linalg.vector_norm(whole.double()))
+    return length / of if of > 0 else (0.0 if length == 0 else math.inf)
+
+
+def _believed(errors: dict[int, float], tolerance: float) -> int:
+    """The steps of a window that are believed, from the errors at its marks.
+
+    All of them where the error does not grow along the window: kinks of the network make such errors, and a shorter
+    window would have them as well.
+    """
+    count = max(errors)
+    if errors[count] <= FLAT * tolerance and errors[count] <= FLAT * min(errors.values()):
+        return count
+    return max((mark for mark, error in errors.items() if error <= tolerance), default=0)
+
+
+def _marks(count: int) -> list[int]:
+    """Steps of a window at which it may end, the last one among them."""
+    found, at = [], float(count)
+    while at >= 1:
+        found.append(round(at))
+        at *= MARKS
+    return sorted({*found, 1})
