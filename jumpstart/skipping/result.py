@@ -15,6 +15,7 @@ class SkipOutcome(enum.Enum):
     DEAR = "Nothing moved: the steps would have cost as much as taking them."
     MISSED = "Nothing moved: the network's outputs at the end are not those that the gradients led to."
     NOT_FINITE = "Nothing moved: the loss or its gradient is not finite along the way."
+    REFUSED = "Nothing moved: the loss of other data does not fall by more than its noise."
     UNTRIED = "Nothing moved: the skip could not be tried."
 
     @property
@@ -37,7 +38,7 @@ class SkipResult:
         error: largest difference between predicted and corrected weights in a window, relative to their movement.
         windows: stretches that one real gradient each was taken for.
         gradient_evaluations: what it cost (``jumpstart.utils.cost``). dense_work: of the virtual steps, in steps of a
-            loop. saved: steps not taken less the cost, in steps of the loop.
+            loop. cost: both together, in steps of the loop.
         cause: why it could not be tried, in words; empty otherwise.
     """
 
@@ -52,13 +53,18 @@ class SkipResult:
     windows: int = 0
     gradient_evaluations: float = 0.0
     dense_work: float = 0.0
-    saved: float = 0.0
+    cost: float = 0.0
     seconds: float = 0.0
     cause: str = ""
 
     @property
     def accepted(self) -> bool:
         return self.outcome.accepted
+
+    @property
+    def saved(self) -> float:
+        """Steps of the loop that were not taken, less what the skip cost; negative where it did not pay."""
+        return self.steps - self.cost
 
     @classmethod
     def untried(cls, cause: str, asked: int = 0) -> SkipResult:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError, NonFiniteError
+from ..errors import InputError
 from ..linearization.consistency import require_repeatable
 from ..objectives.objective import Objective, require_finite_outputs
 from ..optim import adapters
@@ -25,17 +24,17 @@ from ..optim.twin import Changes
 from ..utils.brief import brief
 from ..utils.cost import Ledger, Work
 from ..utils.guard import guarded
-from .forecast import Forecast
 from .replay import Replay, Scheduler, require_scheduler
-from .result import SkipResult
-from .windows import TOLERANCE, Memory, Walk, Way
+from .result import SkipOutcome, SkipResult
+from .windows import OPENING, TOLERANCE, Conditions, Walk
 
 
 class Skipper:
-    """Skips along one objective, with a memory: gradients met on the way, and how long a window may be.
+    """Skips along one objective, with a memory of how long a window may be.
 
     Args:
-        objective: whose gradient the loop's steps follow: all of the training data, or a large batch of it.
+        objective: whose gradient the loop's steps follow: all of the training data, or a large batch of it. May be
+            assigned to, for other data of the same model.
         optimizer: the loop's own, any of torch's that needs no closure.
         tolerance: largest difference of predicted and corrected weights over a window, relative to their movement.
         scheduler: a learning-rate scheduler that the loop steps after every optimizer step: its rates are followed, and
@@ -55,6 +54,8 @@ class Skipper:
         20
     """
 
+    OPTIONS: ClassVar[frozenset[str]] = frozenset({"tolerance", "scheduler", "clip"})
+
     def __init__(
         self,
         objective: Objective,
@@ -68,53 +69,13 @@ class Skipper:
             raise InputError(f"skip needs a js.Objective (see js.supervised), got {type(objective).__name__}.")
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise InputError(f"skip replays a torch optimizer, got {type(optimizer).__name__}.")
-        for name, value in (("tolerance", tolerance), ("clip", clip)):
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-            if not number and not (name == "clip" and value is None):
-                raise InputError(
-                    f"{name}={brief(value)}: give a positive number{' or None' if name == 'clip' else ''}."
-                )
-        require_scheduler(scheduler)
-        self.optimizer, self.tolerance, self.scheduler, self.clip = optimizer, tolerance, scheduler, clip
-        self._objective = objective
-        self.memory = Memory()
-        self.given: tuple[Tensor, Tensor] | None = None  # the loop's own last gradient, and where
+        require_options(tolerance, scheduler, clip)
+        self.objective, self.optimizer = objective, optimizer
+        self.tolerance, self.scheduler, self.clip = tolerance, scheduler, clip
+        self.window = OPENING
 
-    @property
-    def objective(self) -> Objective:
-        return self._objective
-
-    @objective.setter
-    def objective(self, objective: Objective) -> None:
-        if objective is self._objective:
-            return
-        if objective.model is not self._objective.model or objective.space.names != self._objective.space.names:
-            raise InputError("Skipper.objective: it is of another model or of other parameters: make a new Skipper.")
-        self._objective = objective
-        self.memory, self.given = Memory(window=self.memory.window), None  # gradients of other data
-
-    def learn(self, theta: Tensor, gradient: Tensor) -> None:
-        """Take in the objective's gradient (P,) at weights θ (P,) that the loop has computed already."""
-        self.given = (theta, gradient) if bool(torch.isfinite(gradient).all()) else None
-
-    def forget(self) -> None:
-        """Start afresh, as after weights were changed by anything but the loop."""
-        self.memory, self.given = Memory(), None
-
-    def skip(
-        self,
-        steps: int = 20,
-        *,
-        rate: float = 1.0,
-        allowance: float = math.inf,
-        noise: Callable[[int], Tensor] | None = None,
-    ) -> SkipResult:
+    def skip(self, steps: int = 20, conditions: Conditions | None = None) -> SkipResult:
         """Skip up to so many steps of the optimizer, from the present weights and its present state.
-
-        Args:
-            rate: what a gradient of the objective costs in gradients of the loop (rows over rows of a batch).
-            allowance: most that may be spent, in steps of the loop.
-            noise: added to the gradient of virtual step i, in place of what minibatches add to it.
 
         Returns:
             A :class:`SkipResult`. Unless it is accepted, weights, optimizer, scheduler and random state are as before.
@@ -124,40 +85,19 @@ class Skipper:
         """
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise InputError(f"steps={brief(steps)}: give a number of optimizer steps, at least 1.")
-        return _skip(self._objective, self, steps, rate, allowance, noise)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was learned, as tensors and plain numbers by name."""
-        points = self.memory.forecast.points
-        return {
-            "window": self.memory.window,
-            "positions": torch.stack([p for p, _ in points]) if points else None,
-            "gradients": torch.stack([g for _, g in points]) if points else None,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken.
-
-        Raises:
-            InputError: this is no skipper's state, or of another number of parameters; nothing has changed.
-        """
-        if not isinstance(state, dict) or set(state) != {"window", "positions", "gradients"}:
-            raise InputError(f"this is no memory of skips: it holds {brief(state)}.")
-        window, positions, gradients = state["window"], state["positions"], state["gradients"]
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-            raise InputError(f"this is no memory of skips: window={brief(window)}.")
-        size, space = self._objective.space.size, self._objective.space
-        if (positions is None) != (gradients is None):
-            raise InputError("this is no memory of skips: positions or gradients are missing.")
-        for vectors in (positions, gradients):
-            if vectors is not None and not (isinstance(vectors, Tensor) and vectors.shape[1:] == (size,)):
-                raise InputError(f"this memory of skips is not about the objective's {size} parameters.")
-        points = () if positions is None else tuple(zip(positions, gradients, strict=True))
-        known = tuple((p.to(space.device, space.dtype), g.to(space.device, space.dtype)) for p, g in points)
-        self.memory = Memory(Forecast(known), Forecast(), window)
+        return _skip(self.objective, self, steps, conditions or Conditions())
 
     def __repr__(self) -> str:
-        return f"Skipper({type(self.optimizer).__name__}, window={self.memory.window})"
+        return f"Skipper({type(self.optimizer).__name__}, window={self.window})"
+
+
+def require_options(tolerance: Any, scheduler: Any, clip: Any) -> None:
+    """Raise for options out of range, quoting them."""
+    for name, value in (("tolerance", tolerance), ("clip", clip)):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+        if not number and not (name == "clip" and value is None):
+            raise InputError(f"{name}={brief(value)}: give a positive number{' or None' if name == 'clip' else ''}.")
+    require_scheduler(scheduler)
 
 
 def skip(objective: Objective, optimizer: torch.optim.Optimizer, steps: int = 20, **options: Any) -> SkipResult:
@@ -178,46 +118,38 @@ def skip(objective: Objective, optimizer: torch.optim.Optimizer, steps: int = 20
 
 
 @guarded(lambda objective, *_, **__: objective.model)
-def _skip(
-    objective: Objective,
-    skipper: Skipper,
-    steps: int,
-    rate: float,
-    allowance: float,
-    noise: Callable[[int], Tensor] | None,
-) -> SkipResult:
+def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Conditions) -> SkipResult:
     begun = time.perf_counter()
     objective.require_current()
-    ledger = Ledger(allowance=allowance)
+    ledger = Ledger(allowance=conditions.allowance)
     theta = objective.theta()
-    adapters_held(skipper.optimizer, objective)
-    replay = Replay(skipper.optimizer, objective, skipper.scheduler, skipper.clip, noise)
+    require_held(skipper.optimizer, objective)
+    replay = Replay(skipper.optimizer, objective, skipper.scheduler, skipper.clip, conditions.noise)
     work = _repeatable(objective, theta, ledger)
-    walk = Walk(objective, replay, skipper.memory, skipper.tolerance, ledger, rate, work)
-    if skipper.given is not None:
-        walk.forecast, skipper.given = walk.forecast.including(*skipper.given), None
-    point = walk.ask(theta)
-    if not point.finite:
-        raise NonFiniteError("the loss or its gradient is not finite at the present weights.")
-    walk.forecast, way = walk.forecast.including(theta, point.gradient), Way(before=point.loss)
-    first = walk.seen.points[-1][1]
-    way = walk.go(way, steps)
-    result = walk.verdict(way, first)
+    walk = Walk(objective, replay, skipper.tolerance, ledger, conditions.rate, work)
+    least = walk.least()
+    if least > steps:  # no window could pay, so nothing is asked
+        return SkipResult(SkipOutcome.DEAR, steps, seconds=time.perf_counter() - begun)
+    result = walk.verdict(walk.go(steps, max(skipper.window, least), conditions.known))
+    if result.accepted and conditions.approve is not None:
+        cause = conditions.approve(theta, replay.theta.clone(), ledger)
+        if cause:
+            result = replace(result, outcome=SkipOutcome.REFUSED, steps=0, cause=cause)
     result = replace(
         result,
         asked=steps,
         seconds=time.perf_counter() - begun,
         gradient_evaluations=ledger.gradient_evaluations,
         dense_work=ledger.dense,
+        cost=conditions.rate * ledger.gradient_evaluations + ledger.dense,
     )
-    result = replace(result, saved=result.steps - rate * result.gradient_evaluations - result.dense_work)
     if result.accepted:
-        objective.move(theta, walk.replay.theta.clone(), _Follow(walk.replay, skipper.scheduler))
-    skipper.memory = walk.memory
+        objective.move(theta, replay.theta.clone(), _Follow(replay, skipper.scheduler))
+    skipper.window = walk.window
     return result
 
 
-def adapters_held(optimizer: torch.optim.Optimizer, objective: Objective) -> None:
+def require_held(optimizer: torch.optim.Optimizer, objective: Objective) -> None:
     """Raise where the optimizer does not hold all that the objective moves, or asks to be told of moves."""
     own = {id(p) for group in optimizer.param_groups for p in group["params"]}
     present = dict(objective.model.named_parameters())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..errors import NonFiniteError
 from ..objectives.objective import Objective
 from ..utils.cost import FORWARD, GRADIENT, Ledger, Work, loop_step, optimizer_step
 from .forecast import SECANTS, Forecast
@@ -28,12 +29,23 @@ FORECAST_CALLS = 6  # operations of a forecast, and of moving weights in and out
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What one skip tells the next: forecasts of the gradient and of the outputs, and the steps of a window."""
+class Conditions:
+    """What a loop tells a skip.
 
-    forecast: Forecast = field(default_factory=Forecast)
-    seen: Forecast = field(default_factory=Forecast)
-    window: int = OPENING
+    Attributes:
+        rate: what a gradient of the objective costs in steps of the loop (its rows over those of a minibatch).
+        allowance: most that may be spent, in steps of the loop.
+        known: weights (P,) and the objective's gradient (P,) there, where the loop has computed it already.
+        noise: added to the gradient of virtual step i, in place of what minibatches add to it.
+        approve: asked of the weights before and after, and told where to book what that costs: why they must not move,
+            or nothing.
+    """
+
+    rate: float = 1.0
+    allowance: float = math.inf
+    known: tuple[tuple[Tensor, Tensor], ...] = ()
+    noise: Callable[[int], Tensor] | None = None
+    approve: Callable[[Tensor, Tensor, Ledger], str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,58 +55,56 @@ class Point:
     theta: Tensor
     loss: float
     gradient: Tensor
+    outputs: Tensor  # flat
 
     @property
     def finite(self) -> bool:
         return math.isfinite(self.loss) and bool(torch.isfinite(self.gradient).all())
 
 
-@dataclass
+@dataclass(frozen=True)
 class Way:
-    """How far a skip has come."""
+    """How far a skip has come: steps, windows, the largest error, who was asked first and last."""
 
+    first: Point
+    last: Point
     done: int = 0
     windows: int = 0
     error: float = 0.0
-    last: Point | None = None  # asked last
-    before: float = math.nan
     trouble: SkipOutcome | None = None
 
 
 class Walk:
-    """Windows, one after the other."""
+    """Windows, one after the other.
+
+    Attributes:
+        forecast: of the gradient. seen: of the outputs. window: steps that the next window may have.
+        virtual: what a virtual step costs, in steps of the loop.
+    """
 
     def __init__(
-        self,
-        objective: Objective,
-        replay: Replay,
-        memory: Memory,
-        tolerance: float,
-        ledger: Ledger,
-        rate: float,
-        work: Work,
+        self, objective: Objective, replay: Replay, tolerance: float, ledger: Ledger, rate: float, work: Work
     ) -> None:
         self.objective, self.replay, self.tolerance = objective, replay, tolerance
-        self.forecast, self.seen, self.window = memory.forecast, memory.seen, memory.window
         self.ledger, self.rate = ledger, rate
+        self.forecast, self.seen, self.window = Forecast(), Forecast(), OPENING
         theta = replay.theta
-        pieces = len(replay.replica.pieces)
-        own = Work(4.0 * SECANTS * theta.numel(), 4.0 * theta.numel(), FORECAST_CALLS).seconds(
-            theta.dtype, theta.device
-        )
+        own = Work(4.0 * SECANTS * theta.numel(), 4.0 * theta.numel(), FORECAST_CALLS)
+        virtual = own.seconds(theta.dtype, theta.device) + optimizer_step(theta, len(replay.replica.pieces))
         step = loop_step(Work(work.flops / rate, work.elements / rate, work.calls), theta, len(objective.space.names))
-        self.virtual = (own + optimizer_step(theta, pieces)) / max(step, 1e-12)  # of a virtual step, in steps
+        self.virtual = virtual / max(step, 1e-12)
 
-    @property
-    def memory(self) -> Memory:
-        return Memory(self.forecast, self.seen, self.window)
+    def least(self) -> int:
+        """The steps that a window must bring to pay; more than there can be where virtual steps are too dear."""
+        left = 1 - 2 * PAYS * self.virtual
+        return math.ceil(PAYS * self.rate * GRADIENT / left) if left > 0 else 10**9
 
     def ask(self, theta: Tensor) -> Point:
         """The real network's loss, gradient and outputs."""
         self.ledger.gradients += 1
         loss, gradient, outputs = self.objective.evaluate(theta)
         self.seen = self.seen.including(theta, outputs.reshape(-1))
-        return Point(theta, float(loss), gradient)
+        return Point(theta, float(loss), gradient, outputs.reshape(-1))
 
     def outputs(self, theta: Tensor) -> Tensor:
         """The real network's outputs alone."""
@@ -103,49 +113,56 @@ class Walk:
         self.seen = self.seen.including(theta, u.reshape(-1))
         return u
 
-    def go(self, way: Way, steps: int) -> Way:
-        """As far as windows pay; the copy stands where the last one ended."""
+    def go(self, steps: int, window: int, known: Iterable[tuple[Tensor, Tensor]]) -> Way:
+        """As far as windows pay; the copy stands where the last one ended.
+
+        Raises:
+            NonFiniteError: the loss or its gradient is not finite at the start.
+        """
+        first = self.ask(self.replay.theta.clone())
+        if not first.finite:
+            raise NonFiniteError("the loss or its gradient is not finite at the present weights.")
+        for theta, gradient in known:
+            self.forecast = self.forecast.including(theta, gradient)
+        self.forecast = self.forecast.including(first.theta, first.gradient)
+        way, self.window = Way(first, first), window
         while way.done < steps:
             count = min(self.window, steps - way.done)
             if self._spent(count) > self.ledger.allowance:
-                way.trouble = SkipOutcome.DEAR
-                break
+                return replace(way, trouble=SkipOutcome.DEAR)
             back = self.replay.save()
             predicted = self.replay.roll(self.forecast, count, _marks(count))
             point = self.ask(predicted[count])
             self.ledger.dense += count * self.virtual
             if not point.finite:
                 back()
-                way.trouble, self.window = SkipOutcome.NOT_FINITE, max(1, count // 4)
-                if count == 1 or not self._pays():
+                way, self.window = replace(way, trouble=SkipOutcome.NOT_FINITE), max(1, count // 4)
+                if count == 1 or self.window < self.least():
                     break
                 continue
-            way.trouble = None
             gap = _relative(point.gradient - self.forecast(point.theta), point.gradient)
             self.forecast = self.forecast.including(point.theta, point.gradient)
-            if gap <= SURE * self.tolerance:
-                kept, error = count, gap
-            else:
-                kept, error = self._corrected(back, count, predicted)
-                self.ledger.dense += count * self.virtual
+            kept, error = (count, gap) if gap <= SURE * self.tolerance else self._corrected(back, count, predicted)
             if kept == 0 or not math.isfinite(error):
                 back()
-                way.trouble = SkipOutcome.DEAR if kept == 0 else SkipOutcome.NOT_FINITE
-                self.window = OPENING
+                way = replace(way, trouble=SkipOutcome.DEAR if kept == 0 else SkipOutcome.NOT_FINITE)
                 break
-            way = replace(way, done=way.done + kept, windows=way.windows + 1, error=max(way.error, error), last=point)
+            way = Way(first, point, way.done + kept, way.windows + 1, max(way.error, error))
             if kept < count:
                 self.window = kept
             elif count == self.window:
                 self.window = self._next(kept, error)
-            if way.done < steps and not self._pays():
-                way.trouble, self.window = SkipOutcome.DEAR, OPENING
+            if way.done < steps and self.window < self.least():
+                way = replace(way, trouble=SkipOutcome.DEAR)
                 break
+        if way.trouble is not None:
+            self.window = OPENING
         return way
 
     def _corrected(self, back: Callable[[], None], count: int, predicted: dict[int, Tensor]) -> tuple[int, float]:
         """Replay a window with its end known: the steps that are believed, and the error estimate there."""
         back()
+        self.ledger.dense += count * self.virtual
         start, at, found = self.replay.theta.clone(), 0, {}
         for mark in sorted(predicted):
             self.replay.roll(self.forecast, mark - at)
@@ -169,32 +186,24 @@ class Walk:
         """What is spent after one more window and the last look, in steps of the loop."""
         return self.rate * (self.ledger.gradient_evaluations + FORWARD) + self.ledger.dense + self._window_cost(count)
 
-    def _pays(self) -> bool:
-        """Whether the next window is worth its cost."""
-        return self.window >= PAYS * self._window_cost(self.window)
-
-    def verdict(self, way: Way, first: Tensor) -> SkipResult:
-        """Whether the outputs at the end are those that the way led to; one forward pass.
-
-        Args:
-            first: outputs at the start, flat.
-        """
-        if way.done == 0 or way.last is None:
-            return SkipResult(way.trouble or SkipOutcome.DEAR, 0, before=way.before, windows=way.windows)
+    def verdict(self, way: Way) -> SkipResult:
+        """Whether the outputs at the end are those that the way led to; one forward pass."""
+        if way.done == 0:
+            return SkipResult(way.trouble or SkipOutcome.DEAR, 0, before=way.first.loss, windows=way.windows)
         theta, last = self.replay.theta, way.last
         expected = self.seen(theta)
         u = self.outputs(theta)
         actual = float(self.objective.loss.value(u))
         slope = 0.5 * (last.gradient + self.forecast(theta))
         predicted = last.loss + float(torch.dot(slope, theta - last.theta))
-        miss = _relative(u.reshape(-1) - expected, u.reshape(-1) - first)
+        miss = _relative(u.reshape(-1) - expected, u.reshape(-1) - way.first.outputs)
         outcome = SkipOutcome.SKIPPED if way.trouble is None else SkipOutcome.SHORT
         if not math.isfinite(actual):
             outcome = SkipOutcome.NOT_FINITE
         elif not miss <= MISS:
             outcome = SkipOutcome.MISSED
         done = way.done if outcome.accepted else 0
-        return SkipResult(outcome, 0, done, way.before, predicted, actual, miss, way.error, way.windows)
+        return SkipResult(outcome, 0, done, way.first.loss, predicted, actual, miss, way.error, way.windows)
 
 
 def _relative(part: Tensor, whole: Tensor) -> float:
