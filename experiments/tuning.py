@@ -53,6 +53,7 @@ def main() -> None:
                 contenders[f"jumps, depth {depth}{', second order' if second else ''}"] = jumped(
                     adamw(digits.SOUND),
                     at=lambda k: k >= 20,
+                    search=True,
                     basis="krylov",
                     depth=depth,
                     geodesic=second,

@@ -275,7 +275,7 @@ def test_jumps_in_a_loop(make, loss):
     results = []
     for device in BOTH:
         objective = data(device, loss)
-        optimizer = js.JumpOptimizer(make(objective.model.parameters(), lr=1e-3), objective, at=5)
+        optimizer = js.JumpOptimizer(make(objective.model.parameters(), lr=1e-3), objective, at=5, search=True)
         for _ in range(12):
             optimizer.zero_grad()
             objective.loss.value(objective.model(objective.parts[0].inputs)).backward()
@@ -313,7 +313,7 @@ def test_contenders_are_compared():
     report = js.compare(
         objective.model,
         lambda model: js.supervised(model, objective.parts[0].inputs, objective.loss.targets),
-        {"jumps": js.jumped(torch.optim.Adam, at=3), "Adam": js.stepped(torch.optim.Adam)},
+        {"jumps": js.jumped(torch.optim.Adam, at=3, search=True), "Adam": js.stepped(torch.optim.Adam)},
         seconds=0.5,
         progress=False,
     )

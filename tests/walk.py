@@ -55,7 +55,7 @@ def walks() -> dict[str, list[str]]:
     for name in ("solve", "jump", "fit", "JumpOptimizer.step"):
         for _ in range(2):
             problem = objective()
-            optimizer = js.JumpOptimizer(torch.optim.SGD(problem.model.parameters(), 1e-3), problem, at=1)
+            optimizer = js.JumpOptimizer(torch.optim.SGD(problem.model.parameters(), 1e-3), problem, at=1, search=True)
             calls = {
                 "solve": lambda problem=problem: js.solve(problem).outputs(1.0),
                 "jump": lambda problem=problem: js.jump(problem),

@@ -55,8 +55,8 @@ def lbfgs(history: int = 50) -> Contender:
     )  # fmt: skip
 
 
-def jumped(factory: Factory, at: Schedule = 10, **options: Any) -> Contender:
-    """The same with :class:`JumpOptimizer` around it: steps, and jumps where ``at`` says so."""
+def jumped(factory: Factory, at: Schedule = None, **options: Any) -> Contender:
+    """The same with :class:`JumpOptimizer` around it, which the options are for: steps, and jumps over others."""
 
     def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
         optimizer = JumpOptimizer(factory(_trained(model, objective)), objective, at, **options)

@@ -75,7 +75,7 @@ def compare(
         BASELINE: stepped(adamw(FAST)),
         f"AdamW {SOUND:g}": stepped(adamw(SOUND)),
         f"AdamW {SOUND:g} + jumps": jumped(
-            adamw(SOUND), at=lambda step: step >= 20, basis="krylov", depth=8, geodesic=True, chord_steps=0
+            adamw(SOUND), at=lambda step: step >= 20, search=True, basis="krylov", depth=8, geodesic=True, chord_steps=0
         ),
     }
     return diagnostics.compare(

@@ -2,103 +2,87 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from ..errors import InputError, MetricError, NonFiniteError
-from ..jumping.conditions import Conditions
-from ..jumping.jump import JumpResult
-from ..jumping.jumper import Jumper
-from ..jumping.settings import Settings
-from ..linearization.metric import MetricLike, held, metric_of, restrict
-from ..linearization.problem import linearized
-from ..objectives.objective import Consistent, Objective
+from ..errors import InputError
+from ..jumping.settings import SEARCHES
+from ..objectives.objective import Objective
 from ..optim import adapters
-from ..utils.borrowed import generators, rewind
 from ..utils.brief import brief
 from ..utils.fallback import described
 from ..utils.warn import warn
-from .data import GATHERED, Stream
-from .next_step import AFTER, NextStep
-from .schedule import BackOff, Schedule, schedule
+from .actions import Action
+from .schedule import Schedule
+from .searching import Searching
+from .skipping import Skipping
+from .writers import Writer
 
-KEPT = 1000  # results
-BUDGET = 20.0  # chosen so that dense jumps on tens of samples fit in between every tenth step
-ENTRIES = {"steps", "moving", "memory", "back_off", "pace", "data"}  # of what state_dict() adds
-_PACE = {"tried": 0, "loss": math.nan, "changes": None}
 OWN = "jumpstart"  # the entry of state_dict() that is not the wrapped optimizer's
-# Nobody here keeps the best weights of a climb, or of a sum.
-OPTIONS = (Jumper.OPTIONS | {"keep"}) - {"params", "nonmonotone", "penalty_pays"}
+ENTRIES = {"mode", "taken", "action"}  # of it
+UNMOVED, STUCK = 1_000, 10_000  # iterations of steps() without a step: said, and refused
+Hook = Callable[[Any], Any] | Writer
+
+log = logging.getLogger("jumpstart")
 
 
 class JumpOptimizer(torch.optim.Optimizer):
-    """Wraps an optimizer: ``step()`` takes its step, and at the scheduled steps a jump as well.
+    """Wraps an optimizer: ``step()`` takes its step, and now and then jumps over steps to come as well.
 
-    Jumps go in the optimizer's own metric (Adam's 1/√v̂, frozen at the jump), along the objective given, and remember
-    from one to the next. A jump is accepted if the training loss falls, with weight decay its sum with the penalty as
-    well, and if the optimizer's own next step, tried on a copy, does not undo it. A rejected jump leaves weights,
-    buffers, optimizer state and random state to the bit; after an accepted one second moments are kept, first moments
-    are as ``after`` says, and copies of the weights in the optimizer's state move along; what is known of an optimizer
-    stands in :mod:`jumpstart.optim.adapters`. Parameters that are frozen, or in groups with learning rate 0, are left
-    out.
+    It *skips* by default: the weights, and all of the optimizer's state, are moved to where so many of its own steps
+    would have taken them, on the objective given; see :class:`jumpstart.training.skipping.Skipping`. With ``search=``
+    it takes, at scheduled steps, the horizon that lowers the training loss most instead, for problems where that loss
+    is the goal (residuals of a differential equation); see :class:`jumpstart.training.searching.Searching`.
 
-    A scheduled jump never raises: trouble of any kind is a RuntimeWarning with its cause and a result whose outcome is
-    ``SKIPPED``. After a jump that failed, or lowered the loss by less than a step did since the last one, twice as
-    many due steps go by as before; one that pays ends that. ``results`` keeps the last thousand, ``jumps`` counts all.
+    A jump never raises into the loop: trouble of any kind is a RuntimeWarning with its cause and a result whose outcome
+    is ``SKIPPED``. ``results`` keeps the last thousand, ``jumps`` counts all. Each is a line of the log "jumpstart".
 
     Args:
-        optimizer: any torch optimizer; learning-rate schedulers may hold either of the two. One with ``maximize=True``
-            is taken to climb the negative of the objective.
-        objective: what jumps descend, or a function that returns it for the next jump (a fresh subset, say). Where
-            the data of a function turn out to change from call to call, it is called at four steps in a row; the
-            last objective is solved, and the jump must lower the loss of the others, too.
-        at: when to jump, in completed steps: a period, a set of step numbers, or a function of the number of
-            steps taken; None for never (call :meth:`jump` yourself).
-        after: what becomes of first moments after an accepted jump, of parameters that moved: "keep", "rebuild" (as
-            after one step from rest, along the gradient at the new point), or "reset" to zero. Where the next step
-            would undo the jump, the next of the three is taken, and after the last the jump is rejected.
-        judge: an objective of other data (or a function that returns one) whose loss a jump must lower as well.
-        budget: most that a scheduled jump may cost, network passes and dense work counted together, in steps of the
-            loop for each step since the last one that was tried; None for no limit.
-        metric: "optimizer" (where its state gives none, the plain metric, with a warning), None for the plain
-            metric, or anything :func:`jumpstart.jump` takes.
-        params: which of the objective's parameters jumps move (names, patterns, or a function); None for all.
-        options: passed to :class:`jumpstart.Jumper` (basis, depth, horizon, gate, …).
+        optimizer: any torch optimizer; learning-rate schedulers may hold either of the two.
+        objective: what the loop trains, or a function that returns it for the next jump (of fresh samples, say).
+        at: when to jump, in completed steps: a period, step numbers (none for never), or a function of the number
+            of steps taken; None where it pays, for a search every 50th step.
+        skip: how many steps to skip at once, or "auto".
+        search: True or the name of a search of :func:`jumpstart.jump`, to search and not to skip.
+        on_jump: called with the result after each jump that was tried, or several such; writers of
+            :mod:`jumpstart.training.writers`. What it raises is a warning. As torch's hooks it is left behind where
+            the optimizer is copied or pickled.
+        options: those of the one way or the other.
+
+    Attributes:
+        inner: the wrapped optimizer. action: what follows its steps. taken: steps of it. skipped: steps that were
+            skipped. effective_steps: both together.
 
     Raises:
         InputError and its kinds, NondeterministicError: an objective that does not fit the optimizer or cannot be
-            jumped along, a metric of another shape, options that are unknown. Where the objective is a function, what
-            is wrong with it is found at the first jump.
+            jumped along, options that are unknown or of the other way. Where the objective is a function, what is
+            wrong with it is found at the first jump.
 
     Example:
         >>> from jumpstart import supervised
         >>> model = torch.nn.Linear(3, 1)
         >>> objective = supervised(model, torch.randn(8, 3), torch.randn(8, 1))
-        >>> optimizer = JumpOptimizer(torch.optim.AdamW(model.parameters()), objective, at=5)
-        >>> for _ in range(5):
+        >>> optimizer = JumpOptimizer(torch.optim.AdamW(model.parameters()), objective)
+        >>> for step in optimizer.steps(100):
         ...     optimizer.zero_grad()
         ...     _ = objective.loss.value(model(objective.parts[0].inputs)).backward()
         ...     _ = optimizer.step()
-        >>> optimizer.results[0].outcome.name
-        'ACCEPTED'
+        >>> optimizer.effective_steps
+        100
     """
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
         objective: Objective | Callable[[], Objective],
-        at: Schedule = 50,
+        at: Schedule = None,
         *,
-        after: str = "keep",
-        judge: Objective | Callable[[], Objective] | None = None,
-        budget: float | None = BUDGET,
-        metric: MetricLike | str = "optimizer",
-        params: Any = None,
+        skip: int | str = "auto",
+        search: bool | str = False,
+        on_jump: Hook | Sequence[Hook] | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -107,44 +91,10 @@ class JumpOptimizer(torch.optim.Optimizer):
             raise InputError("JumpOptimizer: this optimizer jumps already; wrap the one inside it (optimizer.inner).")
         if not isinstance(objective, Objective) and not callable(objective):
             raise InputError(f"objective must be a js.Objective or a function returning one, got {brief(objective)}.")
-        if after not in AFTER:
-            raise InputError(f"after={brief(after)} is none of {tuple(AFTER)}.")
-        if judge is not None and not isinstance(judge, Objective) and not callable(judge):
-            raise InputError(f"judge must be a js.Objective, a function returning one, or None, got {brief(judge)}.")
-        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, (int, float)) or not budget > 0):
-            raise InputError(f"budget={brief(budget)}: give a positive number of steps' worth of work a step, or None.")
-        if unknown := set(options) - OPTIONS:
-            raise InputError(
-                f"JumpOptimizer: {sorted(unknown)} is no option of its jumps; there are {sorted(OPTIONS)}."
-            )
-        Settings.of({name: value for name, value in options.items() if name != "keep"}, "JumpOptimizer")
-        self.inner, self.objective, self.after, self.metric = optimizer, objective, after, metric
-        self.params, self.options = params, options
-        self._asked()  # refuses other names than "optimizer"
-        self.judge, self.budget = judge, budget
-        self._due = schedule(at)
-        self.steps = self.jumps = 0
-        self.results = Recent()
-        self.back_off = BackOff()
-        self._stream = Stream()  # what a function has given
-        self._consistent = Consistent()
-        self._gathering = False  # a jump is due, and waits for more of it
-        self._said = False
-        self._tried = 0  # the step of the last scheduled jump
-        self._loss = math.nan  # the training loss that it left
-        self.jumper: Jumper | None = None
-        self._memory: tuple[tuple[str, ...], dict[str, Any]] | None = None  # loaded, for a jumper still to be made
-        self._part: tuple[Objective, Objective] | None = None  # an objective, and the same for what moves of it
-        self._chosen: Objective | None = None  # the objective given, for ``params``
-        if isinstance(objective, Objective):
-            self._chosen = self._choose(objective)
-            problem = linearized(self._chosen)  # asks the network twice
-            if not isinstance(self._asked(), torch.optim.Optimizer):
-                metric_of(self._asked(), self._chosen)
-            self.jumper = Jumper(self._chosen, **options)
-            self.jumper.settings.require(problem)
-        if isinstance(judge, Objective):
-            self._choose(judge)
+        self.inner, self.taken = optimizer, 0
+        self.action = _action(optimizer, objective, at, skip, search, options)
+        self._total: int | None = None  # of the run, while somebody iterates over steps()
+        self._jump_hooks = _hooks(on_jump)  # named so that pickles leave them behind
         super().__setstate__({})  # the hook tables that torch expects, without a second set of parameter groups
 
     # The wrapped optimizer's own tables, so that schedulers, clipping and logging see one optimizer.
@@ -170,15 +120,33 @@ class JumpOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         self.inner.add_param_group(param_group)
+        self.action.parameters_added()
+
+    @property
+    def results(self) -> list[Any]:
+        return self.action.results
+
+    @property
+    def jumps(self) -> int:
+        return self.action.count
+
+    @property
+    def skipped(self) -> int:
+        return self.action.skipped
+
+    @property
+    def effective_steps(self) -> int:
+        return self.taken + self.action.skipped
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """The wrapped optimizer's step, and a jump where one is due; returns what the wrapped step returns."""
-        idle = closure is None and self._idle()
+        if closure is None and self._idle():
+            return self.inner.step()
+        self._tell(self.action.prepare())
         answer = self.inner.step() if closure is None else self.inner.step(closure)
-        if idle:
-            return answer
-        self.steps += 1
-        self._scheduled()
+        self.taken += 1
+        left = None if self._total is None else max(0, self._total - self.effective_steps)
+        self._tell(self.action.follow(self.taken, left))
         return answer
 
     def _idle(self) -> bool:
@@ -188,177 +156,71 @@ class JumpOptimizer(torch.optim.Optimizer):
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         return not any(bool((grad != 0).any()) for grad in grads)
 
-    def _scheduled(self) -> None:
-        """A jump if one is due. The loop is the user's: whatever goes wrong is said, counted and left behind."""
-        drawn: list[tuple[torch.Generator, Tensor]] = []
-        try:
-            due = self._due(self.steps) and self.back_off.ready()
-            if not (due or self._gathering):
-                return
-            drawn = generators(p for group in self.param_groups for p in group["params"])
-            self._gathering = True
-            objective = self._next()
-            if objective is not None:
-                result = self._jump(objective, self._allowance())
-                self.back_off.learn(self._pays(result))
-                self._end()
-        except Exception as error:
-            for generator, state in drawn:
-                rewind(generator, state)
-            self._skip(described(error))
-            self.back_off.learn(False)
-            self._end()
-
-    def _next(self) -> Objective | None:
-        """The objective to jump along now; None while a function's data are still being compared."""
-        objective = self._given()
-        if isinstance(self.objective, Objective) or self.judge is not None:
-            return objective
-        self._stream.add(objective)
-        if self._stream.changes and not self._said:
-            self._said = True
-            warn(
-                "the objective's data change from call to call, as minibatches do: a jump solves the last of "
-                f"{GATHERED} and is judged by the others, which little data do badly. Give judge= an objective of "
-                "other data, or a fixed objective of more samples.",
-                RuntimeWarning,
-            )
-        return objective if self._stream.ready else None
-
-    def _end(self) -> None:
-        """After a scheduled jump, however it ended."""
-        self._gathering, self._tried = False, self.steps
-        self._stream.forget()
-
-    def _allowance(self) -> float:
-        return math.inf if self.budget is None else self.budget * max(1, self.steps - self._tried)
-
-    def _pays(self, result: JumpResult) -> bool:
-        """Whether a jump lowered its training loss by more than one step did since the last one, in the mean."""
-        stepped = (self._loss - result.training_before) / max(1, self.steps - self._tried)
-        self._loss = result.training_actual if result.accepted else result.training_before
-        if self._stream.changes:
-            self._loss = math.nan  # losses of other data say nothing here
-        return result.accepted and not result.training_before - result.training_actual <= stepped
-
-    def _skip(self, cause: str) -> JumpResult:
-        self.results.append(JumpResult.skipped(cause))
-        self.jumps += 1
-        warn(f"jump skipped after step {self.steps}: {cause}", RuntimeWarning)
-        return self.results[-1]
-
-    def jump(self) -> JumpResult:
-        """Try a jump now, whatever it costs; the result is kept in ``results``, without the displacement.
+    def jump(self) -> Any:
+        """Search for a jump now, whatever it costs; the result is kept in ``results``, without the displacement.
 
         Returns:
             The result; a skipped one, with a warning, where the present point is not finite or nothing has a learning
             rate.
 
         Raises:
-            InputError and its kinds for an objective that cannot be jumped along.
+            InputError and its kinds for an objective that cannot be jumped along, and for a wrapper that skips.
         """
-        try:
-            objective = self._given()
-            if not isinstance(self.objective, Objective) and self.judge is None:
-                self._stream.add(objective)
-            return self._jump(objective, math.inf)
-        except NonFiniteError as error:
-            # A run that has diverged goes on or stops by its owner's rules.
-            return self._skip(described(error))
-
-    def _given(self) -> Objective:
-        if self._chosen is not None:
-            return self._chosen
-        objective = self._choose(self.objective())  # type: ignore[operator]
-        objective.consistent = self._consistent  # the data are new, the model is not
-        return objective
-
-    def _jump(self, whole: Objective, allowance: float) -> JumpResult:
-        objective = self._moving(whole)
-        if objective is None:
-            return self._skip("every parameter of the objective is frozen or has learning rate 0.")
-        jumper = self._jumper(objective)
-        judges = self._judges(whole, objective)
-        look = NextStep(self.inner, objective, self.after, () if self.judge is not None else judges)
-        conditions = Conditions(judges, look, allowance, look.cost)
-        metric = self._metric(whole, objective)
-        try:
-            result = jumper.jump(metric, conditions)
-        except MetricError as error:
-            if metric is not self.inner:
-                raise
-            why = str(error).removeprefix("metric: ")
-            warn(f"jumping in the plain metric: {why}", RuntimeWarning)
-            result = jumper.jump(None, conditions)
-        self.results.append(replace(result, directions=None))  # a vector of the parameters' size for every jump
-        self.jumps += 1
+        result = self.action.now(self.taken)
+        self._tell(result)
         return result
 
-    def _judges(self, whole: Objective, objective: Objective) -> list[Objective]:
-        """Objectives of other data, for the parameters that move."""
-        if self.judge is None:
-            found = self._stream.judges(whole)
-        else:
-            found = [self._choose(self.judge if isinstance(self.judge, Objective) else self.judge())]
-        names = Names(frozenset(objective.space.names))
-        return [judge if judge.space.names == objective.space.names else judge.subset(names) for judge in found]
+    def _tell(self, result: Any) -> None:
+        """The log and the hooks, of a jump that was tried."""
+        if result is None:
+            return
+        log.info("%s after step %d (%d effective): %s", self.action.name, self.taken, self.effective_steps, result)
+        for hook in self._jump_hooks:
+            try:
+                if isinstance(hook, Writer):
+                    hook.write(result, self.action.name, self.taken, self.skipped)
+                else:
+                    hook(result)
+            except Exception as error:
+                warn(f"on_jump after step {self.taken} failed, and was left: {described(error)}", RuntimeWarning)
 
-    def _choose(self, objective: Objective) -> Objective:
-        """The objective for the parameters that were asked for, all of which the optimizer must hold."""
-        if not isinstance(objective, Objective):
-            raise InputError(f"the objective's function returned {type(objective).__name__}, not a js.Objective.")
-        chosen = objective if self.params is None else objective.subset(self.params)
-        held(self.inner, chosen.model, chosen.space)
-        return chosen
+    def steps(self, total: int) -> Iterator[int]:
+        """Effective steps, from the present one until there are ``total``: a loop over them is told of skipped ones.
 
-    def _moving(self, whole: Objective) -> Objective | None:
-        """The objective for the parameters that the optimizer moves now; None if there are none."""
-        groups = held(self.inner, whole.model, whole.space)
-        frozen = set()
-        if whole.params is None:  # parameters that were asked for by name are another matter
-            frozen = {name for name, p in whole.model.named_parameters() if not p.requires_grad}
-        names = tuple(name for name in whole.space.names if name not in frozen and adapters.moves(groups[name]))
-        if not names or names == whole.space.names:
-            return whole if names else None
-        if self._part is None or self._part[0] is not whole or self._part[1].space.names != names:
-            self._part = whole, whole.subset(Names(frozenset(names)))
-        return self._part[1]
+        Where gradients are accumulated, several iterations have the same number. While the loop runs, no jump goes
+        beyond its end.
 
-    def _jumper(self, objective: Objective) -> Jumper:
-        """The jumper, on this objective; another set of parameters starts afresh."""
-        if self.jumper is None or self.jumper.objective.space.names != objective.space.names:
-            self.jumper = Jumper(objective, **self.options)
-        self.jumper.objective = objective
-        if self._memory is not None and self._memory[0] == objective.space.names:
-            self.jumper.load_state_dict(self._memory[1])
-        self._memory = None
-        return self.jumper
+        Raises:
+            InputError: ``total`` is no count; the loop's body never calls ``step()``.
+        """
+        if isinstance(total, bool) or not isinstance(total, int) or total < 0:
+            raise InputError(f"steps(total={brief(total)}): give how many steps the run has, taken and skipped.")
+        return self._run(total)
 
-    def _asked(self) -> MetricLike:
-        """The metric that was asked for."""
-        if isinstance(self.metric, str):
-            if self.metric != "optimizer":
-                raise InputError(
-                    f"metric={brief(self.metric)}: the only name is 'optimizer', the wrapped optimizer's own."
-                )
-            return self.inner
-        return self.metric
-
-    def _metric(self, whole: Objective, objective: Objective) -> MetricLike:
-        """The same, for the parameters that move."""
-        asked = self._asked()
-        if asked is None or isinstance(asked, torch.optim.Optimizer) or objective is whole:
-            return asked
-        return restrict(metric_of(asked, whole), whole.space, objective.space.names)
+    def _run(self, total: int) -> Iterator[int]:
+        before, self._total, idle = self._total, total, 0
+        try:
+            while self.effective_steps < total:
+                known = self.taken
+                yield self.effective_steps
+                idle = idle + 1 if self.taken == known else 0
+                if idle == UNMOVED:
+                    warn(
+                        f"optimizer.steps({total}): {idle} iterations, and optimizer.step() took no step; the loop "
+                        "goes on until there are as many as it was given.",
+                        RuntimeWarning,
+                    )
+                if idle == STUCK:
+                    raise InputError(
+                        f"optimizer.steps({total}): {idle} iterations, and optimizer.step() took no step: call it on "
+                        "the JumpOptimizer (not on the one inside), or iterate over a range of your own."
+                    )
+        finally:
+            self._total = before
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's ``state`` and ``param_groups``, and under "jumpstart" what jumps remember."""
-        moving, memory = self._memory if self._memory is not None else ((), None)
-        if self.jumper is not None:
-            moving, memory = self.jumper.objective.space.names, self.jumper.state_dict()
-        own = {"steps": self.steps, "moving": list(moving), "memory": memory, "back_off": vars(self.back_off).copy()}
-        own["pace"] = {"tried": self._tried, "loss": self._loss, "changes": self._stream.changes}
-        own["data"] = self._stream.last
+        own = {"mode": self.action.name, "taken": self.taken, "action": self.action.state_dict()}
         return {**self.inner.state_dict(), OWN: own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -369,87 +231,93 @@ class JumpOptimizer(torch.optim.Optimizer):
         afresh.
 
         Raises:
-            InputError: this is no optimizer's state, or its memory is of jumps along other parameters; nothing has
-                changed.
+            InputError: this is no optimizer's state, or of a wrapper that goes the other way, or its memory is of
+                jumps along other parameters; nothing has changed.
         """
         if missing := {"state", "param_groups"} - set(state_dict):
             raise InputError(f"this is no optimizer's state: {sorted(missing)} missing, it has {sorted(state_dict)}.")
-        steps, memory, back_off, pace, last = 0, None, BackOff(), _PACE, None
-        if state_dict.get(OWN) is not None:
-            steps, memory = self._read(state_dict[OWN])
-            back_off, pace = BackOff.read(state_dict[OWN]["back_off"]), _pace(state_dict[OWN]["pace"])
-            last = state_dict[OWN]["data"]
+        own = state_dict.get(OWN)
+        if own is not None:
+            self._check(own)
         self.inner.load_state_dict({key: value for key, value in state_dict.items() if key != OWN})
-        if state_dict.get(OWN) is None:
+        if own is None:
             warn(
                 f"this state has no entry {OWN!r}: the count of steps and what jumps remember start afresh.",
                 UserWarning,
             )
-        self.steps, self._memory, self.jumper, self.back_off = steps, memory, None, back_off
-        self._tried, self._loss, self._gathering = pace["tried"], pace["loss"], False
-        self._stream = Stream(pace["changes"], last)
+        self.action.load_state_dict(None if own is None else own["action"])
+        self.taken = 0 if own is None else own["taken"]
 
-    def _read(self, own: Any) -> tuple[int, tuple[tuple[str, ...], dict[str, Any]] | None]:
-        """Steps, and the memory with the names that it is about."""
+    def _check(self, own: Any) -> None:
+        """Raise for an entry that is no wrapper's of this mode."""
         if not isinstance(own, dict) or set(own) != ENTRIES:
             raise InputError(f"the entry {OWN!r} of this state is no JumpOptimizer's: it holds {brief(own)}.")
-        steps, moving, memory = own["steps"], own["moving"], own["memory"]
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise InputError(f"the entry {OWN!r} of this state counts {brief(steps)} steps.")
-        if memory is None:
-            return steps, None
-        names = tuple(moving)
-        if self._chosen is not None:
-            if other := set(names) - set(self._chosen.space.names):
-                raise InputError(
-                    f"this state remembers jumps of {sorted(other)[:5]}, which the objective does not move."
-                )
-            if names == self._chosen.space.names:
-                Jumper(self._chosen, **self.options).load_state_dict(memory)  # raises here rather than at the next jump
-        return steps, (names, memory)
+        if own["mode"] != self.action.name:
+            ways = {Searching.name: "searches (search=True)", Skipping.name: "skips (search=False)"}
+            there = ways.get(own["mode"], f"is of the mode {brief(own['mode'])}")
+            raise InputError(
+                f"this state is of a JumpOptimizer that {there}, this one {ways[self.action.name]}: wrap the optimizer "
+                f"as it was, or leave the entry {OWN!r} out to start jumps afresh."
+            )
+        taken = own["taken"]
+        if isinstance(taken, bool) or not isinstance(taken, int) or taken < 0:
+            raise InputError(f"the entry {OWN!r} of this state counts {brief(taken)} steps.")
+        self.action.check(own["action"])
 
     def __getstate__(self) -> dict[str, Any]:
         # As torch's own: hooks stay behind, and so does ``step`` as schedulers replace it on the instance.
-        return {key: value for key, value in self.__dict__.items() if key != "step" and not key.endswith("_hooks")}
+        kept = {key: value for key, value in self.__dict__.items() if key != "step" and not key.endswith("_hooks")}
+        return {**kept, "_total": None}  # a copy is in nobody's loop
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update(state, _jump_hooks=())
         super().__setstate__({})
 
     def __repr__(self) -> str:
         accepted = sum(result.accepted for result in self.results)
-        return f"JumpOptimizer({self.inner!r}, steps={self.steps}, jumps={accepted}/{self.jumps})"
+        return (
+            f"JumpOptimizer({self.inner!r}, {self.action.name}, taken={self.taken}, skipped={self.skipped}, "
+            f"jumps={accepted}/{self.jumps})"
+        )
 
 
-class Recent(list):
-    """A list that forgets its oldest results, so that a long run does not collect them."""
-
-    def append(self, result: JumpResult) -> None:
-        super().append(result)
-        del self[: max(0, len(self) - KEPT)]
-
-
-@dataclass(frozen=True)
-class Names:
-    """Selects parameters by their exact names, for :meth:`Objective.subset`."""
-
-    names: Collection[str]
-
-    def __call__(self, name: str, parameter: nn.Parameter) -> bool:
-        return name in self.names
-
-
-def _pace(state: Any) -> dict[str, Any]:
-    """The pace of jumps, as ``state_dict`` gave it.
+def _action(
+    optimizer: torch.optim.Optimizer,
+    objective: Objective | Callable[[], Objective],
+    at: Schedule,
+    skip: int | str,
+    search: bool | str,
+    options: dict[str, Any],
+) -> Action:
+    """The one of the two that was asked for; what belongs to the other is refused by name.
 
     Raises:
-        InputError: it is none.
+        InputError: as said.
     """
-    if not isinstance(state, dict) or set(state) != set(_PACE):
-        raise InputError(f"this is no pace of jumps: {brief(state)}.")
-    tried, loss, changes = state["tried"], state["loss"], state["changes"]
-    if isinstance(tried, bool) or not isinstance(tried, int) or not isinstance(loss, float):
-        raise InputError(f"this is no pace of jumps: tried={brief(tried)}, loss={brief(loss)}.")
-    if changes not in (None, True, False):
-        raise InputError(f"this is no pace of jumps: changes={brief(changes)}.")
-    return state
+    if not isinstance(search, bool) and search not in SEARCHES:
+        raise InputError(f"search={brief(search)}: give True, False, or one of {SEARCHES}.")
+    chosen, other = (Searching, Skipping) if search else (Skipping, Searching)
+    if search and (isinstance(skip, bool) or skip != "auto"):
+        raise InputError(f"skip={brief(skip)} is for skipping, search={search!r} does not: give one of them.")
+    if astray := sorted(set(options) & (other.OPTIONS - chosen.OPTIONS)):
+        remedy = "leave search= out" if search else "give search=True as well, or leave it out"
+        names = ", ".join(f"{name}=" for name in astray)
+        raise InputError(f"JumpOptimizer: {names} is for {'skipping' if search else 'search=True'}: {remedy}.")
+    if unknown := sorted(set(options) - chosen.OPTIONS):
+        raise InputError(f"JumpOptimizer: {unknown} is no option of its jumps; there are {sorted(chosen.OPTIONS)}.")
+    if not search:
+        return Skipping(optimizer, objective, skip=skip, at=at, **options)
+    return Searching(optimizer, objective, at, **({"search": search} if isinstance(search, str) else {}), **options)
+
+
+def _hooks(given: Any) -> tuple[Hook, ...]:
+    """What to call after a jump.
+
+    Raises:
+        InputError: quotes what cannot be called.
+    """
+    hooks = () if given is None else tuple(given) if isinstance(given, (list, tuple)) else (given,)
+    for hook in hooks:
+        if not isinstance(hook, Writer) and not callable(hook):
+            raise InputError(f"on_jump={brief(hook)}: give a function of the result, a writer, or several of them.")
+    return hooks

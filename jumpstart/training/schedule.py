@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..utils.brief import brief
 
-Schedule = int | Iterable[int] | Callable[[int], bool] | None
+Schedule = int | Iterable[int] | Callable[[int], bool] | None  # None: as the action sees fit
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,20 @@ class Among:
         return step in self.steps
 
 
-def schedule(at: Schedule) -> Callable[[int], bool]:
+def schedule(at: int | Iterable[int] | Callable[[int], bool]) -> Callable[[int], bool]:
     """Whether a step is due, as a function of its number.
 
     Raises:
         InputError: quotes what is no schedule.
     """
-    if at is None:
-        return Among(frozenset())
     if callable(at):
         return at
     if isinstance(at, int) and not isinstance(at, bool):
         if at < 1:
-            raise InputError(f"at={brief(at)}: jump every so many steps, at least 1 (or None for never).")
+            raise InputError(f"at={brief(at)}: jump every so many steps, at least 1 (or () for never).")
         return Every(at)
     if isinstance(at, bool) or not isinstance(at, Iterable):
-        raise InputError(f"at={brief(at)}: give a period, step numbers, a function of the step, or None for never.")
+        raise InputError(f"at={brief(at)}: give a period, step numbers, a function of the step, or () for never.")
     chosen = frozenset(at)
     if wrong := [step for step in chosen if isinstance(step, bool) or not isinstance(step, int) or step < 1]:
         raise InputError(f"at={sorted(map(str, wrong))[:5]}: give step numbers, from 1.")

@@ -21,7 +21,7 @@ def report(**options):
     contenders = {
         "Adam": js.stepped(lambda p: torch.optim.Adam(p, 1e-2)),
         "L-BFGS": js.stepped(torch.optim.LBFGS),
-        "wrapped": js.jumped(lambda p: torch.optim.Adam(p, 1e-2), at=3),
+        "wrapped": js.jumped(lambda p: torch.optim.Adam(p, 1e-2), at=3, search=True),
         "jumps": js.jumps_only(lambda k: {}),
     }
     model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))

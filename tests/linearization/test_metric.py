@@ -261,7 +261,7 @@ def test_an_optimizer_without_rates_has_no_metric():
 
 def test_the_wrapped_optimizers_metric_is_read_through_the_wrapper():
     model, optimizer = trained(lambda m: torch.optim.SGD(m.parameters(), lr=0.1, weight_decay=0.02))
-    wrapper = js.JumpOptimizer(optimizer, js.supervised(model, randn(0, 8, 4), randn(1, 8, 3)))
+    wrapper = js.JumpOptimizer(optimizer, js.supervised(model, randn(0, 8, 4), randn(1, 8, 3)), search=True)
     assert from_optimizer(wrapper, model, ParameterSpace(model)) == Metric(None, 0.02)
 
 

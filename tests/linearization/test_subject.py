@@ -65,7 +65,7 @@ def test_a_wrapped_loop_probes_its_minibatches_once(probes, function):
         x, y = batch(next(count))
         return js.Objective(model, lambda net: net(x), js.losses.mse(y)) if function else js.supervised(model, x, y)
 
-    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.01), objective, at=2, budget=None)
+    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.01), objective, at=2, budget=None, search=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # that the data change
         for _ in range(16):

@@ -64,7 +64,7 @@ def test_jumps_lower_every_loss(name):
     assert result.accepted
     assert reached == pytest.approx(result.actual, rel=1e-10)
     assert reached < result.before
-    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 1e-3), objective, at=2)
+    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 1e-3), objective, at=2, search=True)
     for _ in range(2):
         optimizer.zero_grad()
         row.reference(model(x), row.targets).backward()

@@ -108,7 +108,7 @@ def test_jumps_and_the_wrapped_loop():
     assert result.accepted
     assert float(F.mse_loss(model(X), Y)) == pytest.approx(result.actual, rel=1e-10)
     assert result.actual < before
-    optimizer = js.JumpOptimizer(torch.optim.Adam(model.parameters(), lr=1e-3), objective, at=4)
+    optimizer = js.JumpOptimizer(torch.optim.Adam(model.parameters(), lr=1e-3), objective, at=4, search=True)
     for _ in range(6):
         optimizer.zero_grad()
         F.mse_loss(model(X), Y).backward()

@@ -175,7 +175,7 @@ def test_every_class_of_torch_has_a_metric_or_says_by_name_why_not(name):
 def test_every_class_of_torch_goes_on_after_a_jump(name):
     model = matrices()
     objective = js.supervised(model, X, Y)
-    optimizer = js.JumpOptimizer(CLASSES[name](model.parameters(), lr=1e-3), objective, at=3)
+    optimizer = js.JumpOptimizer(CLASSES[name](model.parameters(), lr=1e-3), objective, at=3, search=True)
 
     def closure():
         optimizer.zero_grad()
@@ -312,7 +312,7 @@ def test_an_adapter_of_the_users_own(registry):
     assert relative(metric.root.square(), expected) < 1e-14
     averages = [optimizer.state[p]["average"].clone() for p in model.parameters()]
     before = [p.detach().clone() for p in model.parameters()]
-    assert js.JumpOptimizer(optimizer, objective, at=None, after="rebuild").jump().accepted
+    assert js.JumpOptimizer(optimizer, objective, at=(), after="rebuild", search=True).jump().accepted
     gradient = objective.space.unflatten(objective.gradient(objective.theta())[1])
     for (name, p), old, average in zip(model.named_parameters(), before, averages, strict=True):
         assert relative(optimizer.state[p]["average"] - average, p.detach() - old) < 1e-12

@@ -87,7 +87,7 @@ def valley(after, momentum=0.9):
     x = torch.randn(20, 2).double()
     y = torch.sin(3 * x.sum(1, keepdim=True))
     inner = torch.optim.SGD(model.parameters(), 0.3, momentum=momentum)
-    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at=None, after=after)
+    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at=(), after=after, search=True)
     for _ in range(4):
         step(model, x, y, optimizer)
     for p in model.parameters():
@@ -119,7 +119,7 @@ def test_a_jump_that_any_next_step_would_undo_is_rejected():
     """A rate far above what the new point bears: no moments help."""
     model, x, y = problem()
     inner = torch.optim.SGD(model.parameters(), 1e-3)
-    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at=None)
+    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at=(), search=True)
     step(model, x, y, optimizer)
     inner.param_groups[0]["lr"] = 1e6
     before = copy.deepcopy(model.state_dict())
@@ -137,7 +137,7 @@ def test_a_step_that_cannot_be_tried_is_said():
             return super().step(closure)
 
     model, x, y = problem()
-    optimizer = js.JumpOptimizer(Needs(model.parameters(), 0.1), js.supervised(model, x, y), at=None)
+    optimizer = js.JumpOptimizer(Needs(model.parameters(), 0.1), js.supervised(model, x, y), at=(), search=True)
     with pytest.warns(RuntimeWarning, match="Needs.*a closure, please"):
         assert optimizer.jump().accepted
 
@@ -153,7 +153,7 @@ def test_statistics_that_the_loop_would_move_are_part_of_the_next_step():
         model[1].running_var.fill_(400.0)
     model[1].momentum = 1.0  # one pass replaces them
     inner = torch.optim.SGD(model.parameters(), 1e-4)
-    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at=None)
+    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at=(), search=True)
     assert optimizer.jump().outcome is js.Outcome.UNDONE
     model.eval()
     with warnings.catch_warnings():

@@ -42,9 +42,9 @@ OPTIMIZERS = [
 def test_jumps_happen_when_due_and_lower_the_loss(make):
     model, x, y = problem()
     objective = js.supervised(model, x, y, training=False)
-    optimizer = js.JumpOptimizer(make(model.parameters()), objective, at=4)
+    optimizer = js.JumpOptimizer(make(model.parameters()), objective, at=4, search=True)
     train(model, x, y, optimizer, 12)
-    assert optimizer.steps == 12
+    assert optimizer.taken == 12
     accepted = [result for result in optimizer.results if result.accepted]
     assert len(accepted) >= 2 or make is OPTIMIZERS[3]  # BatchNorm's statistics would undo RMSprop's second
     for result in accepted:
@@ -61,7 +61,7 @@ def test_without_a_jump_it_is_the_wrapped_optimizer_to_the_bit(make):
     train(plain, x, y, make(plain.parameters()), 6)
     torch.manual_seed(7)
     # A horizon far too long is rejected: the run must go on as if nothing had been tried.
-    optimizer = js.JumpOptimizer(make(wrapped.parameters()), objective, at=2, horizon=1e12, basis="dense")
+    optimizer = js.JumpOptimizer(make(wrapped.parameters()), objective, at=2, horizon=1e12, basis="dense", search=True)
     train(wrapped, x, y, optimizer, 6)
     assert [result.accepted for result in optimizer.results] == [False] * 2, "at 2 and 6: one that failed doubles"
     for a, b in zip(plain.state_dict().values(), wrapped.state_dict().values(), strict=True):
@@ -74,7 +74,7 @@ def test_first_moments_are_those_of_one_step_along_the_gradient_and_second_kept(
     adam = torch.optim.Adam(model.parameters(), 1e-3)
     train(model, x, y, adam, 5)
     second = [adam.state[p]["exp_avg_sq"].clone() for p in model.parameters()]
-    optimizer = js.JumpOptimizer(adam, objective, at=None, after="rebuild")
+    optimizer = js.JumpOptimizer(adam, objective, at=(), after="rebuild", search=True)
     result = optimizer.jump()
     assert result.accepted
     gradients = torch.autograd.grad(LOSS(model(x), y), list(model.parameters()))  # as the loop takes them
@@ -90,7 +90,7 @@ def test_other_policies_for_first_moments(after, zero):
     adam = torch.optim.Adam(model.parameters(), 1e-3)
     train(model, x, y, adam, 5)
     old = [adam.state[p]["exp_avg"].clone() for p in model.parameters()]
-    js.JumpOptimizer(adam, js.supervised(model, x, y, training=False), at=None, after=after).jump()
+    js.JumpOptimizer(adam, js.supervised(model, x, y, training=False), at=(), after=after, search=True).jump()
     for p, m in zip(model.parameters(), old, strict=True):
         assert torch.equal(adam.state[p]["exp_avg"], torch.zeros_like(m) if zero else m)
 
@@ -98,7 +98,7 @@ def test_other_policies_for_first_moments(after, zero):
 def test_state_dict_round_trip_goes_on_to_the_bit():
     model, x, y = problem()
     optimizer = js.JumpOptimizer(
-        torch.optim.AdamW(model.parameters(), 1e-2), js.supervised(model, x, y, training=False), at=3
+        torch.optim.AdamW(model.parameters(), 1e-2), js.supervised(model, x, y, training=False), at=3, search=True
     )
     train(model, x, y, optimizer, 4)
     saved, weights = io.BytesIO(), copy.deepcopy(model.state_dict())
@@ -107,12 +107,12 @@ def test_state_dict_round_trip_goes_on_to_the_bit():
     other, _, _ = problem()
     other.load_state_dict(weights)
     again = js.JumpOptimizer(
-        torch.optim.AdamW(other.parameters(), 1e-2), js.supervised(other, x, y, training=False), at=3
+        torch.optim.AdamW(other.parameters(), 1e-2), js.supervised(other, x, y, training=False), at=3, search=True
     )
     saved.seek(0)
     again.load_state_dict(torch.load(saved, weights_only=True))
     train(other, x, y, again, 5)
-    assert again.steps == optimizer.steps
+    assert again.taken == optimizer.taken
     for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
@@ -120,7 +120,7 @@ def test_state_dict_round_trip_goes_on_to_the_bit():
 def test_schedulers_hooks_and_closures_see_one_optimizer():
     model, x, y = problem()
     inner = torch.optim.SGD(model.parameters(), 0.1)
-    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at={2})
+    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at={2}, search=True)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
 
     def closure():
@@ -149,7 +149,9 @@ def test_a_fresh_objective_for_every_jump():
         rows = torch.randperm(20, generator=torch.Generator().manual_seed(len(asked)))[:10]
         return js.supervised(model, x[rows], y[rows], training=False)
 
-    optimizer = js.JumpOptimizer(torch.optim.Adam(model.parameters(), 1e-2), objective, at=lambda step: step > 2)
+    optimizer = js.JumpOptimizer(
+        torch.optim.Adam(model.parameters(), 1e-2), objective, at=lambda step: step > 2, search=True
+    )
     train(model, x, y, optimizer, 3)
     before = objective()
     loss = before.value(before.theta())
@@ -162,7 +164,7 @@ def test_a_fresh_objective_for_every_jump():
 def test_a_diverged_run_is_left_to_its_owner():
     model, x, y = problem()
     optimizer = js.JumpOptimizer(
-        torch.optim.AdamW(model.parameters()), js.supervised(model, x, y, training=False), at=None
+        torch.optim.AdamW(model.parameters()), js.supervised(model, x, y, training=False), at=(), search=True
     )
     train(model, x, y, optimizer, 1)
     with torch.no_grad():
@@ -176,12 +178,12 @@ def test_a_diverged_run_is_left_to_its_owner():
 def test_the_state_has_the_standard_layout():
     model, x, y = problem()
     inner = torch.optim.Adam(model.parameters(), 1e-2)
-    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at=2)
+    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at=2, search=True)
     train(model, x, y, optimizer, 3)
     state = optimizer.state_dict()
     assert set(state) == {"state", "param_groups", "jumpstart"}
     assert str({key: state[key] for key in ("state", "param_groups")}) == str(inner.state_dict())
-    assert state["jumpstart"]["steps"] == 3
+    assert state["jumpstart"]["taken"] == 3
 
 
 def test_a_bare_optimizers_state_is_loaded_with_a_warning():
@@ -190,23 +192,23 @@ def test_a_bare_optimizers_state_is_loaded_with_a_warning():
     inner = torch.optim.Adam(model.parameters(), 1e-2)
     train(model, x, y, inner, 3)
     saved = copy.deepcopy(inner.state_dict())
-    optimizer = js.JumpOptimizer(torch.optim.Adam(model.parameters()), objective, at=2)
+    optimizer = js.JumpOptimizer(torch.optim.Adam(model.parameters()), objective, at=2, search=True)
     train(model, x, y, optimizer, 4)
     with pytest.warns(UserWarning, match="afresh"):
         optimizer.load_state_dict(saved)
     assert str(optimizer.inner.state_dict()) == str(saved)
-    assert optimizer.steps == 0
-    assert optimizer.state_dict()["jumpstart"]["memory"] is None
+    assert optimizer.taken == 0
+    assert optimizer.state_dict()["jumpstart"]["action"]["memory"] is None
 
 
 OTHER_STATES = {
     "no optimizer's": (lambda state: {"optimizer": state}, "param_groups"),
     "half of one": (lambda state: {"state": state["state"]}, "param_groups"),
     "another program's entry": (lambda state: {**state, "jumpstart": 3}, "jumpstart"),
-    "an entry too few": (lambda state: {**state, "jumpstart": {"steps": 3}}, "jumpstart"),
-    "a strange count": (lambda state: own(state, steps=-1), "-1 steps"),
-    "another network's": (lambda state: own(state, moving=["head.weight"]), "head.weight"),
-    "a strange memory": (lambda state: own(state, memory={"speed": 3}), "speed"),
+    "an entry too few": (lambda state: {**state, "jumpstart": {"taken": 3}}, "jumpstart"),
+    "a strange count": (lambda state: own(state, taken=-1), "-1 steps"),
+    "another network's": (lambda state: action(state, moving=["head.weight"]), "head.weight"),
+    "a strange memory": (lambda state: action(state, memory={"speed": 3}), "speed"),
 }
 
 
@@ -214,10 +216,16 @@ def own(state, **changes):
     return {**state, "jumpstart": {**state["jumpstart"], **changes}}
 
 
+def action(state, **changes):
+    return own(state, action={**state["jumpstart"]["action"], **changes})
+
+
 @pytest.mark.parametrize("name", OTHER_STATES)
 def test_other_states_are_refused_before_anything_changes(name):
     model, x, y = problem()
-    optimizer = js.JumpOptimizer(torch.optim.Adam(model.parameters()), js.supervised(model, x, y, training=False), at=2)
+    optimizer = js.JumpOptimizer(
+        torch.optim.Adam(model.parameters()), js.supervised(model, x, y, training=False), at=2, search=True
+    )
     train(model, x, y, optimizer, 3)
     before = str(optimizer.state_dict())
     other = copy.deepcopy(optimizer.state_dict())
@@ -231,7 +239,7 @@ def test_other_states_are_refused_before_anything_changes(name):
 def test_torch_distributed_checkpoint_saves_and_restores_it_to_the_bit():
     model, x, y = problem()
     optimizer = js.JumpOptimizer(
-        torch.optim.Adam(model.parameters(), 1e-2), js.supervised(model, x, y, training=False), at=3
+        torch.optim.Adam(model.parameters(), 1e-2), js.supervised(model, x, y, training=False), at=3, search=True
     )
     train(model, x, y, optimizer, 4)
     saved, weights = copy.deepcopy(get_optimizer_state_dict(model, optimizer)), copy.deepcopy(model.state_dict())
@@ -239,11 +247,11 @@ def test_torch_distributed_checkpoint_saves_and_restores_it_to_the_bit():
     other, _, _ = problem(seed=1)
     other.load_state_dict(weights)
     again = js.JumpOptimizer(
-        torch.optim.Adam(other.parameters(), 1e-2), js.supervised(other, x, y, training=False), at=3
+        torch.optim.Adam(other.parameters(), 1e-2), js.supervised(other, x, y, training=False), at=3, search=True
     )
     with pytest.warns(UserWarning, match="afresh"):
         set_optimizer_state_dict(other, again, saved)
-    assert (again.steps, again.results) == (0, []), "making the state took a step that was counted"
+    assert (again.taken, again.results) == (0, []), "making the state took a step that was counted"
     assert str(again.inner.state_dict()) == str(optimizer.inner.state_dict())
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         for key, value in optimizer.state[a].items():
@@ -258,13 +266,15 @@ def test_torch_distributed_checkpoint_saves_and_restores_it_to_the_bit():
 def test_asking_for_the_state_neither_counts_nor_jumps(make):
     """torch.distributed.checkpoint takes a step with rates and gradients 0 where it finds no state."""
     model, x, y = problem()
-    optimizer = js.JumpOptimizer(make(model.parameters()), js.supervised(model, x, y, training=False), at=1)
+    optimizer = js.JumpOptimizer(
+        make(model.parameters()), js.supervised(model, x, y, training=False), at=1, search=True
+    )
     weights = copy.deepcopy(model.state_dict())
     get_optimizer_state_dict(model, optimizer)
-    assert (optimizer.steps, optimizer.results) == (0, [])
+    assert (optimizer.taken, optimizer.results) == (0, [])
     assert all(torch.equal(a, b) for a, b in zip(weights.values(), model.state_dict().values(), strict=True))
     train(model, x, y, optimizer, 1)
-    assert (optimizer.steps, len(optimizer.results)) == (1, 1)
+    assert (optimizer.taken, len(optimizer.results)) == (1, 1)
 
 
 COPIES = {
@@ -286,18 +296,18 @@ def saved_and_loaded(optimizer):
 def test_a_copy_goes_on_to_the_bit(name, at):
     model, x, y = problem()
     optimizer = js.JumpOptimizer(
-        torch.optim.AdamW(model.parameters(), 1e-2), js.supervised(model, x, y, training=False), at=at
+        torch.optim.AdamW(model.parameters(), 1e-2), js.supervised(model, x, y, training=False), at=at, search=True
     )
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 100)  # replaces ``step`` on the instance
     optimizer.register_step_post_hook(lambda *a: None)  # which no pickle takes; torch's own leave hooks behind
     train(model, x, y, optimizer, 3)
     scheduler.step()
     twin = COPIES[name](optimizer)
-    other = twin.objective.model
+    other = twin.action.objective.model
     assert other is not model
     train(model, x, y, optimizer, 4)
     train(other, x, y, twin, 4)
-    assert twin.steps == 7
+    assert twin.taken == 7
     assert [r.actual for r in twin.results] == [r.actual for r in optimizer.results]
     assert (len(twin.results) > 1) == (at is not None)
     for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
@@ -318,7 +328,7 @@ def tensors_in(thing):
 def test_results_hold_no_tensors():
     model, x, y = problem()
     optimizer = js.JumpOptimizer(
-        torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y, training=False), at=1
+        torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y, training=False), at=1, search=True
     )
     train(model, x, y, optimizer, 2)
     model.eval()  # BatchNorm in the loop's mode would shift its statistics at the next step, and undo that jump
@@ -346,7 +356,7 @@ def layered(order, rates, kind=torch.optim.SGD):
 def test_groups_with_rate_zero_do_not_jump_wherever_they_stand(order, zero, kind):
     model, x, y, inner = layered(order, {0: zero, 2: 0.05, 4: 0.1}, kind)
     before = [p.detach().clone() for p in model.parameters()]
-    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at=2)
+    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at=2, search=True)
     train(model, x, y, optimizer, 4)
     assert [result.accepted for result in optimizer.results] == [True, True]
     moved = [not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)]
@@ -367,7 +377,7 @@ def test_a_metric_given_for_all_is_taken_for_those_that_move(name):
     objective = js.supervised(model, x, y)
     d = torch.linspace(1, 2, objective.space.size, dtype=torch.float64)
     given = METRICS[name](d, objective)
-    js.JumpOptimizer(inner, objective, at=None, metric=given, horizon=0.3).jump()
+    js.JumpOptimizer(inner, objective, at=(), metric=given, horizon=0.3, search=True).jump()
     part = js.supervised(twin, x, y, params=["0", "4"])
     js.jump(part, metric={n: objective.space.unflatten(d)[n] for n in part.space.names}, horizon=0.3)
     assert not torch.equal(model[0].weight, layered((0,), {0: 0.1})[0][0].weight)
@@ -377,7 +387,7 @@ def test_a_metric_given_for_all_is_taken_for_those_that_move(name):
 
 def test_layers_that_are_thawed_or_frozen_on_the_way():
     model, x, y, inner = layered((0, 2, 4), {0: 0.0, 2: 0.0, 4: 0.05})
-    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at=None, horizon=0.05)
+    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at=(), horizon=0.05, search=True)
     seen = []
 
     def jump():
@@ -399,10 +409,10 @@ def test_layers_that_are_thawed_or_frozen_on_the_way():
 def test_nothing_moves_where_every_rate_is_zero():
     model, x, y, inner = layered((0, 2, 4), {0: 0.0, 2: 0.0, 4: 0.0})
     before = [p.detach().clone() for p in model.parameters()]
-    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at=1)
+    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at=1, search=True)
     with pytest.warns(RuntimeWarning, match="learning rate 0"):
         train(model, x, y, optimizer, 1)
-    assert optimizer.steps == 1  # gradients were there: a step of a warm-up
+    assert optimizer.taken == 1  # gradients were there: a step of a warm-up
     assert [result.outcome.name for result in optimizer.results] == ["SKIPPED"]
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
 
@@ -410,14 +420,14 @@ def test_nothing_moves_where_every_rate_is_zero():
 def test_a_resting_group_survives_saving():
     """The memory is of the parameters that moved; it comes back with the rates that say which."""
     model, x, y, inner = layered((0, 2, 4), {0: 0.0, 2: 0.05, 4: 0.05})
-    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at=2)
+    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at=2, search=True)
     train(model, x, y, optimizer, 3)
     state = copy.deepcopy(optimizer.state_dict())
-    assert state["jumpstart"]["moving"] == ["2.weight", "2.bias", "4.weight", "4.bias"]
-    assert any(state["jumpstart"]["memory"].values())
+    assert state["jumpstart"]["action"]["moving"] == ["2.weight", "2.bias", "4.weight", "4.bias"]
+    assert any(state["jumpstart"]["action"]["memory"].values())
     other, _, _, inner = layered((0, 2, 4), {0: 0.05, 2: 0.05, 4: 0.05})
     other.load_state_dict(copy.deepcopy(model.state_dict()))
-    again = js.JumpOptimizer(inner, js.supervised(other, x, y), at=2)
+    again = js.JumpOptimizer(inner, js.supervised(other, x, y), at=2, search=True)
     again.load_state_dict(state)
     assert str(again.state_dict()) == str(state)
     train(model, x, y, optimizer, 3)
@@ -435,7 +445,7 @@ def test_only_moments_of_parameters_that_moved_are_touched(after):
     train(model, x, y, inner, 5)
     old = {p: inner.state[p]["exp_avg"].clone() for p in model.parameters()}
     objective = js.supervised(model, x, y)
-    optimizer = js.JumpOptimizer(inner, objective, at=None, after=after, params=["2"])
+    optimizer = js.JumpOptimizer(inner, objective, at=(), after=after, params=["2"], search=True)
     assert optimizer.jump().accepted
     gradient = objective.space.unflatten(objective.gradient(objective.theta())[1])
     for name, p in model.named_parameters():
@@ -455,7 +465,7 @@ def test_climbing_the_negative_is_descending():
         for sign in (1, -1):
             model, x, y = problem()
             inner = kind(model.parameters(), **options, maximize=sign < 0)
-            optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at=3)
+            optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at=3, search=True)
             for _ in range(7):
                 optimizer.zero_grad()
                 (sign * LOSS(model(x), y)).backward()
@@ -473,7 +483,7 @@ def schedule_free():
     x = torch.randn(20, 3).double()
     y = torch.sin(x.sum(1, keepdim=True))
     inner = ScheduleFreeAdamW(model.parameters(), lr=1e-2)
-    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at={5})
+    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), at={5}, search=True)
     optimizer.train()
     train(model, x, y, optimizer, 5)
     (result,) = optimizer.results
@@ -508,7 +518,7 @@ def test_another_optimizers_metric_is_no_matter_of_falling_back():
     """The plain metric stands in for the wrapped optimizer's own alone; what was asked for is not replaced."""
     model, x, y = problem()
     inner, other = torch.optim.SGD(model.parameters(), 0.1), torch.optim.Adam(model.parameters())
-    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at=None, metric=other)
+    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at=(), metric=other, search=True)
     with pytest.raises(MetricError, match="Adam has no state"):
         optimizer.jump()
     train(model, x, y, other, 3)
@@ -517,7 +527,7 @@ def test_another_optimizers_metric_is_no_matter_of_falling_back():
 
 def test_only_optimizers_with_modes_have_them():
     model, x, y = problem()
-    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y))
+    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y), search=True)
     assert not hasattr(optimizer, "train")
     assert not hasattr(optimizer, "eval")
     assert not hasattr(optimizer, "nonsense")
@@ -530,8 +540,8 @@ def test_dropout_is_found_when_it_is_made_and_draws_no_random_numbers():
     model, x, y = problem(dropout=0.5)
     state = torch.get_rng_state()
     with pytest.raises(NondeterministicError, match="3 in train mode"):
-        js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y))
-    js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y, training=False))
+        js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y), search=True)
+    js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y, training=False), search=True)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -541,10 +551,10 @@ def test_an_optimizer_of_other_parameters_is_found_when_it_is_made():
     inner = torch.optim.SGD(model[0].parameters(), 0.1)
     for metric in ("optimizer", None):
         with pytest.raises(InputError, match=r"SGD does not hold .*4\.weight"):
-            js.JumpOptimizer(inner, objective, metric=metric)
-    assert js.JumpOptimizer(inner, objective, params=["0"], at=None).jump().accepted
+            js.JumpOptimizer(inner, objective, metric=metric, search=True)
+    assert js.JumpOptimizer(inner, objective, params=["0"], at=(), search=True).jump().accepted
     with pytest.raises(InputError, match="SGD does not hold"):
-        js.JumpOptimizer(inner, lambda: objective, at=None).jump()
+        js.JumpOptimizer(inner, lambda: objective, at=(), search=True).jump()
 
 
 DOORS = {
@@ -576,20 +586,20 @@ def test_bad_arguments_are_quoted(name):
         **changes,
     }
     with pytest.raises(error, match=message):
-        js.JumpOptimizer(**arguments)
+        js.JumpOptimizer(**{"search": True, **arguments})
 
 
 def test_it_is_not_wrapped_twice():
     model, x, y = problem()
     objective = js.supervised(model, x, y, training=False)
-    once = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), objective)
+    once = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), objective, search=True)
     with pytest.raises(InputError, match="inner"):
-        js.JumpOptimizer(once, objective)
+        js.JumpOptimizer(once, objective, search=True)
 
 
 def test_a_function_that_returns_no_objective():
     model, x, y = problem()
-    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), lambda: (x, y), at=None)
+    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), lambda: (x, y), at=(), search=True)
     with pytest.raises(InputError, match="tuple"):
         optimizer.jump()
 
@@ -600,7 +610,7 @@ def test_a_loop_that_meets_nan_or_infinity_is_left_to_its_owner(case):
     model, x, y = problem()
     inner = torch.optim.RMSprop(model.parameters(), 1e-3)
     data = x.clone()
-    optimizer = js.JumpOptimizer(inner, lambda: js.supervised(model, data, y, training=False), at=2)
+    optimizer = js.JumpOptimizer(inner, lambda: js.supervised(model, data, y, training=False), at=2, search=True)
     train(model, x, y, optimizer, 3)  # the function is asked at 2 and 3: its data are the same
     assert [result.accepted for result in optimizer.results] == [True]
     if case == "gradient":
@@ -612,15 +622,15 @@ def test_a_loop_that_meets_nan_or_infinity_is_left_to_its_owner(case):
         inner.state[model[0].weight]["square_avg"].fill_(math.inf)
     with pytest.warns(RuntimeWarning, match="skipped after step 4"):
         train(model, x, y, optimizer, 1)
-    assert optimizer.steps == 4
+    assert optimizer.taken == 4
     assert [result.outcome.name for result in optimizer.results] == ["ACCEPTED", "SKIPPED"]
-    assert optimizer.back_off.failures == 1
+    assert optimizer.action.back_off.failures == 1
 
 
 def test_an_optimizer_without_a_metric_jumps_in_the_plain_one_and_says_so():
     model, x, y = problem()
     optimizer = js.JumpOptimizer(
-        torch.optim.Adamax(model.parameters()), js.supervised(model, x, y, training=False), at=2
+        torch.optim.Adamax(model.parameters()), js.supervised(model, x, y, training=False), at=2, search=True
     )
     with pytest.warns(RuntimeWarning, match="plain metric"):
         train(model, x, y, optimizer, 2)
@@ -630,4 +640,4 @@ def test_an_optimizer_without_a_metric_jumps_in_the_plain_one_and_says_so():
 def test_values_of_options_are_checked_when_it_is_made_for_functions_too():
     model, _, _ = problem()
     with pytest.raises(InputError, match="depth=0"):
-        js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), lambda: None, depth=0)
+        js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), lambda: None, depth=0, search=True)

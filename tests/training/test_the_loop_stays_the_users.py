@@ -11,7 +11,7 @@ from torch import nn
 import jumpstart as js
 from jumpstart.errors import InputError
 from jumpstart.optim import adapters
-from jumpstart.training import jump_optimizer, next_step
+from jumpstart.training import actions, next_step, searching
 from jumpstart.training.data import GATHERED, Stream
 from jumpstart.training.schedule import BackOff
 
@@ -57,7 +57,7 @@ def snapshot(model, inner):
 def test_trouble_of_any_kind_is_a_warning_and_a_skipped_jump(name):
     model, x, y = problem()
     inner = torch.optim.AdamW(model.parameters(), 1e-2)
-    optimizer = js.JumpOptimizer(inner, Trouble(None, ERRORS[name]), at=2)
+    optimizer = js.JumpOptimizer(inner, Trouble(None, ERRORS[name]), at=2, search=True)
     train(model, x, y, optimizer, 1)
     seen = []
     inner.register_step_post_hook(lambda *_: seen.append(snapshot(model, inner)))
@@ -72,13 +72,13 @@ def test_trouble_of_any_kind_is_a_warning_and_a_skipped_jump(name):
 
 
 PLACES = {
-    "the schedule": lambda patch, opt: patch.setattr(opt, "_due", fails),
-    "the metric": lambda patch, opt: patch.setattr(jump_optimizer, "metric_of", fails),
+    "the schedule": lambda patch, opt: patch.setattr(opt.action, "_due", fails),
+    "the metric": lambda patch, opt: patch.setattr(searching, "metric_of", fails),
     "the linearization": lambda patch, opt: patch.setattr("jumpstart.jumping.jump.linearized", fails),
     "the search": lambda patch, opt: patch.setattr("jumpstart.jumping.jump.search_of", fails),
     "the look at the next step": lambda patch, opt: patch.setattr(next_step.Twin, "write", fails),
     "the weights' last moment": lambda patch, opt: patch.setattr(next_step.Follow, "__call__", fails),
-    "the verdict": lambda patch, opt: patch.setattr(opt, "_pays", fails),
+    "the verdict": lambda patch, opt: patch.setattr(opt.action, "_pays", fails),
 }
 
 
@@ -94,7 +94,7 @@ def test_wherever_it_happens_the_loop_is_the_bare_one_to_the_bit(place, monkeypa
         inner = torch.optim.NAdam(model.parameters(), 1e-2)
         optimizer = inner
         if jumps:
-            optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at=2)
+            optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at=2, search=True)
             PLACES[place](monkeypatch, optimizer)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -109,7 +109,7 @@ def test_wherever_it_happens_the_loop_is_the_bare_one_to_the_bit(place, monkeypa
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_who_stops_the_program_is_not_held_up(stop):
     model, x, y = problem()
-    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), Trouble(None, stop()), at=1)
+    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), Trouble(None, stop()), at=1, search=True)
     with pytest.raises(stop):
         train(model, x, y, optimizer, 1)
 
@@ -118,7 +118,7 @@ def test_a_listener_that_fails_takes_everything_back(monkeypatch):
     """It is called with the weights moved and the state changed: both go back."""
     model, x, y = problem()
     inner = torch.optim.Adam(model.parameters(), 1e-2)
-    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at=None)
+    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y, training=False), at=(), search=True)
     train(model, x, y, optimizer, 3)
     before = snapshot(model, inner)
     monkeypatch.setattr(adapters, "listeners", lambda optimizer: [fails])
@@ -139,44 +139,50 @@ def tried(optimizer, model, x, y, steps):
             warnings.simplefilter("ignore")
             train(model, x, y, optimizer, 1)
         if optimizer.jumps > jumps:
-            found.append(optimizer.steps)
+            found.append(optimizer.taken)
     return found
 
 
 @pytest.mark.parametrize(("at", "expected"), [(1, [1, 3, 7, 15, 31]), (3, [3, 9, 21]), ({2, 4, 5, 30}, [2, 5])])
 def test_each_failure_doubles_the_wait(at, expected):
     model, x, y = problem()
-    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), Trouble(None, KeyError("gone")), at=at)
+    optimizer = js.JumpOptimizer(
+        torch.optim.SGD(model.parameters(), 0.1), Trouble(None, KeyError("gone")), at=at, search=True
+    )
     assert tried(optimizer, model, x, y, 40) == expected
 
 
 def test_a_jump_that_pays_ends_the_wait_and_the_state_carries_it():
     model, x, y = problem()
     objective = js.supervised(model, x, y, training=False)
-    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), objective, at=1)
-    optimizer.back_off.learn(False)
-    optimizer.back_off.learn(False)
+    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), objective, at=1, search=True)
+    optimizer.action.back_off.learn(False)
+    optimizer.action.back_off.learn(False)
     twin, _, _ = problem()
-    again = js.JumpOptimizer(torch.optim.SGD(twin.parameters(), 0.1), js.supervised(twin, x, y, training=False), at=1)
+    again = js.JumpOptimizer(
+        torch.optim.SGD(twin.parameters(), 0.1), js.supervised(twin, x, y, training=False), at=1, search=True
+    )
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    assert vars(again.back_off) == {"failures": 2, "waiting": 3}
+    assert vars(again.action.back_off) == {"failures": 2, "waiting": 3}
     twin.eval()  # BatchNorm in the loop's mode would shift its statistics, and undo the jump
     assert tried(again, twin, x, y, 5) == [4, 5]
-    assert again.back_off.failures == 0
+    assert again.action.back_off.failures == 0
 
 
 def test_a_jump_that_does_less_than_a_step_does_not_pay():
     model, x, y = problem()
-    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y, training=False))
-    optimizer.steps, optimizer._tried, optimizer._loss = 20, 10, 2.0
+    optimizer = js.JumpOptimizer(
+        torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y, training=False), search=True
+    )
+    optimizer.taken, optimizer.action._tried, optimizer.action._loss = 20, 10, 2.0
     result = js.JumpOptimizer.jump(optimizer)
     for before, after, pays in ((1.0, 0.89, True), (1.0, 0.91, False), (3.0, 2.9999, True)):
-        optimizer._loss = 2.0
+        optimizer.action._loss = 2.0
         known = {**vars(result), "outcome": js.Outcome.ACCEPTED, "training_before": before, "training_actual": after}
-        assert optimizer._pays(type(result)(**known)) is pays
-        assert optimizer._loss == after
-    optimizer._loss = math.nan  # the first jump has nothing to be compared with
-    assert optimizer._pays(type(result)(**known))
+        assert optimizer.action._pays(type(result)(**known)) is pays
+        assert optimizer.action._loss == after
+    optimizer.action._loss = math.nan  # the first jump has nothing to be compared with
+    assert optimizer.action._pays(type(result)(**known))
 
 
 def test_counts_of_a_back_off_are_checked():
@@ -186,9 +192,11 @@ def test_counts_of_a_back_off_are_checked():
 
 
 def test_results_do_not_grow_without_end(monkeypatch):
-    monkeypatch.setattr(jump_optimizer, "KEPT", 3)
+    monkeypatch.setattr(actions, "KEPT", 3)
     model, x, y = problem()
-    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.0), js.supervised(model, x, y, training=False))
+    optimizer = js.JumpOptimizer(
+        torch.optim.SGD(model.parameters(), 0.0), js.supervised(model, x, y, training=False), search=True
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(7):
@@ -206,7 +214,9 @@ def separable(at=10, **options):
     y = (torch.rand(14, 1) < 0.5).double()
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1)).double()
     objective = js.supervised(model, x, y, loss="logistic")
-    optimizer = js.JumpOptimizer(torch.optim.Adagrad(model.parameters(), 0.03), objective, at=at, **options)
+    optimizer = js.JumpOptimizer(
+        torch.optim.Adagrad(model.parameters(), 0.03), objective, at=at, search=True, **options
+    )
     costs, last = [], 0
     for _ in range(80):
         optimizer.zero_grad()
@@ -214,8 +224,8 @@ def separable(at=10, **options):
         jumps = optimizer.jumps
         optimizer.step()
         if optimizer.jumps > jumps:
-            costs.append((optimizer.results[-1].cost, optimizer.steps - last))
-            last = optimizer.steps
+            costs.append((optimizer.results[-1].cost, optimizer.taken - last))
+            last = optimizer.taken
     return optimizer, costs
 
 
@@ -238,7 +248,7 @@ def test_what_is_too_dear_is_seen_before_it_is_paid_for():
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 150))
     x, y = torch.randn(40, 4), torch.randint(0, 150, (40,))  # 6,000 outputs: eigenvectors of a matrix of that size
     objective = js.supervised(model, x, y, loss="cross_entropy")
-    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), objective, at=1, basis="dense")
+    optimizer = js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), objective, at=1, basis="dense", search=True)
     optimizer.zero_grad()
     nn.functional.cross_entropy(model(x), y).backward()
     optimizer.step()
@@ -252,7 +262,10 @@ def test_a_budget_that_is_none_is_refused(budget):
     model, x, y = problem()
     with pytest.raises(InputError, match="budget"):
         js.JumpOptimizer(
-            torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y, training=False), budget=budget
+            torch.optim.SGD(model.parameters(), 0.1),
+            js.supervised(model, x, y, training=False),
+            budget=budget,
+            search=True,
         )
 
 
@@ -272,7 +285,7 @@ def test_the_training_loss_falls_whatever_the_penalty_does(dtype):
             p.data = p.data.to(dtype)
         x, y = x.to(dtype), y.to(dtype)
         objective = js.supervised(model, x, y, loss="logistic")
-        optimizer = js.JumpOptimizer(torch.optim.AdamW(model.parameters(), 0.01), objective, at=None)
+        optimizer = js.JumpOptimizer(torch.optim.AdamW(model.parameters(), 0.01), objective, at=(), search=True)
 
         def loss(model=model, x=x, y=y):
             u = model(x)
@@ -361,6 +374,7 @@ def minibatches(seed, steps=60, **options):
         torch.optim.Adam(model.parameters(), 0.01),
         lambda: js.supervised(model, batch["x"], batch["y"], loss="cross_entropy"),
         at=10,
+        search=True,
         **options,
     )
     for _ in range(steps):
@@ -376,9 +390,9 @@ def test_along_minibatches_a_jump_is_judged_by_others_and_that_is_said():
     with pytest.warns(RuntimeWarning, match="change from call to call") as caught:
         _, optimizer, _ = minibatches(0)
     assert len([w for w in caught if "change from call to call" in str(w.message)]) == 1
-    assert optimizer.state_dict()["jumpstart"]["pace"]["changes"] is True
+    assert optimizer.state_dict()["jumpstart"]["action"]["pace"]["changes"] is True
     assert optimizer.jumps >= 1
-    assert optimizer._tried >= 10 + GATHERED - 1
+    assert optimizer.action._tried >= 10 + GATHERED - 1
 
 
 def test_a_judge_of_the_users_own_is_asked():
@@ -386,13 +400,17 @@ def test_a_judge_of_the_users_own_is_asked():
     model, x, y = problem()
     objective = js.supervised(model, x, y, training=False)
     optimizer = js.JumpOptimizer(
-        torch.optim.SGD(model.parameters(), 0.1), objective, at=None, judge=js.supervised(model, x, -y, training=False)
+        torch.optim.SGD(model.parameters(), 0.1),
+        objective,
+        at=(),
+        judge=js.supervised(model, x, -y, training=False),
+        search=True,
     )
     before = copy.deepcopy(model.state_dict())
     assert optimizer.jump().outcome.name == "NO_DECREASE"
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
-    optimizer.jumper.forget()  # that jump looked at ever shorter horizons
-    optimizer.judge = lambda: js.supervised(model, x[:10], y[:10], training=False)
+    optimizer.action.jumper.forget()  # that jump looked at ever shorter horizons
+    optimizer.action.judge = lambda: js.supervised(model, x[:10], y[:10], training=False)
     judged = [js.supervised(model, x[:10], y[:10], training=False)]
     loss = judged[0].value(judged[0].theta())
     assert optimizer.jump().accepted
@@ -402,4 +420,6 @@ def test_a_judge_of_the_users_own_is_asked():
 def test_a_judge_that_is_none_is_refused():
     model, x, y = problem()
     with pytest.raises(InputError, match="judge"):
-        js.JumpOptimizer(torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y, training=False), judge=3)
+        js.JumpOptimizer(
+            torch.optim.SGD(model.parameters(), 0.1), js.supervised(model, x, y, training=False), judge=3, search=True
+        )

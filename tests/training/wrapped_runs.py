@@ -205,7 +205,9 @@ class Loop:
         self.optimizer: torch.optim.Optimizer = inner
         if jumps:
             objective = self.objective if run.data in (BATCHES, FRESH) else self.build(self.x, self.y)
-            self.optimizer = js.JumpOptimizer(inner, objective, at=run.every, **{"after": run.after, **options})
+            self.optimizer = js.JumpOptimizer(
+                inner, objective, at=run.every, search=True, **{"after": run.after, **options}
+            )
             inner.register_step_post_hook(self.measure)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 15, 0.5) if run.scheduled else None
 
@@ -300,11 +302,11 @@ def follow(loop: Loop, counts: Counts) -> None:
             result = optimizer.results[-1]
             counts.jumps += 1
             counts.outcomes[result.outcome.name] += 1
-            allowed = optimizer.budget * (optimizer.steps - tried) if optimizer.budget else math.inf
+            allowed = optimizer.action.budget * (optimizer.taken - tried) if optimizer.action.budget else math.inf
             counts.share = max(counts.share, result.cost / allowed)
             if result.cost > allowed:
                 counts.dear.append((run.seed, round(result.cost / allowed, 2)))
-            tried = optimizer.steps
+            tried = optimizer.taken
             if result.accepted:
                 counts.accepted += 1
                 after = run.loss_on(loop.model, loop.solved)

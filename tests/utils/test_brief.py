@@ -42,7 +42,7 @@ def test_brief(value, words):
 def test_messages_do_not_print_what_was_given():
     net, big = torch.nn.Linear(2, 1), torch.rand(300, 3)
     for act in (
-        lambda: js.JumpOptimizer(torch.optim.SGD(net.parameters(), 1.0), big),
+        lambda: js.JumpOptimizer(torch.optim.SGD(net.parameters(), 1.0), big, search=True),
         lambda: js.residual(net, js.Term(lambda n, z: n(z), [[0.0, 1.0]] * 500)),
         lambda: js.residual(net, js.Term(lambda n, z: n(z), big[:, :2], weight=-big)),
         lambda: js.supervised(net, big[:, :2], big[:, :1], chunk=big),

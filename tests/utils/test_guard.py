@@ -114,7 +114,7 @@ def plain() -> nn.Module:
 
 
 def wrapped(model: nn.Module, optimizer: torch.optim.Optimizer) -> js.JumpOptimizer:
-    return js.JumpOptimizer(optimizer, objective(model), at=None)
+    return js.JumpOptimizer(optimizer, objective(model), at=(), search=True)
 
 
 def solved(model: nn.Module, _: object) -> js.Solution:
