@@ -160,7 +160,7 @@ MUTANTS = [
     ),
     Mutant(
         "parameters without a rate are jumped along",
-        "training/searching.py",
+        "training/reach.py",
         "if name not in frozen and adapters.moves(groups[name]))",
         "if name not in frozen)",
         ("training/test_jump_optimizer.py::test_groups_with_rate_zero_do_not_jump_wherever_they_stand",),

@@ -9,22 +9,17 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..jumping.settings import SEARCHES
 from ..objectives.objective import Objective
 from ..optim import adapters
 from ..utils.brief import brief
-from ..utils.fallback import described
 from ..utils.warn import warn
-from .actions import Action
+from .modes import WAYS, chosen
 from .schedule import Schedule
-from .searching import Searching
-from .skipping import Skipping
-from .writers import Writer
+from .writers import Hook, hooks, tell
 
 OWN = "jumpstart"  # the entry of state_dict() that is not the wrapped optimizer's
 ENTRIES = {"mode", "taken", "action"}  # of it
 UNMOVED, STUCK = 1_000, 10_000  # iterations of steps() without a step: said, and refused
-Hook = Callable[[Any], Any] | Writer
 
 log = logging.getLogger("jumpstart")
 
@@ -92,9 +87,9 @@ class JumpOptimizer(torch.optim.Optimizer):
         if not isinstance(objective, Objective) and not callable(objective):
             raise InputError(f"objective must be a js.Objective or a function returning one, got {brief(objective)}.")
         self.inner, self.taken = optimizer, 0
-        self.action = _action(optimizer, objective, at, skip, search, options)
+        self.action = chosen(optimizer, objective, at, skip, search, options)
         self._total: int | None = None  # of the run, while somebody iterates over steps()
-        self._jump_hooks = _hooks(on_jump)  # named so that pickles leave them behind
+        self._jump_hooks = hooks(on_jump)  # named so that pickles leave them behind
         super().__setstate__({})  # the hook tables that torch expects, without a second set of parameter groups
 
     # The wrapped optimizer's own tables, so that schedulers, clipping and logging see one optimizer.
@@ -167,7 +162,7 @@ class JumpOptimizer(torch.optim.Optimizer):
             InputError and its kinds for an objective that cannot be jumped along, and for a wrapper that skips.
         """
         result = self.action.now(self.taken)
-        self._tell(result)
+        self._tell(self.results[-1])  # who collects results collects no displacements
         return result
 
     def _tell(self, result: Any) -> None:
@@ -175,14 +170,7 @@ class JumpOptimizer(torch.optim.Optimizer):
         if result is None:
             return
         log.info("%s after step %d (%d effective): %s", self.action.name, self.taken, self.effective_steps, result)
-        for hook in self._jump_hooks:
-            try:
-                if isinstance(hook, Writer):
-                    hook.write(result, self.action.name, self.taken, self.skipped)
-                else:
-                    hook(result)
-            except Exception as error:
-                warn(f"on_jump after step {self.taken} failed, and was left: {described(error)}", RuntimeWarning)
+        tell(self._jump_hooks, result, self.action.name, self.taken, self.skipped)
 
     def steps(self, total: int) -> Iterator[int]:
         """Effective steps, from the present one until there are ``total``: a loop over them is told of skipped ones.
@@ -253,10 +241,9 @@ class JumpOptimizer(torch.optim.Optimizer):
         if not isinstance(own, dict) or set(own) != ENTRIES:
             raise InputError(f"the entry {OWN!r} of this state is no JumpOptimizer's: it holds {brief(own)}.")
         if own["mode"] != self.action.name:
-            ways = {Searching.name: "searches (search=True)", Skipping.name: "skips (search=False)"}
-            there = ways.get(own["mode"], f"is of the mode {brief(own['mode'])}")
+            there = WAYS.get(own["mode"], f"is of the mode {brief(own['mode'])}")
             raise InputError(
-                f"this state is of a JumpOptimizer that {there}, this one {ways[self.action.name]}: wrap the optimizer "
+                f"this state is of a JumpOptimizer that {there}, this one {WAYS[self.action.name]}: wrap the optimizer "
                 f"as it was, or leave the entry {OWN!r} out to start jumps afresh."
             )
         taken = own["taken"]
@@ -279,45 +266,3 @@ class JumpOptimizer(torch.optim.Optimizer):
             f"JumpOptimizer({self.inner!r}, {self.action.name}, taken={self.taken}, skipped={self.skipped}, "
             f"jumps={accepted}/{self.jumps})"
         )
-
-
-def _action(
-    optimizer: torch.optim.Optimizer,
-    objective: Objective | Callable[[], Objective],
-    at: Schedule,
-    skip: int | str,
-    search: bool | str,
-    options: dict[str, Any],
-) -> Action:
-    """The one of the two that was asked for; what belongs to the other is refused by name.
-
-    Raises:
-        InputError: as said.
-    """
-    if not isinstance(search, bool) and search not in SEARCHES:
-        raise InputError(f"search={brief(search)}: give True, False, or one of {SEARCHES}.")
-    chosen, other = (Searching, Skipping) if search else (Skipping, Searching)
-    if search and (isinstance(skip, bool) or skip != "auto"):
-        raise InputError(f"skip={brief(skip)} is for skipping, search={search!r} does not: give one of them.")
-    if astray := sorted(set(options) & (other.OPTIONS - chosen.OPTIONS)):
-        remedy = "leave search= out" if search else "give search=True as well, or leave it out"
-        names = ", ".join(f"{name}=" for name in astray)
-        raise InputError(f"JumpOptimizer: {names} is for {'skipping' if search else 'search=True'}: {remedy}.")
-    if unknown := sorted(set(options) - chosen.OPTIONS):
-        raise InputError(f"JumpOptimizer: {unknown} is no option of its jumps; there are {sorted(chosen.OPTIONS)}.")
-    if not search:
-        return Skipping(optimizer, objective, skip=skip, at=at, **options)
-    return Searching(optimizer, objective, at, **({"search": search} if isinstance(search, str) else {}), **options)
-
-
-def _hooks(given: Any) -> tuple[Hook, ...]:
-    """What to call after a jump.
-
-    Raises:
-        InputError: quotes what cannot be called.
-    """
-    hooks = () if given is None else tuple(given) if isinstance(given, (list, tuple)) else (given,)
-    for hook in hooks:
-        if not isinstance(hook, Writer) and not callable(hook):
-            raise InputError(f"on_jump={brief(hook)}: give a function of the result, a writer, or several of them.")
-    return hooks

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from ..errors import InputError, MetricError, NonFiniteError
 from ..jumping.conditions import Conditions
 from ..jumping.jump import JumpResult
 from ..jumping.jumper import Jumper
 from ..jumping.settings import Settings
-from ..linearization.metric import MetricLike, held, metric_of, restrict
+from ..linearization.metric import MetricLike, metric_of
 from ..linearization.problem import linearized
 from ..objectives.objective import Consistent, Objective
-from ..optim import adapters
 from ..utils.brief import brief
 from ..utils.fallback import described
 from ..utils.warn import warn
 from .actions import Action
 from .data import GATHERED, Stream
 from .next_step import AFTER, NextStep
+from .reach import Names, Reach
 from .schedule import BackOff, Schedule, schedule
 
 PERIOD = 50
@@ -98,9 +97,8 @@ class Searching(Action):
             raise InputError(f"budget={brief(budget)}: give a positive number of steps' worth of work a step, or None.")
         Settings.of({name: value for name, value in options.items() if name != "keep"}, "JumpOptimizer")
         super().__init__(optimizer)
-        self.objective, self.after, self.metric = objective, after, metric
-        self.params, self.options = params, options
-        self._asked()  # refuses other names than "optimizer"
+        self.objective, self.after, self.options = objective, after, options
+        self.reach = Reach(optimizer, params, metric)
         self.judge, self.budget = judge, budget
         self._due = schedule(PERIOD if at is None else at)
         self.back_off = BackOff()
@@ -112,18 +110,17 @@ class Searching(Action):
         self._loss = math.nan  # the training loss that it left
         self.jumper: Jumper | None = None
         self._memory: tuple[tuple[str, ...], dict[str, Any]] | None = None  # loaded, for a jumper still to be made
-        self._part: tuple[Objective, Objective] | None = None  # an objective, and the same for what moves of it
         self._chosen: Objective | None = None  # the objective given, for ``params``
         self._grown = False  # the optimizer has got more parameters since
         if isinstance(objective, Objective):
-            self._chosen = self._choose(objective)
+            self._chosen = self.reach.chosen(objective)
             problem = linearized(self._chosen)  # asks the network twice
-            if not isinstance(self._asked(), torch.optim.Optimizer):
-                metric_of(self._asked(), self._chosen)
+            if not isinstance(self.reach.metric, torch.optim.Optimizer):
+                metric_of(self.reach.metric, self._chosen)
             self.jumper = Jumper(self._chosen, **options)
             self.jumper.settings.require(problem)
         if isinstance(judge, Objective):
-            self._choose(judge)
+            self.reach.chosen(judge)
 
     def after_step(self, taken: int, limit: int | None) -> JumpResult | None:
         """A jump if one is due; None where there is none, or a function's data are still being compared."""
@@ -137,7 +134,7 @@ class Searching(Action):
         result = self._jump(objective, self._allowance())
         self.back_off.learn(self._pays(result))
         self._end()
-        return result
+        return self.results[-1]
 
     def broke_off(self, cause: str) -> JumpResult:
         result = self.failed(cause)
@@ -197,23 +194,23 @@ class Searching(Action):
 
     def _given(self) -> Objective:
         if self._chosen is not None:
-            if self._grown and isinstance(self.objective, Objective) and self.objective.params is self.params is None:
-                self._chosen = self._choose(self.objective.subset(None))  # with what has been thawed
+            if self._grown and self._chosen.params is None:
+                self._chosen = self.reach.chosen(self._chosen.subset(None))  # with what has been thawed
             self._grown = False
             return self._chosen
-        objective = self._choose(self.objective())  # type: ignore[operator]
+        objective = self.reach.chosen(self.objective())  # type: ignore[operator]
         objective.consistent = self._consistent  # the data are new, the model is not
         return objective
 
     def _jump(self, whole: Objective, allowance: float) -> JumpResult:
-        objective = self._moving(whole)
+        objective = self.reach.moving(whole)
         if objective is None:
             return self.failed("every parameter of the objective is frozen or has learning rate 0.")
         jumper = self._jumper(objective)
         judges = self._judges(whole, objective)
         look = NextStep(self.optimizer, objective, self.after, () if self.judge is not None else judges)
         conditions = Conditions(judges, look, allowance, look.cost)
-        metric = self._metric(whole, objective)
+        metric = self.reach.metric_for(whole, objective)
         try:
             result = jumper.jump(metric, conditions)
         except MetricError as error:
@@ -230,30 +227,9 @@ class Searching(Action):
         if self.judge is None:
             found = self._stream.judges(whole)
         else:
-            found = [self._choose(self.judge if isinstance(self.judge, Objective) else self.judge())]
+            found = [self.reach.chosen(self.judge if isinstance(self.judge, Objective) else self.judge())]
         names = Names(frozenset(objective.space.names))
         return [judge if judge.space.names == objective.space.names else judge.subset(names) for judge in found]
-
-    def _choose(self, objective: Objective) -> Objective:
-        """The objective for the parameters that were asked for, all of which the optimizer must hold."""
-        if not isinstance(objective, Objective):
-            raise InputError(f"the objective's function returned {type(objective).__name__}, not a js.Objective.")
-        chosen = objective if self.params is None else objective.subset(self.params)
-        held(self.optimizer, chosen.model, chosen.space)
-        return chosen
-
-    def _moving(self, whole: Objective) -> Objective | None:
-        """The objective for the parameters that the optimizer moves now; None if there are none."""
-        groups = held(self.optimizer, whole.model, whole.space)
-        frozen = set()
-        if whole.params is None:  # parameters that were asked for by name are another matter
-            frozen = {name for name, p in whole.model.named_parameters() if not p.requires_grad}
-        names = tuple(name for name in whole.space.names if name not in frozen and adapters.moves(groups[name]))
-        if not names or names == whole.space.names:
-            return whole if names else None
-        if self._part is None or self._part[0] is not whole or self._part[1].space.names != names:
-            self._part = whole, whole.subset(Names(frozenset(names)))
-        return self._part[1]
 
     def _jumper(self, objective: Objective) -> Jumper:
         """The jumper, on this objective; another set of parameters starts afresh."""
@@ -264,23 +240,6 @@ class Searching(Action):
             self.jumper.load_state_dict(self._memory[1])
         self._memory = None
         return self.jumper
-
-    def _asked(self) -> MetricLike:
-        """The metric that was asked for."""
-        if isinstance(self.metric, str):
-            if self.metric != "optimizer":
-                raise InputError(
-                    f"metric={brief(self.metric)}: the only name is 'optimizer', the wrapped optimizer's own."
-                )
-            return self.optimizer
-        return self.metric
-
-    def _metric(self, whole: Objective, objective: Objective) -> MetricLike:
-        """The same, for the parameters that move."""
-        asked = self._asked()
-        if asked is None or isinstance(asked, torch.optim.Optimizer) or objective is whole:
-            return asked
-        return restrict(metric_of(asked, whole), whole.space, objective.space.names)
 
     def state_dict(self) -> dict[str, Any]:
         """What jumps remember, and their pace."""
@@ -318,16 +277,6 @@ class Searching(Action):
         self.jumper, self.back_off = None, BackOff.read(found["back_off"])
         self._tried, self._loss, self._gathering = found["pace"]["tried"], found["pace"]["loss"], False
         self._stream = Stream(found["pace"]["changes"], found["data"])
-
-
-@dataclass(frozen=True)
-class Names:
-    """Selects parameters by their exact names, for :meth:`Objective.subset`."""
-
-    names: Collection[str]
-
-    def __call__(self, name: str, parameter: nn.Parameter) -> bool:
-        return name in self.names
 
 
 def _pace(state: Any) -> dict[str, Any]:

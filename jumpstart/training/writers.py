@@ -7,11 +7,14 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, MissingPackageError
 from ..utils.brief import brief
+from ..utils.fallback import described
+from ..utils.warn import warn
 
 
 class Writer(ABC):
@@ -20,6 +23,9 @@ class Writer(ABC):
     @abstractmethod
     def write(self, result: Any, mode: str, taken: int, skipped: int) -> None:
         """Note the result of a jump that was tried after ``taken`` steps, with ``skipped`` credited so far."""
+
+
+Hook = Callable[[Any], Any] | Writer
 
 
 class JsonLines(Writer):
@@ -81,6 +87,31 @@ def plain(result: Any) -> dict[str, Any]:
             found[name] = value.name
         elif isinstance(value, float):
             found[name] = value if math.isfinite(value) else None
-        elif value is None or isinstance(value, (bool, int, str)):
+        elif isinstance(value, (bool, int, str)):
             found[name] = value
     return found
+
+
+def hooks(given: Any) -> tuple[Hook, ...]:
+    """What to call after a jump.
+
+    Raises:
+        InputError: quotes what cannot be called.
+    """
+    found = () if given is None else tuple(given) if isinstance(given, (list, tuple)) else (given,)
+    for hook in found:
+        if not isinstance(hook, Writer) and not callable(hook):
+            raise InputError(f"on_jump={brief(hook)}: give a function of the result, a writer, or several of them.")
+    return found
+
+
+def tell(hooks: Iterable[Hook], result: Any, mode: str, taken: int, skipped: int) -> None:
+    """Call them; the loop goes on without one that fails."""
+    for hook in hooks:
+        try:
+            if isinstance(hook, Writer):
+                hook.write(result, mode, taken, skipped)
+            else:
+                hook(result)
+        except Exception as error:
+            warn(f"on_jump failed after step {taken}, which changes nothing else: {described(error)}", RuntimeWarning)

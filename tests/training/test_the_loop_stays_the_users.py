@@ -11,7 +11,7 @@ from torch import nn
 import jumpstart as js
 from jumpstart.errors import InputError
 from jumpstart.optim import adapters
-from jumpstart.training import actions, next_step, searching
+from jumpstart.training import actions, next_step, reach
 from jumpstart.training.data import GATHERED, Stream
 from jumpstart.training.schedule import BackOff
 
@@ -73,7 +73,7 @@ def test_trouble_of_any_kind_is_a_warning_and_a_skipped_jump(name):
 
 PLACES = {
     "the schedule": lambda patch, opt: patch.setattr(opt.action, "_due", fails),
-    "the metric": lambda patch, opt: patch.setattr(searching, "metric_of", fails),
+    "the metric": lambda patch, opt: patch.setattr(reach, "metric_of", fails),
     "the linearization": lambda patch, opt: patch.setattr("jumpstart.jumping.jump.linearized", fails),
     "the search": lambda patch, opt: patch.setattr("jumpstart.jumping.jump.search_of", fails),
     "the look at the next step": lambda patch, opt: patch.setattr(next_step.Twin, "write", fails),
