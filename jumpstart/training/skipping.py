@@ -1,31 +1,297 @@
-"""``Skipping``: a stand-in that skips nothing, until the room ``skipping`` is there."""
+"""``Skipping``: steps of the wrapped optimizer are skipped where that is cheaper than to take them."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-from ..jumping.jump import JumpResult
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..objectives.objective import Consistent, Objective
+from ..skipping.noise import minibatch_noise
+from ..skipping.result import SkipResult
+from ..skipping.skip import Skipper, require_options
+from ..skipping.windows import OPENING, TOLERANCE, Conditions
+from ..utils.brief import brief
+from ..utils.cost import FORWARD, GRADIENT, Ledger
+from ..utils.warn import warn
+from .acceptance import by_sample, improves
 from .actions import Action
+from .pace import Pace
+from .reach import Names, Reach
+from .schedule import Schedule, schedule
+
+AUTO = "auto"
+BUDGET = 0.05  # of the run, for tries that lose
+WARM = 5  # steps before the first: moments must have something in them
+SAME = 0.02  # relative difference up to which the loop's gradient is the objective's
+ALONG = 0.999  # cosine from which one is the other times a number
+AGAIN = 10  # tries after which that is looked at again
+WITHOUT_END = 20  # steps, at least, where nobody knows how long the run is to be; at most as many as it has had
+
+log = logging.getLogger("jumpstart")
 
 
 class Skipping(Action):
+    """After a step, skip those that come next, if that costs less than to take them.
+
+    Args:
+        optimizer: the wrapped one.
+        objective: what the loop descends: all of its training data, or a large batch of them; or a function that
+            returns it for the next skip (:func:`jumpstart.from_loader`).
+        skip: how many steps at once; "auto" for as many as pay, up to the end of ``optimizer.steps(total)``, or as
+            many again as the run has had.
+        at: steps after which one may be tried; None for all.
+        batch: rows of the loop's minibatches, in the objective's units. Needed where the loop's gradients are not the
+            objective's; a loader says it by itself.
+        budget: share of the run that tries which lose may take.
+        params: which of the objective's parameters move; None for all.
+        options: tolerance, scheduler, clip of :class:`jumpstart.Skipper`.
+    """
+
     name: ClassVar[str] = "skip"
-    OPTIONS: ClassVar[frozenset[str]] = frozenset({"tolerance", "scheduler"})
+    OPTIONS: ClassVar[frozenset[str]] = Skipper.OPTIONS | {"batch", "budget", "params"}
 
-    def __init__(self, optimizer: Any, objective: Any, skip: Any = "auto", at: Any = None, **options: Any) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective | Callable[[], Objective],
+        skip: int | str = AUTO,
+        at: Schedule = None,
+        *,
+        batch: int | None = None,
+        budget: float = BUDGET,
+        params: Any = None,
+        tolerance: float = TOLERANCE,
+        scheduler: Any = None,
+        clip: float | None = None,
+    ) -> None:
         super().__init__(optimizer)
+        whole = isinstance(skip, int) and not isinstance(skip, bool) and skip >= 1
+        if skip != AUTO and not whole:
+            raise InputError(f"skip={brief(skip)}: give a number of steps, at least 1, or 'auto'.")
+        batch = getattr(objective, "batch_size", None) if batch is None else batch
+        if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+            raise InputError(f"batch={brief(batch)}: give the rows of the loop's minibatches, at least 1, or None.")
+        if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 1:
+            raise InputError(f"budget={brief(budget)}: give a share of the run, above 0 and at most 1.")
+        require_options(tolerance, scheduler, clip)
+        self.objective, self.skip, self.batch, self.budget, self.params = objective, skip, batch, budget, params
+        self.options = {"tolerance": tolerance, "scheduler": scheduler, "clip": clip}
+        self._due = schedule(1 if at is None else at)
+        self.pace, self.window = Pace(), OPENING
+        self._skipped = 0
+        self.follows: bool | None = None  # whether the loop's gradients are the objective's; None while nobody knows
+        self._said: set[str] = set()
+        self._consistent = Consistent()
+        self._here: tuple[Objective, Tensor] | None = None  # what moves of the objective, and the weights
+        self._rows = 0  # of the objective; of a function's last one
+        self._reach = Reach(optimizer, params, None)
+        if isinstance(objective, Objective):
+            self._rows = self._reach.chosen(objective).shape[0]
 
-    def after_step(self, taken: int, limit: int | None) -> None:
-        return None
+    @property
+    def skipped(self) -> int:
+        return self._skipped
 
-    def not_tried(self, cause: str) -> JumpResult:
-        return JumpResult.skipped(cause)
+    @property
+    def effective(self) -> int:
+        return self.taken + self._skipped
+
+    # ---- around a step ------------------------------------------------------------------------------------------
+
+    def before_step(self) -> None:
+        """Where the step starts from, if a skip may follow it: the loop's gradient belongs to these weights."""
+        self._here = None
+        taken = self.taken + 1
+        if taken < WARM or not self._affordable(taken) or not self._due(taken):
+            return
+        whole = self._given()
+        self._rows = whole.shape[0]
+        objective = self._reach.moving(whole)
+        if objective is not None and self._affordable(taken):
+            self._here = objective, objective.theta()
+
+    def after_step(self, taken: int, limit: int | None) -> SkipResult | None:
+        if self._here is None or limit == 0:
+            return None
+        (objective, theta), self._here = self._here, None
+        known, lost = self._compared(objective, theta)
+        if known is None:
+            self.pace.learn(-lost, taken)
+            return None
+        skipper = Skipper(objective, self.optimizer, **self.options)
+        skipper.window = self.window
+        conditions = Conditions(
+            rate=self._rate,
+            known=known,
+            noise=self._noise(objective, known),
+            approve=self._approve(objective),
+        )
+        result = skipper.skip(self._count(limit), conditions)
+        self.window = skipper.window
+        return self._learn(result, lost, taken, limit)
+
+    def _learn(self, result: SkipResult, lost: float, taken: int, limit: int | None) -> SkipResult:
+        self._skipped += result.steps
+        self.pace.learn(result.saved - lost, taken)
+        if self.pace.failures > 1:
+            log.info("%s", self.pace.words(self.name))
+        if result.accepted and limit is None:
+            self._say(
+                "this loop is not told of skipped steps and trains further than it counts: iterate over "
+                "optimizer.steps(total), or end it by optimizer.effective_steps."
+            )
+        return self.book(result)
+
+    # ---- what is asked, and what it may cost --------------------------------------------------------------------
+
+    def _given(self) -> Objective:
+        objective = self._reach.chosen(self.objective if isinstance(self.objective, Objective) else self.objective())
+        objective.consistent = self._consistent  # the data are new, the model is not
+        return objective
+
+    @property
+    def _rate(self) -> float:
+        """What a gradient of the objective costs in gradients of the loop."""
+        return 1.0 if self.batch is None else self._rows / self.batch
+
+    def _affordable(self, taken: int) -> bool:
+        """Whether a try that fails is within the budget: two gradients, a look at the end, and the comparison."""
+        price = (2 * GRADIENT + FORWARD + (GRADIENT if self._asks() else 0.0)) * self._rate
+        return self.pace.ready(taken, self.effective + 1, self.budget, price)
+
+    def _asks(self) -> bool:
+        """Whether the loop's gradient is to be held against the objective's: at first, and now and then."""
+        fixed = isinstance(self.objective, Objective)
+        return self.follows is None or not fixed or self.pace.tries % AGAIN == 0
+
+    def _count(self, limit: int | None) -> int:
+        most = max(WITHOUT_END, self.effective) if limit is None else limit
+        return most if self.skip == AUTO else min(int(self.skip), most)
+
+    # ---- the loop's gradient and the objective's ----------------------------------------------------------------
+
+    def _compared(self, objective: Objective, theta: Tensor) -> tuple[tuple[tuple[Tensor, Tensor], ...] | None, float]:
+        """Known gradients to start from, None where no skip would follow the loop; and what finding out has cost."""
+        loops = self._loops_gradient(objective)
+        if not self._asks() and loops is not None and self.follows:
+            # A clipped gradient is none of the objective's, which is what is forecast.
+            return (((theta, loops),) if self.options["clip"] is None else ()), 0.0
+        gradient = objective.evaluate(theta)[1]
+        own = self._clipped(gradient)
+        cost = self._rate * GRADIENT
+        size = torch.linalg.vector_norm(own)
+        if loops is not None and bool(size > 0) and bool(torch.isfinite(loops).all()):
+            apart = float(torch.linalg.vector_norm(loops - own) / size)
+            cosine = float(torch.dot(loops, own) / (size * torch.linalg.vector_norm(loops)).clamp_min(1e-300))
+            self.follows = apart <= SAME
+            if not self.follows and abs(cosine) >= ALONG:
+                self._say(
+                    f"the loop's gradient is the objective's times {float(torch.dot(loops, own) / size**2):.3g}: no "
+                    "steps are skipped. Give the objective the loop's own loss (scale and reduction), and clip= where "
+                    "the loop clips gradients."
+                )
+                return None, cost
+        if not self.follows and self.batch is None:
+            self._say(
+                "the loop's gradients are not the objective's (minibatches, dropout, augmentation?): no steps are "
+                "skipped. Give batch=, the rows of the loop's minibatches, so that costs can be compared."
+            )
+            return None, cost
+        return ((theta, gradient),), cost
+
+    def _loops_gradient(self, objective: Objective) -> Tensor | None:
+        """The gradient that the step was taken along (P,), of what is to be lowered; None where a part is missing."""
+        present = dict(objective.model.named_parameters())
+        climbs = {p for group in self.optimizer.param_groups if group.get("maximize") for p in group["params"]}
+        found = {}
+        for name in objective.space.names:
+            p = present[name]
+            if p.grad is not None and p.grad.is_sparse:
+                return None
+            grad = torch.zeros_like(p) if p.grad is None else p.grad
+            found[name] = -grad if p in climbs else grad
+        return objective.space.flatten(found)
+
+    def _clipped(self, gradient: Tensor) -> Tensor:
+        clip = self.options["clip"]
+        if clip is None:
+            return gradient
+        return gradient * (clip / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0)
+
+    def _noise(self, objective: Objective, known: tuple[tuple[Tensor, Tensor], ...]) -> Callable[[int], Tensor] | None:
+        if self.follows or not known:
+            return None
+        return minibatch_noise(self.optimizer, objective.space, objective.model, known[0][1])
+
+    def _approve(self, objective: Objective) -> Callable[[Tensor, Tensor, Ledger], str | None] | None:
+        """Where the objective is a sample of the data, others of them must get better, beyond their noise."""
+        draw = getattr(self.objective, "acceptance", None)
+        if isinstance(self.objective, Objective) or not callable(draw):
+            return None
+
+        def approve(before: Tensor, after: Tensor, ledger: Ledger) -> str | None:
+            judge = self._reach.chosen(draw())
+            if judge.space.names != objective.space.names:
+                judge = judge.subset(Names(frozenset(objective.space.names)))
+            ledger.forwards += 2 * judge.shape[0] / objective.shape[0]
+            verdict = improves(by_sample(judge, before), by_sample(judge, after))
+            return None if verdict.accepted else str(verdict)
+
+        return approve
+
+    def _say(self, words: str) -> None:
+        """A warning, once."""
+        if words[:30] not in self._said:
+            self._said.add(words[:30])
+            warn(words, RuntimeWarning)
+
+    # ---- the contract -------------------------------------------------------------------------------------------
+
+    def parameters_added(self) -> None:
+        self.follows = None
+
+    def not_tried(self, cause: str) -> SkipResult:
+        return SkipResult.untried(cause)
+
+    def broke_off(self, cause: str) -> SkipResult:
+        self._here = None
+        self.pace.learn(0.0, self.taken)
+        return self.failed(cause)
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        loader = getattr(self.objective, "state_dict", None)
+        return {
+            "taken": self.taken,
+            "skipped": self._skipped,
+            "window": self.window,
+            "follows": self.follows,
+            "pace": self.pace.state_dict(),
+            "objective": loader() if callable(loader) and not isinstance(self.objective, Objective) else None,
+        }
 
     def check(self, state: Any) -> None:
-        return None
+        if not isinstance(state, dict) or set(state) != set(self.state_dict()):
+            raise InputError(f"this is no state of skips: it holds {brief(state)}.")
+        for name, least in (("taken", 0), ("skipped", 0), ("window", 1)):
+            if isinstance(state[name], bool) or not isinstance(state[name], int) or state[name] < least:
+                raise InputError(f"this is no state of skips: {name}={brief(state[name])}.")
+        if state["follows"] not in (None, True, False):
+            raise InputError(f"this is no state of skips: follows={brief(state['follows'])}.")
+        Pace.read(state["pace"])
 
     def load_state_dict(self, state: Any) -> None:
-        return None
+        if state is None:
+            self.taken = self._skipped = 0
+            self.window, self.follows, self.pace = OPENING, None, Pace()
+            return
+        self.check(state)
+        if state["objective"] is not None:
+            self.objective.load_state_dict(state["objective"])  # type: ignore[union-attr]
+        self.taken = state["taken"]
+        self._skipped, self.window, self.follows = state["skipped"], state["window"], state["follows"]
+        self.pace = Pace.read(state["pace"])
