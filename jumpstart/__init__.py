@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .jumping.jumper import Jumper
     from .jumping.trust import Outcome, Trust
     from .losses.base import Loss
+    from .objectives.loading.sampled import from_loader
     from .objectives.objective import Objective, supervised
     from .objectives.residual import Term, residual
     from .skipping.result import SkipOutcome, SkipResult
@@ -58,6 +59,7 @@ _DEFINED = {
     "Loss": "losses.base",
     "Objective": "objectives.objective",
     "supervised": "objectives.objective",
+    "from_loader": "objectives.loading.sampled",
     "Term": "objectives.residual",
     "residual": "objectives.residual",
     "Solution": "solver.solution",
@@ -102,6 +104,7 @@ __all__ = [
     "errors",
     "fit",
     "fitted",
+    "from_loader",
     "gating",
     "gp",
     "jump",

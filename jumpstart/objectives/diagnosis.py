@@ -172,7 +172,7 @@ def diagnosed(error: BaseException, who: str, kind: str, given: str = "") -> Jum
             remedy = row.special.get(kind, row.remedy)
             return row.kind(f"{who}{given} {row.cause} ({quoted}): {remedy}.")
     return EvaluationError(
-        f"{who} raised {quoted}{given}{_seen(error)}; it is evaluated as a pure function of its weights."
+        f"{who} raised {quoted}{given}{seen(error)}; it is evaluated as a pure function of its weights."
     )
 
 
@@ -193,7 +193,7 @@ def _speaks(error: BaseException, row: Row) -> bool:
     return type(error) is RuntimeError or isinstance(error, torch.cuda.CudaError if torch.cuda.is_available() else ())
 
 
-def _seen(error: BaseException) -> str:
+def seen(error: BaseException) -> str:
     """Where the user's own code, or else the library's, raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     torchs = Path(torch.__file__).resolve().parent

@@ -20,6 +20,7 @@ from ..utils.guard import guarded
 from ..utils.interrupts import uninterrupted
 from .diagnosis import LOSS, translated
 from .door import require_traceable
+from .outputs import Chosen, Output
 from .parameters import ParameterSpace, Select
 from .parts import Batch, Opaque, Part, join, require_finite, taken
 from .pure import Net
@@ -78,7 +79,7 @@ class Objective:
                 f"js.Objective needs a js.Loss with its targets in it, got {brief(loss)}: for instance "
                 "js.losses.mse(targets), js.losses.CrossEntropy(targets) or js.losses.Convex(fn, targets)."
             )
-        self._build(model, [Opaque(outputs)], loss, params, training)
+        self._build(model, [Opaque(outputs)], loss, params, training, None)
 
     @classmethod
     def from_parts(
@@ -88,10 +89,15 @@ class Objective:
         loss: Loss | Callable[[Tensor], Loss],
         params: Select = None,
         training: bool | None = None,
+        select: Callable[[Any], Tensor] | None = None,
     ) -> Objective:
-        """An objective from explicit parts; ``loss`` may be built from the outputs once they are known."""
+        """An objective from explicit parts; ``loss`` may be built from the outputs once they are known.
+
+        Args:
+            select: what is trained of what the model returns (``outputs.Chosen``); None for all of it.
+        """
         self = cls.__new__(cls)
-        self._build(model, parts, loss, params, training)
+        self._build(model, parts, loss, params, training, select)
         return self
 
     @guarded(lambda _, model, *__, **___: model)
@@ -102,6 +108,7 @@ class Objective:
         loss: Loss | Callable[[Tensor], Loss],
         params: Select,
         training: bool | None,
+        select: Callable[[Any], Tensor] | None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
@@ -110,7 +117,7 @@ class Objective:
         self.params, self.training = params, training
         self.space = ParameterSpace(model, params)
         require_traceable(model, self.space.names)
-        self.net = Net(model, self.space, training)
+        self.net = Net(model, self.space, training, select)
         self.checked: tuple[bool, ...] | None = None  # modes in which the model was found to be one function
         self.consistent = Consistent()  # what its derivatives were found right for
         self.still_responds = False  # to weights that get no gradient (a padding row); found then
@@ -268,7 +275,7 @@ class Objective:
 
     def subset(self, params: Select) -> Objective:
         """The same objective with other parameters free to move."""
-        found = type(self).from_parts(self.model, self.parts, self.loss, params, self.training)
+        found = type(self).from_parts(self.model, self.parts, self.loss, params, self.training, self.net.select)
         found.consistent = self.consistent
         return found
 
@@ -313,6 +320,7 @@ def supervised(
     params: Select = None,
     chunk: int | None = None,
     training: bool | None = None,
+    outputs: Output = None,
     weights: Tensor | None = None,
     mask: Tensor | None = None,
     class_weights: Tensor | None = None,
@@ -334,6 +342,8 @@ def supervised(
             (labels from 0 to 1), a convex smooth function of ONE sample (outputs, target) -> scalar, one of torch's
             own (``nn.CrossEntropyLoss(weight=W)``), or a js.Loss.
         chunk: evaluate at most this many samples at a time, to bound memory; None for all at once.
+        outputs: which tensor of what the model returns is trained: a name ("logits"), a place in a tuple, or a
+            function of it; None where it returns just that tensor.
         weights: (n,) how much each sample counts, ≥ 0.
         mask: targets that count, True or 1; of their shape or (n,). Targets may hold anything elsewhere, NaN too.
         class_weights, ignore_index, label_smoothing: of "cross_entropy", as torch's.
@@ -367,4 +377,4 @@ def supervised(
                 f"chunk={chunk}: {coupled[0]!r} is BatchNorm in train mode, whose outputs depend on who shares the "
                 "chunk; evaluate in eval mode (training=False), or leave chunk out."
             )
-    return Objective.from_parts(model, parts, bound, params, training)
+    return Objective.from_parts(model, parts, bound, params, training, None if outputs is None else Chosen.of(outputs))

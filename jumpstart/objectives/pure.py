@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -35,13 +35,20 @@ class Net:
     Args:
         training: None leaves every submodule's mode as it is; False or True evaluates in that mode, and puts
             each submodule's own mode back afterwards.
+        select: what is trained of what the model returns (``outputs.Chosen``); None for all of it.
 
     Attributes:
         snapshot: buffers, weights that do not move and modes to read in place of the model's present ones.
     """
 
-    def __init__(self, model: nn.Module, space: ParameterSpace, training: bool | None = None) -> None:
-        self.model, self.space, self.training = model, space, training
+    def __init__(
+        self,
+        model: nn.Module,
+        space: ParameterSpace,
+        training: bool | None = None,
+        select: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        self.model, self.space, self.training, self.select = model, space, training, select
         self.snapshot: Constants | None = None
         # By part and modes: the ways into the kernel that were found to be exact (linearization.ntk.assemble).
         self.routes: WeakKeyDictionary[Any, dict] = WeakKeyDictionary()
@@ -63,7 +70,8 @@ class Net:
     def call(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """Evaluate with parameters given by name; buffers are copies, so that none is written to."""
         # A compiled module is entered by the one that it was made of: transforms do not go through compiled code.
-        return self.reach("_orig_mod" if hasattr(self.model, "_orig_mod") else "", params, *args, **kwargs)
+        found = self.reach("_orig_mod" if hasattr(self.model, "_orig_mod") else "", params, *args, **kwargs)
+        return found if self.select is None else self.select(found)
 
     @guarded(lambda net, /, *_, **__: net.model)
     def reach(self, path: str, params: Mapping[str, Tensor], /, *args: Any, **kwargs: Any) -> Any:

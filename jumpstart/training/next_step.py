@@ -48,7 +48,7 @@ class NextStep:
     ) -> None:
         self.optimizer, self.objective, self.after = optimizer, objective, after
         self.steps = (objective, *others)
-        self.loop = Net(objective.model, objective.space)  # in the modes that the loop has
+        self.loop = Net(objective.model, objective.space, select=objective.net.select)  # in the modes that the loop has
         self.passes = sum(step.shape[0] for step in self.steps) / objective.shape[0]
         tries = len(self.steps) if others else 3
         self.cost = self.passes + 1 + len(AFTER[after]) * tries * FORWARD
