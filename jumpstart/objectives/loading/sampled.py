@@ -165,6 +165,7 @@ def from_loader(
         InputError and its kinds: quoting what was given, or what the loader gives instead of batches.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(3, 1)
         >>> data = torch.utils.data.TensorDataset(torch.randn(50, 3), torch.randn(50, 1))
         >>> sampled = from_loader(model, torch.utils.data.DataLoader(data, 10, shuffle=True), "mse", samples=20)
