@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -179,12 +179,12 @@ def next_token(pair: Pair, shift: bool | None, ignored: int) -> Pair:
     """
     inputs, targets = pair
     if shift is None:
-        tokens = inputs.get("input_ids") if isinstance(inputs, dict) else None
-        if isinstance(tokens, Tensor) and tokens.shape == targets.shape and targets.dim() > 1:
+        tokens = inputs.get("input_ids") if isinstance(inputs, dict) else inputs
+        if _whole(tokens) and _whole(targets) and tokens.shape == targets.shape and targets.dim() > 1:
             counted = targets != ignored
             if bool(counted.any()) and bool((tokens == targets)[counted].all()):
                 raise InputError(
-                    "the targets are the input_ids themselves, position by position: give shift=True where a causal "
+                    "the targets are the input tokens themselves, position by position: give shift=True where a causal "
                     "language model predicts the next token, shift=False where it says the present one."
                 )
     if not shift:
@@ -194,6 +194,10 @@ def next_token(pair: Pair, shift: bool | None, ignored: int) -> Pair:
             f"shift=True needs targets (n, T) of at least two positions, got shape {tuple(targets.shape)}."
         )
     return inputs, targets[:, 1:]
+
+
+def _whole(tokens: Any) -> TypeGuard[Tensor]:
+    return isinstance(tokens, Tensor) and not tokens.is_floating_point()
 
 
 def digest(nest: Any) -> str:

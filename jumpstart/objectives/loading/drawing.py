@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,6 +15,7 @@ from .batches import Pair
 from .randomness import Private, derived
 from .sources import Source
 
+T = TypeVar("T")
 END = object()
 PATIENCE = 50  # passed over, for each sample that is to be avoided, before it is believed that there are no others
 ORDER, CONTENT = 0, 1  # what private random numbers are for
@@ -53,8 +54,11 @@ class Walk:
         self.source, self.number, self.position = source, number, 0
         self._random = Private(derived(seed, number, ORDER))
         self._ahead: list[Any] = []
-        with self._random, theirs(source.what):
-            self._items = source.walk(seed, number)
+        self._items: Iterator[Any] = self._run(lambda: source.walk(seed, number))
+
+    def _run(self, work: Callable[[], T]) -> T:
+        with theirs(self.source.what):
+            return self._random.run(work)
 
     def _next(self) -> Any:
         item = self._ahead.pop() if self._ahead else next(self._items, END)
@@ -64,20 +68,20 @@ class Walk:
     def peek(self) -> Any:
         """The next sample, which stays the next one; END where there is none."""
         if not self._ahead:
-            with self._random, theirs(self.source.what):
-                item = next(self._items, END)
+            item = self._run(lambda: next(self._items, END))
             self._ahead = [] if item is END else [item]
         return self._ahead[0] if self._ahead else END
 
     def skip(self, count: int) -> int:
         """Pass over samples; returns how many there were."""
-        with self._random, theirs(self.source.what):
-            return sum(1 for _ in range(count) if self._next() is not END)
+        return self._run(lambda: sum(1 for _ in range(count) if self._next() is not END))
 
     def take(self, count: int, avoid: Collection[Any]) -> tuple[list[Any], list[Any]]:
         """Up to ``count`` samples that are none of ``avoid``, and their keys; fewer where the pass ends."""
-        keys, items, passed = [], [], 0
-        with self._random, theirs(self.source.what):
+        keys, items = [], []
+
+        def some() -> None:
+            passed = 0
             while len(items) < count and passed <= PATIENCE * (len(avoid) + 1):
                 item = self._next()
                 if item is END:
@@ -89,6 +93,8 @@ class Walk:
                 passed = 0
                 keys.append(key)
                 items.append(item)
+
+        self._run(some)
         return keys, items
 
 
@@ -173,8 +179,8 @@ class Drawer:
         )
 
     def _gathered(self, items: list[Any], draws: int) -> Pair:
-        with Private(derived(self.seed, draws, CONTENT)), theirs(self.source.what):
-            return self.source.gather(items)
+        with theirs(self.source.what):
+            return Private(derived(self.seed, draws, CONTENT)).run(lambda: self.source.gather(items))
 
     def go_to(self, place: Place) -> None:
         """Go on at another place.

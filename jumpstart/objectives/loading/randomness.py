@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import hashlib
 import random
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from ...errors import InputError
 from ...utils.fallback import described
+from ...utils.interrupts import uninterrupted
 
-Generators = list[tuple[torch.Generator, torch.Tensor]]
+RANDOM = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+State = tuple[Any, Any, list[tuple[torch.Generator, torch.Tensor]]]
+T = TypeVar("T")
 
 
 def derived(*numbers: int) -> int:
@@ -22,29 +26,43 @@ def derived(*numbers: int) -> int:
 
 
 class Private:
-    """The global generators of torch, NumPy and Python, inside ``with``, as a stream of its own from ``seed`` on.
+    """The global generators of torch, NumPy and Python as a stream of its own, from ``seed`` on.
 
-    Entered again, the stream goes on; the callers' own is as it was, whatever happens inside.
+    Run after run the stream goes on; the callers' own is as it was, whatever happens meanwhile.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._own: tuple[Any, Any, Generators] | None = None
-        self._theirs: list[tuple[Any, Any, Generators]] = []
+        self._own: State | None = None
 
-    def __enter__(self) -> None:
-        self._theirs.append(_read())
-        if self._own is None:
-            random.seed(self.seed)
-            np.random.seed(self.seed % 2**32)
-            for generator in _global():
-                generator.manual_seed(self.seed)
-        else:
+    def run(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns, run on the stream."""
+        theirs = [_read()]
+        try:
+            with uninterrupted():
+                self._begin()
+            return work()
+        finally:
+            try:
+                self._end(theirs)
+            except BaseException:
+                self._end(theirs)  # an interrupt on the way in; nothing is done twice
+                raise
+
+    def _begin(self) -> None:
+        if self._own is not None:
             _write(self._own)
+            return
+        random.seed(self.seed)
+        np.random.seed(self.seed % 2**32)
+        for generator in _global():
+            generator.manual_seed(self.seed)
 
-    def __exit__(self, *_: object) -> None:
-        self._own = _read()
-        _write(self._theirs.pop())
+    def _end(self, theirs: list[State]) -> None:
+        with uninterrupted():
+            if theirs:
+                self._own = _read()
+                _write(theirs.pop())
 
 
 def _global() -> list[torch.Generator]:
@@ -54,11 +72,11 @@ def _global() -> list[torch.Generator]:
     return found
 
 
-def _read() -> tuple[Any, Any, Generators]:
+def _read() -> State:
     return random.getstate(), np.random.get_state(), [(one, one.get_state()) for one in _global()]
 
 
-def _write(state: tuple[Any, Any, Generators]) -> None:
+def _write(state: State) -> None:
     random.setstate(state[0])
     np.random.set_state(state[1])
     for generator, its in state[2]:
@@ -83,8 +101,9 @@ def twin_of(sampler: Any, shared: Any, seed: int, number: int) -> Any:
             f"the loader's {type(sampler).__name__} cannot be copied ({described(error)}), and drawing from it would "
             "take samples from your own loop: give the dataset itself, or a DataLoader with a sampler of its own."
         ) from error
-    copies = [thing for key, thing in memo.items() if key != id(memo) and all(thing is not one for one in kept)]
-    for at, thing in enumerate(copies):
+    ours = {id(thing) for thing in kept} | {id(memo.get(id(memo)))}
+    copies = [thing for thing in memo.values() if id(thing) not in ours]
+    for at, thing in enumerate(thing for thing in copies if isinstance(thing, RANDOM)):
         _seed(thing, derived(seed, at))
     for thing in copies:
         if callable(getattr(thing, "set_epoch", None)):

@@ -107,9 +107,9 @@ class SampledObjective:
                 f"this state is of a loader with {state_dict['size']} samples in a pass, {self._drawer.source.what} "
                 f"has {self.dataset_size}: give it the same data."
             )
-        seed = numbers.pop("seed")
+        seed, last = numbers.pop("seed"), [tuple(key) if isinstance(key, list) else key for key in state_dict["last"]]
         self._drawer.go_to(Place(**numbers))
-        self._drawer.seed, self._last = seed, list(state_dict["last"])
+        self._drawer.seed, self._last = seed, last
         self._held, self._made = {}, {}
 
     def __repr__(self) -> str:

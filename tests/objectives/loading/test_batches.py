@@ -199,6 +199,8 @@ def test_the_shift_is_not_guessed():
     model, causal = fill(Language(), 0), DataLoader(Sentences(), 4, collate_fn=padding)
     with pytest.raises(errors.InputError, match="shift=True"):
         js.from_loader(model, causal, "cross_entropy", 8)
+    with pytest.raises(errors.InputError, match="shift=True"):
+        js.from_loader(model, TensorDataset(TOKENS, TOKENS), "cross_entropy", 8)
     assert js.from_loader(model, causal, "cross_entropy", 8, shift=False)().shape[1] > 1
     other = DataLoader(Sentences(causal=False), 4, collate_fn=padding)
     batch = padding([Sentences(causal=False)[i] for i in range(8)])

@@ -3,7 +3,10 @@ else is disturbed. Samples carry their number, so that what an objective holds c
 
 from __future__ import annotations
 
+import json
 import random
+import signal
+import sys
 
 import numpy as np
 import pytest
@@ -164,6 +167,42 @@ def test_acceptance_after_a_resume_avoids_the_jump_before_it():
     again = sampled(DATA, 25)
     again.load_state_dict(data.state_dict())
     assert sorted(numbers(again.acceptance()) + jump) == list(range(N))
+
+
+def test_a_state_goes_through_json():
+    """Places that are tuples come back as lists."""
+    pairs = {(i, "x"): (X[i], Y[i]) for i in range(N)}
+    data, again = (sampled(DataLoader(pairs, 8, sampler=list(pairs)), 25) for _ in range(2))  # pyright: ignore
+    jump = numbers(data())
+    again.load_state_dict(json.loads(json.dumps(data.state_dict())))
+    assert sorted(numbers(again.acceptance()) + jump) == list(range(N))
+
+
+def test_interrupted_at_any_moment():
+    """Global generators are as they were, and the next draw is the one that was interrupted."""
+    data, plain = sampled(LOADERS["augmented"](), seed=1), sampled(LOADERS["augmented"](), seed=1)
+    before, met, at = everywhere(), 0, 0
+
+    def interrupt(_, event, __):
+        nonlocal left
+        left -= event == "line"
+        if left == 0 and event == "line":
+            signal.raise_signal(signal.SIGINT)
+        return interrupt
+
+    for at in range(1, 4000, 61):
+        left, state = at, data.state_dict()
+        sys.settrace(interrupt)
+        try:
+            data._drawer.draw(16)
+        except KeyboardInterrupt:
+            met += 1
+        finally:
+            sys.settrace(None)
+        assert everywhere() == before
+        data.load_state_dict(state)
+    assert met > 5
+    assert torch.equal(data().parts[0].inputs, plain().parts[0].inputs)
 
 
 def test_acceptance_differs_each_time_and_before_any_jump():
