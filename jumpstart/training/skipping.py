@@ -230,7 +230,7 @@ class Skipping(Action):
 
     def _approve(self, objective: Objective) -> Callable[[Tensor, Tensor, Ledger], str | None] | None:
         """Where the objective is a sample of the data, others of them must get better, beyond their noise."""
-        draw = getattr(self.objective, "acceptance", None)
+        draw: Any = getattr(self.objective, "acceptance", None)
         if isinstance(self.objective, Objective) or not callable(draw):
             return None
 
