@@ -14,6 +14,7 @@ class SkipOutcome(enum.Enum):
     SHORT = "Fewer steps than asked for were skipped: the next ones would have cost as much as taking them."
     DEAR = "Nothing moved: the steps would have cost as much as taking them."
     MISSED = "Nothing moved: the network's outputs at the end are not those that the gradients led to."
+    ROSE = "Nothing moved: the training loss would rise along the way."
     NOT_FINITE = "Nothing moved: the loss or its gradient is not finite along the way."
     REFUSED = "Nothing moved: the loss of other data does not fall by more than its noise."
     UNTRIED = "Nothing moved: the skip could not be tried."

@@ -18,6 +18,7 @@ from .result import SkipOutcome, SkipResult
 
 TOLERANCE = 0.2  # of predicted and corrected weights, relative to their movement in a window
 MISS = 0.3  # of outputs, relative to their movement: further off is not believed
+RISE = 0.1  # of the loss: a skip along which it rises by more has left a run at the edge of stability
 OPENING = 4  # steps of a first window
 LONGEST = 2.0  # a window over the last, at most
 SAFETY = 0.9
@@ -202,6 +203,8 @@ class Walk:
             outcome = SkipOutcome.NOT_FINITE
         elif not miss <= MISS:
             outcome = SkipOutcome.MISSED
+        elif not actual <= way.first.loss + RISE * abs(way.first.loss):
+            outcome = SkipOutcome.ROSE
         done = way.done if outcome.accepted else 0
         return SkipResult(outcome, 0, done, way.first.loss, predicted, actual, miss, way.error, way.windows)
 
