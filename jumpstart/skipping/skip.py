@@ -24,6 +24,7 @@ from ..optim.twin import Changes
 from ..utils.brief import brief
 from ..utils.cost import Ledger, Work
 from ..utils.guard import guarded
+from .buffers import refreshed
 from .replay import Replay, Scheduler, require_scheduler
 from .result import SkipOutcome, SkipResult
 from .windows import OPENING, TOLERANCE, Conditions, Walk
@@ -144,7 +145,9 @@ def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Condit
         cost=conditions.rate * ledger.gradient_evaluations + ledger.dense,
     )
     if result.accepted:
-        objective.move(theta, replay.theta.clone(), _Follow(replay, skipper.scheduler))
+        target = replay.theta.clone()
+        buffers = refreshed(objective, target, result.steps)
+        objective.move(theta, target, _Follow(replay, skipper.scheduler, buffers))
     skipper.window = walk.window
     return result
 
@@ -179,10 +182,11 @@ def _repeatable(objective: Objective, theta: Tensor, ledger: Ledger) -> Work:
 
 
 class _Follow:
-    """What follows the move of the weights: the optimizer's state and the scheduler's, or neither."""
+    """What follows the move of the weights: the optimizer's state, buffers and the scheduler's, or none of them."""
 
-    def __init__(self, replay: Replay, scheduler: Scheduler | None) -> None:
+    def __init__(self, replay: Replay, scheduler: Scheduler | None, buffers: list[tuple[Tensor, Tensor]]) -> None:
         self.changes: Changes = replay.replica.changes()
+        self.changes.writes += buffers
         self.back = self.changes.reverse()
         self.scheduler = scheduler
         self.state = {} if replay.scheduler is None else replay.scheduler.state_dict()
