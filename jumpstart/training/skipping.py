@@ -231,7 +231,7 @@ class Skipping(Action):
     def _approve(self, objective: Objective) -> Callable[[Tensor, Tensor, Ledger], str | None] | None:
         """Where the objective is a sample of the data, others of them must get better, beyond their noise."""
         draw: Any = getattr(self.objective, "acceptance", None)
-        if isinstance(self.objective, Objective) or not callable(draw):
+        if isinstance(self.objective, Objective) or draw is None:
             return None
 
         def approve(before: Tensor, after: Tensor, ledger: Ledger) -> str | None:
