@@ -78,7 +78,7 @@ class Action(ABC):
 
     @abstractmethod
     def not_tried(self, cause: str) -> Any:
-        """A result whose outcome is ``SKIPPED``."""
+        """A result that says that it could not be tried, and why."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Action(ABC):
     def failed(self, cause: str) -> Any:
         """Book a try that came to nothing, and say why."""
         result = self.book(self.not_tried(cause))
-        warn(f"jump skipped after step {self.taken}: {cause}", RuntimeWarning)
+        warn(f"jump not tried after step {self.taken}: {cause}", RuntimeWarning)
         return result
 
     def broke_off(self, cause: str) -> Any:

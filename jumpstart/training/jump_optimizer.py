@@ -32,8 +32,9 @@ class JumpOptimizer(torch.optim.Optimizer):
     it takes, at scheduled steps, the horizon that lowers the training loss most instead, for problems where that loss
     is the goal (residuals of a differential equation); see :class:`jumpstart.training.searching.Searching`.
 
-    A jump never raises into the loop: trouble of any kind is a RuntimeWarning with its cause and a result whose outcome
-    is ``SKIPPED``. ``results`` keeps the last thousand, ``jumps`` counts all. Each is a line of the log "jumpstart".
+    A jump never raises into the loop: trouble of any kind is a RuntimeWarning with its cause and a result that says so,
+    and the run goes on as without it. ``results`` keeps the last thousand, ``jumps`` counts all. Each is a line of the
+    log "jumpstart".
 
     Args:
         optimizer: any torch optimizer; learning-rate schedulers may hold either of the two.

@@ -205,7 +205,7 @@ def test_what_an_action_raises_is_a_warning_and_the_run_is_the_bare_one(where):
         optimizer, model, x, y = wrapped(lambda inner: Credit(inner, ahead=0, raises=(where,)))
         torch.manual_seed(3)
         if jumps:
-            with pytest.warns(RuntimeWarning, match=f"skipped after step .*KeyError: 'in {where}'"):
+            with pytest.warns(RuntimeWarning, match=f"not tried after step .*KeyError: 'in {where}'"):
                 train(model, x, y, optimizer, 3)
             assert [result.outcome.name for result in optimizer.results] == ["SKIPPED"] * 3
             assert optimizer.jumps == optimizer.taken == 3
@@ -287,7 +287,7 @@ def test_a_hook_that_fails_is_told_and_left():
 def test_a_skipped_jump_is_told_too():
     seen = []
     optimizer, *loop = wrapped(lambda inner: Credit(inner, raises=("after_step",)), on_jump=seen.append)
-    with pytest.warns(RuntimeWarning, match="skipped after step 1"):
+    with pytest.warns(RuntimeWarning, match="not tried after step 1"):
         train(*loop, optimizer, 1)
     assert [result.outcome.name for result in seen] == ["SKIPPED"]
 
