@@ -40,7 +40,7 @@ class JsonLines(Writer):
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         if not self.path.parent.is_dir():
-            raise InputError(f"JsonLines({brief(str(path))}): there is no folder {brief(str(self.path.parent))}.")
+            raise InputError(f"JsonLines: there is no folder {str(self.path.parent)!r} for {self.path.name!r}.")
 
     def write(self, result: Any, mode: str, taken: int, skipped: int) -> None:
         row = {"mode": mode, "taken": taken, "skipped": skipped, **plain(result)}
