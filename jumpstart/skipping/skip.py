@@ -133,7 +133,7 @@ def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Condit
         return SkipResult(SkipOutcome.DEAR, steps, seconds=time.perf_counter() - begun)
     result = walk.verdict(walk.go(steps, max(skipper.window, least), conditions.known))
     if result.accepted and conditions.approve is not None:
-        cause = conditions.approve(theta, replay.theta.clone(), ledger)
+        cause = conditions.approve(result, theta, replay.theta.clone(), ledger)
         if cause:
             result = replace(result, outcome=SkipOutcome.REFUSED, steps=0, cause=cause)
     result = replace(

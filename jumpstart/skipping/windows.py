@@ -38,15 +38,15 @@ class Conditions:
         allowance: most that may be spent, in steps of the loop.
         known: weights (P,) and the objective's gradient (P,) there, where the loop has computed it already.
         noise: added to the gradient of virtual step i, in place of what minibatches add to it.
-        approve: asked of the weights before and after, and told where to book what that costs: why they must not move,
-            or nothing.
+        approve: asked of what was found and the weights before and after, and told where to book what that costs: why
+            they must not move, or nothing.
     """
 
     rate: float = 1.0
     allowance: float = math.inf
     known: tuple[tuple[Tensor, Tensor], ...] = ()
     noise: Callable[[int], Tensor] | None = None
-    approve: Callable[[Tensor, Tensor, Ledger], str | None] | None = None
+    approve: Callable[[SkipResult, Tensor, Tensor, Ledger], str | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..objectives.objective import Consistent, Objective
 from ..skipping.noise import minibatch_noise
-from ..skipping.result import SkipResult
+from ..skipping.result import SkipOutcome, SkipResult
 from ..skipping.skip import Skipper, require_options
 from ..skipping.windows import OPENING, TOLERANCE, Conditions
 from ..utils.brief import brief
@@ -29,8 +29,12 @@ BUDGET = 0.05  # of the run, for tries that lose
 WARM = 5  # steps before the first: moments must have something in them
 SAME = 0.02  # relative difference up to which the loop's gradient is the objective's
 ALONG = 0.999  # cosine from which one is the other times a number
+SHARE = 0.8  # of what a sample's loss falls by that others' must fall by as well
 AGAIN = 10  # tries after which that is looked at again
+MOST = 10**9  # steps of a skip
 WITHOUT_END = 20  # steps, at least, where nobody knows how long the run is to be; at most as many as it has had
+
+Approve = Callable[[SkipResult, Tensor, Tensor, Ledger], str | None]
 
 log = logging.getLogger("jumpstart")
 
@@ -82,7 +86,7 @@ class Skipping(Action):
         self.objective, self.skip, self.batch, self.budget, self.params = objective, skip, batch, budget, params
         self.options = {"tolerance": tolerance, "scheduler": scheduler, "clip": clip}
         self._due = schedule(1 if at is None else at)
-        self.pace, self.window = Pace(), OPENING
+        self.pace, self.window, self.most = Pace(), OPENING, MOST
         self._skipped = 0
         self.follows: bool | None = None  # whether the loop's gradients are the objective's; None while nobody knows
         self._said: set[str] = set()
@@ -137,6 +141,10 @@ class Skipping(Action):
 
     def _learn(self, result: SkipResult, lost: float, taken: int, limit: int | None) -> SkipResult:
         self._skipped += result.steps
+        if result.outcome is SkipOutcome.REFUSED:
+            self.most = max(1, result.asked // 2)
+        elif result.accepted:
+            self.most = min(MOST, 2 * self.most)
         self.pace.learn(result.saved - lost, taken)
         if self.pace.failures > 1:
             log.info("%s", self.pace.words(self.name))
@@ -161,8 +169,13 @@ class Skipping(Action):
 
     def _affordable(self, taken: int) -> bool:
         """Whether a try that fails is within the budget: two gradients, a look at the end, and the comparison."""
-        price = (2 * GRADIENT + FORWARD + (GRADIENT if self._asks() else 0.0)) * self._rate
+        price = (2 * GRADIENT + FORWARD + (GRADIENT if self._asks() else 0.0) + self._draws) * self._rate
         return self.pace.ready(taken, self.effective + 1, self.budget, price)
+
+    @property
+    def _draws(self) -> float:
+        """What it costs to draw samples and others that judge, in gradients: loading is part of a loop's steps, too."""
+        return 0.0 if isinstance(self.objective, Objective) else 2 * GRADIENT
 
     def _asks(self) -> bool:
         """Whether the loop's gradient is to be held against the objective's: at first, and now and then."""
@@ -170,7 +183,7 @@ class Skipping(Action):
         return self.follows is None or not fixed or self.pace.tries % AGAIN == 0
 
     def _count(self, limit: int | None) -> int:
-        most = max(WITHOUT_END, self.effective) if limit is None else limit
+        most = min(self.most, max(WITHOUT_END, self.effective) if limit is None else limit)
         return most if self.skip == AUTO else min(int(self.skip), most)
 
     # ---- the loop's gradient and the objective's ----------------------------------------------------------------
@@ -183,7 +196,7 @@ class Skipping(Action):
             return (((theta, loops),) if self.options["clip"] is None else ()), 0.0
         gradient = objective.evaluate(theta)[1]
         own = self._clipped(gradient)
-        cost = self._rate * GRADIENT
+        cost = self._rate * (GRADIENT + self._draws)
         size = torch.linalg.vector_norm(own)
         if loops is not None and bool(size > 0) and bool(torch.isfinite(loops).all()):
             apart = float(torch.linalg.vector_norm(loops - own) / size)
@@ -228,19 +241,25 @@ class Skipping(Action):
             return None
         return minibatch_noise(self.optimizer, objective.space, objective.model, known[0][1])
 
-    def _approve(self, objective: Objective) -> Callable[[Tensor, Tensor, Ledger], str | None] | None:
-        """Where the objective is a sample of the data, others of them must get better, beyond their noise."""
-        draw: Any = getattr(self.objective, "acceptance", None)
-        if isinstance(self.objective, Objective) or draw is None:
+    def _approve(self, objective: Objective) -> Approve | None:
+        """Where the objective is a sample of the data, others must get better beyond their noise, and as much."""
+        if isinstance(self.objective, Objective):
             return None
+        draw: Any = getattr(self.objective, "acceptance", self.objective)
 
-        def approve(before: Tensor, after: Tensor, ledger: Ledger) -> str | None:
+        def approve(result: SkipResult, before: Tensor, after: Tensor, ledger: Ledger) -> str | None:
             judge = self._reach.chosen(draw())
             if judge.space.names != objective.space.names:
                 judge = judge.subset(Names(frozenset(objective.space.names)))
             ledger.forwards += 2 * judge.shape[0] / objective.shape[0]
             verdict = improves(by_sample(judge, before), by_sample(judge, after))
-            return None if verdict.accepted else str(verdict)
+            if not verdict.accepted:
+                return str(verdict)
+            if verdict.mean > SHARE * (result.actual - result.before):
+                return (
+                    f"{verdict}; on the samples that were skipped along it falls by {result.before - result.actual:.3g}"
+                )
+            return None
 
         return approve
 
@@ -269,6 +288,7 @@ class Skipping(Action):
             "taken": self.taken,
             "skipped": self._skipped,
             "window": self.window,
+            "most": self.most,
             "follows": self.follows,
             "pace": self.pace.state_dict(),
             "objective": loader() if callable(loader) and not isinstance(self.objective, Objective) else None,
@@ -277,7 +297,7 @@ class Skipping(Action):
     def check(self, state: Any) -> None:
         if not isinstance(state, dict) or set(state) != set(self.state_dict()):
             raise InputError(f"this is no state of skips: it holds {brief(state)}.")
-        for name, least in (("taken", 0), ("skipped", 0), ("window", 1)):
+        for name, least in (("taken", 0), ("skipped", 0), ("window", 1), ("most", 1)):
             if isinstance(state[name], bool) or not isinstance(state[name], int) or state[name] < least:
                 raise InputError(f"this is no state of skips: {name}={brief(state[name])}.")
         if state["follows"] not in (None, True, False):
@@ -287,11 +307,12 @@ class Skipping(Action):
     def load_state_dict(self, state: Any) -> None:
         if state is None:
             self.taken = self._skipped = 0
-            self.window, self.follows, self.pace = OPENING, None, Pace()
+            self.window, self.most, self.follows, self.pace = OPENING, MOST, None, Pace()
             return
         self.check(state)
         if state["objective"] is not None:
             self.objective.load_state_dict(state["objective"])  # type: ignore[union-attr]
         self.taken = state["taken"]
-        self._skipped, self.window, self.follows = state["skipped"], state["window"], state["follows"]
+        self._skipped, self.window, self.most = state["skipped"], state["window"], state["most"]
+        self.follows = state["follows"]
         self.pace = Pace.read(state["pace"])
