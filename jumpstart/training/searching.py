@@ -30,7 +30,7 @@ PERIOD = 50
 BUDGET = 20.0  # chosen so that dense jumps on tens of samples fit in between every tenth step
 _PACE = {"tried": 0, "loss": math.nan, "changes": None}
 # A state_dict() from which nothing is known.
-_FRESH = {"moving": [], "memory": None, "back_off": vars(BackOff()), "pace": _PACE, "data": None}
+_FRESH = {"moving": [], "memory": None, "back_off": vars(BackOff()), "pace": _PACE, "data": None, "objective": None}
 # Nobody here keeps the best weights of a climb, or of a sum.
 OPTIONS = (Jumper.OPTIONS | {"keep"}) - {"params", "nonmonotone", "penalty_pays"}
 
@@ -248,8 +248,14 @@ class Searching(Action):
             moving, memory = self.jumper.objective.space.names, self.jumper.state_dict()
         own = {"moving": list(moving), "memory": memory, "back_off": vars(self.back_off).copy()}
         own["pace"] = {"tried": self._tried, "loss": self._loss, "changes": self._stream.changes}
-        own["data"] = self._stream.last
+        own["data"], loader = self._stream.last, self._loader()
+        own["objective"] = None if loader is None else loader.state_dict()
         return own
+
+    def _loader(self) -> Any:
+        """A function that says which data come next (:func:`jumpstart.from_loader`), or None."""
+        draws = not isinstance(self.objective, Objective) and callable(getattr(self.objective, "state_dict", None))
+        return self.objective if draws else None
 
     def check(self, state: Any) -> None:
         """Raise where the state is none, or its memory is of jumps along other parameters.
@@ -272,7 +278,9 @@ class Searching(Action):
     def load_state_dict(self, state: Any) -> None:
         if state is not None:
             self.check(state)
-        found = _FRESH if state is None else state
+        found, loader = _FRESH if state is None else state, self._loader()
+        if found["objective"] is not None and loader is not None:
+            loader.load_state_dict(found["objective"])
         self._memory = None if found["memory"] is None else (tuple(found["moving"]), found["memory"])
         self.jumper, self.back_off = None, BackOff.read(found["back_off"])
         self._tried, self._loss, self._gathering = found["pace"]["tried"], found["pace"]["loss"], False

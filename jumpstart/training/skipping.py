@@ -92,7 +92,8 @@ class Skipping(Action):
         self._said: set[str] = set()
         self._consistent = Consistent()
         self._here: tuple[Objective, Tensor] | None = None  # what moves of the objective, and the weights
-        self._rows = 0  # of the objective; of a function's last one
+        told = getattr(objective, "samples", None)  # a loader's
+        self._rows = told if isinstance(told, int) else 0  # of the objective; of a function's last one
         self._reach = Reach(optimizer, params, None)
         if isinstance(objective, Objective):
             self._rows = self._reach.chosen(objective).shape[0]
@@ -243,7 +244,7 @@ class Skipping(Action):
 
     def _approve(self, objective: Objective) -> Approve | None:
         """Where the objective is a sample of the data, others must get better beyond their noise, and as much."""
-        if isinstance(self.objective, Objective):
+        if isinstance(self.objective, Objective) or getattr(self.objective, "whole", False):
             return None
         draw: Any = getattr(self.objective, "acceptance", self.objective)
 
@@ -289,6 +290,7 @@ class Skipping(Action):
             "skipped": self._skipped,
             "window": self.window,
             "most": self.most,
+            "rows": self._rows,
             "follows": self.follows,
             "pace": self.pace.state_dict(),
             "objective": loader() if callable(loader) and not isinstance(self.objective, Objective) else None,
@@ -297,7 +299,7 @@ class Skipping(Action):
     def check(self, state: Any) -> None:
         if not isinstance(state, dict) or set(state) != set(self.state_dict()):
             raise InputError(f"this is no state of skips: it holds {brief(state)}.")
-        for name, least in (("taken", 0), ("skipped", 0), ("window", 1), ("most", 1)):
+        for name, least in (("taken", 0), ("skipped", 0), ("window", 1), ("most", 1), ("rows", 0)):
             if isinstance(state[name], bool) or not isinstance(state[name], int) or state[name] < least:
                 raise InputError(f"this is no state of skips: {name}={brief(state[name])}.")
         if state["follows"] not in (None, True, False):
@@ -314,5 +316,5 @@ class Skipping(Action):
             self.objective.load_state_dict(state["objective"])  # type: ignore[union-attr]
         self.taken = state["taken"]
         self._skipped, self.window, self.most = state["skipped"], state["window"], state["most"]
-        self.follows = state["follows"]
+        self.follows, self._rows = state["follows"], state["rows"]
         self.pace = Pace.read(state["pace"])

@@ -47,6 +47,11 @@ class SampledObjective:
     def dataset_size(self) -> int | None:
         return self._drawer.source.size
 
+    @property
+    def whole(self) -> bool:
+        """Whether it gives all of the data each time, so that there are no others to accept a jump by."""
+        return self.fixed and self.samples == self.dataset_size
+
     def __call__(self) -> Objective:
         """An objective on the next samples, for the next jump.
 
