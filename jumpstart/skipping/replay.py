@@ -25,7 +25,7 @@ class Replay:
         optimizer: the real one, which is copied. objective: whose parameters it moves.
         scheduler: stepped after each step, on a copy; None for rates that stay as they are.
         clip: largest norm of a gradient, as ``clip_grad_norm_`` takes it; None for none.
-        extra: added to the gradient of step i (the loop's noise); None for nothing.
+        noise: called with the copy before each step (``noise``); None for nothing.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class Replay:
         objective: Objective,
         scheduler: Scheduler | None = None,
         clip: float | None = None,
-        extra: Callable[[int], Tensor] | None = None,
+        noise: Callable[[Replica], None] | None = None,
     ) -> None:
         self.replica = Replica(optimizer, objective.space, objective.model)
-        self.scheduler, self.clip, self.extra, self.taken = None, clip, extra, 0
+        self.scheduler, self.clip, self.noise = None, clip, noise
         if scheduler is not None:
             memo = {id(scheduler.optimizer): self.replica.copy, id(optimizer): self.replica.copy}
             self.scheduler = copy.deepcopy(scheduler, memo)
@@ -48,8 +48,8 @@ class Replay:
 
     def step(self, gradient: Tensor) -> Tensor:
         """One step; the weights θ (P,) after it."""
-        if self.extra is not None:
-            gradient = gradient + self.extra(self.taken)
+        if self.noise is not None:
+            self.noise(self.replica)
         if self.clip is not None:
             norm = torch.linalg.vector_norm(gradient)
             gradient = gradient * (self.clip / (norm + 1e-6)).clamp(max=1.0)
@@ -58,7 +58,6 @@ class Replay:
             with warnings.catch_warnings():  # torch warns of orders of calls that are the user's loop's
                 warnings.simplefilter("ignore")
                 self.scheduler.step()
-        self.taken += 1
         return theta
 
     def roll(self, forecast: Callable[[Tensor], Tensor], count: int, marks: Iterable[int] = ()) -> dict[int, Tensor]:
@@ -72,13 +71,12 @@ class Replay:
 
     def save(self) -> Callable[[], None]:
         """What puts everything back to where it is now."""
-        back, taken = self.replica.save(), self.taken
+        back = self.replica.save()
         memo = {id(self.replica.copy): self.replica.copy}
         state = None if self.scheduler is None else copy.deepcopy(_state(self.scheduler), dict(memo))
 
         def restore() -> None:
             back()
-            self.taken = taken
             if self.scheduler is not None and state is not None:
                 self.scheduler.__dict__.update(copy.deepcopy(state, dict(memo)))
 

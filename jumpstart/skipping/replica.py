@@ -65,17 +65,20 @@ class Replica:
         Optimizer.__setstate__(self.copy, {})
         self.copy.param_groups, self.copy.state = [], defaultdict(dict)
         self.pieces: list[Piece] = []
+        self.groups: list[dict[str, Any]] = []  # of each piece
         present = dict(model.named_parameters())
         names: dict[nn.Parameter, str] = {present[name]: name for name in space.names}
         ends = dict(zip(space.names, torch.tensor(space.sizes).cumsum(0).tolist(), strict=True))
         self._spans = {n: slice(ends[n] - size, ends[n]) for n, size in zip(space.names, space.sizes, strict=True)}
         left = self._left_alone([p for group in tables["param_groups"] for p in group["params"] if p in names])
         for group in tables["param_groups"]:
-            twin = {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
+            twin: dict[str, Any] = {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
             chosen = [p for p in group["params"] if p in names and p not in left]
             made = [self._piece(part, names, group) for part in self._merged(chosen, group)]
             self.pieces += made
-            self.copy.param_groups.append({"params": [piece.twin for piece in made], **twin})
+            self.groups += [twin] * len(made)
+            twin["params"] = [piece.twin for piece in made]
+            self.copy.param_groups.append(twin)
         self.theta = space.read(model)
         self._whole = self._one()
         self._step = plain_step(self.copy)

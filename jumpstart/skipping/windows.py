@@ -14,6 +14,7 @@ from ..objectives.objective import Objective
 from ..utils.cost import FORWARD, GRADIENT, Ledger, Work, loop_step, optimizer_step
 from .forecast import SECANTS, Forecast
 from .replay import Replay
+from .replica import Replica
 from .result import SkipOutcome, SkipResult
 
 TOLERANCE = 0.2  # of predicted and corrected weights, relative to their movement in a window
@@ -37,7 +38,7 @@ class Conditions:
         rate: what a gradient of the objective costs in steps of the loop (its rows over those of a minibatch).
         allowance: most that may be spent, in steps of the loop.
         known: weights (P,) and the objective's gradient (P,) there, where the loop has computed it already.
-        noise: added to the gradient of virtual step i, in place of what minibatches add to it.
+        noise: what minibatches add to second moments (``noise.minibatch_noise``).
         approve: asked of what was found and the weights before and after, and told where to book what that costs: why
             they must not move, or nothing.
     """
@@ -45,7 +46,7 @@ class Conditions:
     rate: float = 1.0
     allowance: float = math.inf
     known: tuple[tuple[Tensor, Tensor], ...] = ()
-    noise: Callable[[int], Tensor] | None = None
+    noise: Callable[[Replica], None] | None = None
     approve: Callable[[SkipResult, Tensor, Tensor, Ledger], str | None] | None = None
 
 

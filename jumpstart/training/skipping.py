@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..objectives.objective import Consistent, Objective
 from ..skipping.noise import minibatch_noise
+from ..skipping.replica import Replica
 from ..skipping.result import SkipOutcome, SkipResult
 from ..skipping.skip import Skipper, require_options
 from ..skipping.windows import OPENING, TOLERANCE, Conditions
@@ -34,6 +35,7 @@ AGAIN = 10  # tries after which that is looked at again
 MOST = 10**9  # steps of a skip
 WITHOUT_END = 20  # steps, at least, where nobody knows how long the run is to be; at most as many as it has had
 
+Known = tuple[tuple[Tensor, Tensor], ...]  # weights, and the gradient there
 Approve = Callable[[SkipResult, Tensor, Tensor, Ledger], str | None]
 
 log = logging.getLogger("jumpstart")
@@ -189,7 +191,7 @@ class Skipping(Action):
 
     # ---- the loop's gradient and the objective's ----------------------------------------------------------------
 
-    def _compared(self, objective: Objective, theta: Tensor) -> tuple[tuple[tuple[Tensor, Tensor], ...] | None, float]:
+    def _compared(self, objective: Objective, theta: Tensor) -> tuple[Known | None, float]:
         """Known gradients to start from, None where no skip would follow the loop; and what finding out has cost."""
         loops = self._loops_gradient(objective)
         if not self._asks() and loops is not None and self.follows:
@@ -237,7 +239,9 @@ class Skipping(Action):
             return gradient
         return gradient * (clip / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0)
 
-    def _noise(self, objective: Objective, known: tuple[tuple[Tensor, Tensor], ...]) -> Callable[[int], Tensor] | None:
+    def _noise(
+        self, objective: Objective, known: tuple[tuple[Tensor, Tensor], ...]
+    ) -> Callable[[Replica], None] | None:
         if self.follows or not known:
             return None
         return minibatch_noise(self.optimizer, objective.space, objective.model, known[0][1])
