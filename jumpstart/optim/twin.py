@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Optimizer = torch.optim.Optimizer
+MISSING = object()  # no entry: an optimizer takes one of None for the state of a step
 
 
 class Twin:
@@ -62,7 +63,7 @@ class Changes:
 
     def __init__(self, twin: Twin | None = None) -> None:
         self.writes: list[tuple[Tensor, Tensor]] = []
-        self.entries: list[tuple[dict[str, Any], str, Any]] = []
+        self.entries: list[tuple[dict[Any, Any], Any, Any]] = []
         if twin is None:
             return
         for parameter, own in twin.twins.items():
@@ -84,7 +85,7 @@ class Changes:
         """What undoes them."""
         back = Changes()
         back.writes = [(present, present.detach().clone()) for present, _ in self.writes]
-        back.entries = [(old, key, old.get(key)) for old, key, _ in self.entries]
+        back.entries = [(old, key, old.get(key, MISSING)) for old, key, _ in self.entries]
         return back
 
     @torch.no_grad()
@@ -92,7 +93,10 @@ class Changes:
         for present, value in self.writes:
             present.copy_(value)
         for old, key, value in self.entries:
-            old[key] = value
+            if value is MISSING:
+                old.pop(key, None)
+            else:
+                old[key] = value
 
 
 def stripped(optimizer: Optimizer) -> dict[str, Any]:

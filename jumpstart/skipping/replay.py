@@ -87,7 +87,7 @@ def _state(scheduler: Scheduler) -> dict[str, Any]:
     return {key: value for key, value in scheduler.__dict__.items() if key != "optimizer" and not callable(value)}
 
 
-def require_scheduler(scheduler: Any) -> None:
+def require_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
     """Raise for what cannot be stepped along with an optimizer."""
     if scheduler is None:
         return
@@ -96,3 +96,8 @@ def require_scheduler(scheduler: Any) -> None:
     if not isinstance(scheduler, Scheduler):
         raise InputError(f"scheduler={brief(scheduler)}: give a torch learning-rate scheduler that is stepped with the "
                          "optimizer, or None.")  # fmt: skip
+    if optimizer not in (scheduler.optimizer, getattr(scheduler.optimizer, "inner", None)):
+        raise InputError(
+            f"scheduler={type(scheduler).__name__} moves the rates of another optimizer, a "
+            f"{type(scheduler.optimizer).__name__}: give the one of this {type(optimizer).__name__}."
+        )

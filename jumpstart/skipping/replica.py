@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..objectives.parameters import ParameterSpace
 from ..optim import adapters
-from ..optim.twin import Changes, plain_step, stripped
+from ..optim.twin import Changes, plain_step
+from .tables import alike, attributes, by_entry, change, own_numbers, owned, touched
 
 Optimizer = torch.optim.Optimizer
 
@@ -59,9 +60,8 @@ class Replica:
         _require_replayable(optimizer, space)
         self.original, self.space = optimizer, space
         self.copy: Optimizer = object.__new__(type(optimizer))
-        kept = stripped(optimizer)
-        tables = {name: kept.pop(name) for name in ("param_groups", "state")}
-        vars(self.copy).update(copy.deepcopy(kept))
+        tables = {"param_groups": optimizer.param_groups, "state": optimizer.state}
+        vars(self.copy).update(attributes(optimizer, self.copy))
         Optimizer.__setstate__(self.copy, {})
         self.copy.param_groups, self.copy.state = [], defaultdict(dict)
         self.pieces: list[Piece] = []
@@ -71,8 +71,9 @@ class Replica:
         ends = dict(zip(space.names, torch.tensor(space.sizes).cumsum(0).tolist(), strict=True))
         self._spans = {n: slice(ends[n] - size, ends[n]) for n, size in zip(space.names, space.sizes, strict=True)}
         left = self._left_alone([p for group in tables["param_groups"] for p in group["params"] if p in names])
+        shared: dict[int, Any] = {}  # a default that is a list is one list in all groups
         for group in tables["param_groups"]:
-            twin: dict[str, Any] = {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
+            twin = owned(group, shared)
             chosen = [p for p in group["params"] if p in names and p not in left]
             made = [self._piece(part, names, group) for part in self._merged(chosen, group)]
             self.pieces += made
@@ -85,15 +86,16 @@ class Replica:
 
     def _left_alone(self, parameters: Sequence[nn.Parameter]) -> set[nn.Parameter]:
         """Those that get no gradient in the user's loop, as far as can be told."""
-        state = self.original.state
-        some = any(state.get(p) for p in parameters), any(p.grad is not None for p in parameters)
-        return {p for p in parameters if (some[0] and not state.get(p)) or (not some[0] and some[1] and p.grad is None)}
+        stepped = {p for p in parameters if touched(self.original.state.get(p, {}))}
+        if stepped:
+            return set(parameters) - stepped
+        graded = {p for p in parameters if p.grad is not None}
+        return set(parameters) - graded if graded else set()
 
     def _merged(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> list[list[nn.Parameter]]:
         """What can be one tensor each: all of a group, where its entries do not know of each other."""
-        state = self.original.state
-        known = [adapters.find(self.original, p, group) for p in parameters]
-        if not all(adapter is not None and adapter.elementwise for adapter in known) or not _alike(parameters, state):
+        single = all(_elementwise(self.original, p, group) for p in parameters)
+        if not single or not alike(parameters, self.original.state):
             return [[p] for p in parameters]
         return [parameters] if parameters else []
 
@@ -106,7 +108,7 @@ class Replica:
             merged = copy.deepcopy(dict(states[0]))
             if not single:
                 for key in merged:
-                    if _by_entry(states[0][key], parameters[0]):
+                    if by_entry(states[0][key], parameters[0]):
                         merged[key] = torch.cat([state[key].detach().reshape(-1) for state in states])
             self.copy.state[twin] = merged
         found = tuple(names[p] for p in parameters)
@@ -155,9 +157,10 @@ class Replica:
         """What puts the copy back to where it is now; may be called more than once."""
         theta = self.theta.clone()
         twins = [piece.twin.detach().clone() for piece in self.pieces]
-        state = {twin: _owned(entries) for twin, entries in self.copy.state.items()}
-        groups = [{k: copy.copy(v) for k, v in g.items() if k != "params"} for g in self.copy.param_groups]
-        extra = {k: copy.copy(v) for k, v in vars(self.copy).items() if isinstance(v, (bool, int, float))}
+        state = {twin: owned(entries) for twin, entries in self.copy.state.items()}
+        kept: dict[int, Any] = {}
+        groups = [owned(group, kept) for group in self.copy.param_groups]
+        extra = owned(own_numbers(self.copy), kept)
 
         @torch.no_grad()
         def restore() -> None:
@@ -165,44 +168,52 @@ class Replica:
             for piece, value in zip(self.pieces, twins, strict=True):
                 piece.twin.copy_(value)
             self.copy.state.clear()
-            self.copy.state.update({twin: _owned(entries) for twin, entries in state.items()})
-            for group, kept in zip(self.copy.param_groups, groups, strict=True):
-                group.update({k: copy.copy(v) for k, v in kept.items()})
-            vars(self.copy).update(extra)
+            self.copy.state.update({twin: owned(entries) for twin, entries in state.items()})
+            shared: dict[int, Any] = {}
+            for group, saved in zip(self.copy.param_groups, groups, strict=True):
+                group.update(owned(saved, shared))
+            vars(self.copy).update(owned(extra, shared))
 
         return restore
 
     def changes(self) -> Changes:
         """What makes the original's state and groups the copy's; weights are written by who moves them."""
-        found = Changes()
+        found, shared = Changes(), {}
         for piece in self.pieces:
             if piece.twin in self.copy.state:
                 self._compare(found, piece)
         for group, own in zip(self.original.param_groups, self.copy.param_groups, strict=True):
             for key, value in own.items():
-                if key != "params" and not _same(group.get(key), value):
-                    found.entries.append((group, key, copy.copy(value)))
-        for key, value in vars(self.copy).items():
-            if isinstance(value, (bool, int, float)) and vars(self.original).get(key) != value:
-                found.entries.append((vars(self.original), key, value))
+                if key != "params":
+                    change(found, group, key, value, shared)
+        for key, value in own_numbers(self.copy).items():
+            change(found, vars(self.original), key, value, shared)
         return found
 
     def _compare(self, found: Changes, piece: Piece) -> None:
-        single = len(piece.parameters) == 1
-        for key, value in self.copy.state[piece.twin].items():
-            at = 0
-            for parameter in piece.parameters:
-                state, own = self.original.state[parameter], value
-                if not single and _by_entry(value, piece.twin):
-                    own = value[at : at + parameter.numel()].reshape(parameter.shape)
-                at += parameter.numel()
-                present = state.get(key)
-                if isinstance(own, Tensor) and isinstance(present, Tensor) and present.shape == own.shape:
-                    found.writes.append((present, own.clone()))
-                elif isinstance(own, Tensor):
-                    found.entries.append((state, key, own.clone()))
-                elif not _same(present, own):
-                    found.entries.append((state, key, copy.deepcopy(own)))
+        at = 0
+        for parameter in piece.parameters:
+            own, known = {}, self.original.state.get(parameter)
+            for key, value in self.copy.state[piece.twin].items():
+                part = len(piece.parameters) > 1 and by_entry(value, piece.twin)
+                own[key] = value[at : at + parameter.numel()].reshape(parameter.shape) if part else value
+            at += parameter.numel()
+            if not known:  # its first step would be taken for its second, were there an entry in part
+                found.entries.append((self.original.state, parameter, owned(own)))
+                continue
+            for key, value in own.items():
+                change(found, known, key, value, {})
+
+
+def _elementwise(optimizer: Optimizer, parameter: nn.Parameter, group: dict[str, Any]) -> bool:
+    """Whether entries are moved each by itself: known of torch's classes, and of those that a row names as a class.
+
+    An entry's state says nothing of it: LAMB keeps what Adam keeps, and scales each layer.
+    """
+    adapter, kind = adapters.find(optimizer, parameter, group), type(optimizer)
+    if adapter is None or not adapter.elementwise or parameter.dim() == 0:
+        return False
+    return kind.__module__.startswith("torch.optim.") or kind in adapter.types
 
 
 def _require_replayable(optimizer: Optimizer, space: ParameterSpace) -> None:
@@ -212,35 +223,3 @@ def _require_replayable(optimizer: Optimizer, space: ParameterSpace) -> None:
         raise InputError(f"{kind} needs {needs} at every step: its steps cannot be skipped; use search=True.")
     if any(dtype.is_complex for dtype in space.dtypes):
         raise InputError("complex weights: their steps cannot be skipped yet; use search=True, or leave them out.")
-
-
-def _by_entry(value: Any, parameter: Tensor) -> bool:
-    """Whether an entry of the state has one number for each of the parameter's."""
-    return isinstance(value, Tensor) and value.dim() > 0 and value.shape == parameter.shape
-
-
-def _alike(parameters: Sequence[nn.Parameter], state: Any) -> bool:
-    """Whether parameters have states of one kind, equal in all that is not by entry."""
-    if len({(p.dtype, p.device) for p in parameters}) > 1:
-        return False
-    states = [state.get(p, {}) for p in parameters]
-    if any(set(other) != set(states[0]) for other in states):
-        return False
-    for key in states[0] if states else ():
-        entries = [other[key] for other in states]
-        by_entry = [_by_entry(value, p) for value, p in zip(entries, parameters, strict=True)]
-        if all(by_entry):
-            continue
-        if any(by_entry) or not all(_same(entries[0], value) for value in entries):
-            return False
-    return True
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and bool((a == b).all())
-    return bool(a == b)
-
-
-def _owned(entries: dict[str, Any]) -> dict[str, Any]:
-    return {key: value.clone() if isinstance(value, Tensor) else copy.copy(value) for key, value in entries.items()}

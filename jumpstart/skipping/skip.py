@@ -70,7 +70,7 @@ class Skipper:
             raise InputError(f"skip needs a js.Objective (see js.supervised), got {type(objective).__name__}.")
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise InputError(f"skip replays a torch optimizer, got {type(optimizer).__name__}.")
-        require_options(tolerance, scheduler, clip)
+        require_options(tolerance, scheduler, clip, optimizer)
         self.objective, self.optimizer = objective, optimizer
         self.tolerance, self.scheduler, self.clip = tolerance, scheduler, clip
         self.window = OPENING
@@ -92,13 +92,13 @@ class Skipper:
         return f"Skipper({type(self.optimizer).__name__}, window={self.window})"
 
 
-def require_options(tolerance: Any, scheduler: Any, clip: Any) -> None:
+def require_options(tolerance: Any, scheduler: Any, clip: Any, optimizer: torch.optim.Optimizer) -> None:
     """Raise for options out of range, quoting them."""
     for name, value in (("tolerance", tolerance), ("clip", clip)):
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
         if not number and not (name == "clip" and value is None):
             raise InputError(f"{name}={brief(value)}: give a positive number{' or None' if name == 'clip' else ''}.")
-    require_scheduler(scheduler)
+    require_scheduler(scheduler, optimizer)
 
 
 def skip(objective: Objective, optimizer: torch.optim.Optimizer, steps: int = 20, **options: Any) -> SkipResult:

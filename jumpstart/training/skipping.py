@@ -84,7 +84,7 @@ class Skipping(Action):
             raise InputError(f"batch={brief(batch)}: give the rows of the loop's minibatches, at least 1, or None.")
         if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 1:
             raise InputError(f"budget={brief(budget)}: give a share of the run, above 0 and at most 1.")
-        require_options(tolerance, scheduler, clip)
+        require_options(tolerance, scheduler, clip, optimizer)
         self.objective, self.skip, self.batch, self.budget, self.params = objective, skip, batch, budget, params
         self.options = {"tolerance": tolerance, "scheduler": scheduler, "clip": clip}
         self._due = schedule(1 if at is None else at)
