@@ -46,7 +46,8 @@ class Forecast:
             return
         steps = torch.stack([position - self._base for position, _ in self.points[:-1]])
         slopes = torch.stack([value - self._value for _, value in self.points[:-1]])
-        lengths = torch.linalg.vector_norm(steps, dim=1, keepdim=True)
+        lengths = torch.linalg.vector_norm(steps, dim=1, keepdim=True, dtype=torch.float64)  # squares underflow
+        lengths = lengths.to(steps.dtype)
         steps, slopes = steps / lengths, slopes / lengths
         eps = torch.finfo(steps.dtype).eps
         gram = (steps @ steps.T).double()
