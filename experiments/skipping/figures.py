@@ -1,0 +1,149 @@
+"""Pictures: miss against steps, cost against steps, held-out losses of whole runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jumpstart.report.plots import COLOURS, pyplot
+from jumpstart.report.records import Row
+
+from ..random_problems.problems import OPTIMIZERS
+from ..random_problems.tables import against, batch, median
+from . import rivals
+from .fidelity import LINE, SKIP
+from .whole_runs import ARMS, BARE
+
+NAMES = {
+    SKIP: "js.skip", LINE: "last update, repeated", rivals.FLOW: "frozen linearization: flow",
+    rivals.STATE: "… with momentum", rivals.MOMENTS: "… and moving second moments",
+}  # fmt: skip
+COLOUR = dict(zip(NAMES, (COLOURS[0], COLOURS[7], COLOURS[1], COLOURS[5], COLOURS[2]), strict=True))
+
+
+def misses(found: Sequence[Row]) -> Any:
+    """Median held-out miss against m, full batch, a panel an optimizer; shaded, the middle half of skips."""
+    shown = [e for e in found if e["batch"] == "full" and "miss" in e]
+    names = [name for name in OPTIMIZERS if any(e["optimizer"] == name for e in shown)]
+    across = min(4, len(names))
+    figure, axes = pyplot().subplots(
+        -(-len(names) // across), across, figsize=(2.6 * across, 2.3 * -(-len(names) // across) + 0.6),
+        sharex=True, sharey=True, squeeze=False,
+    )  # fmt: skip
+    for axis in axes.flat[len(names) :]:
+        axis.axis("off")
+    handles: dict[str, Any] = {}
+    for axis, name in zip(axes.flat, names, strict=False):
+        for arm, label in NAMES.items():
+            same = [e for e in shown if e["optimizer"] == name and e["arm"] == arm]
+            curve = quantiles(same, "miss")
+            if not curve:
+                continue
+            m, low, mid, high = zip(*curve, strict=True)
+            ours = arm == SKIP
+            (handles[label],) = axis.plot(
+                m, mid, color=COLOUR[arm], linewidth=2.4 if ours else 1.2, zorder=3 if ours else 2,
+                linestyle="-" if ours else "--", marker="o" if ours else None, markersize=3,
+            )  # fmt: skip
+            if ours:
+                axis.fill_between(m, low, high, color=COLOUR[arm], alpha=0.18, linewidth=0)
+        axis.axhline(1.0, color="0.8", linewidth=0.8, zorder=1)
+        _steps(axis, shown)
+        axis.set(yscale="log", ylim=(1e-3, 10), title=f"{name} ({_count(shown, name)} problems)")
+        axis.title.set_fontsize(8)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("held-out miss")
+    for axis in axes[-1]:
+        axis.set_xlabel("steps skipped")
+    figure.legend(handles.values(), handles, loc="lower center", ncol=3, frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.15 if len(names) <= across else 0.1, 1, 1))
+    return figure
+
+
+def costs(found: Sequence[Row]) -> Any:
+    """Steps' worth of gradient evaluations against steps asked for, and seconds likewise; full batch and minibatch."""
+    figure, axes = pyplot().subplots(1, 3, figsize=(9.6, 3.3))
+    for axis, way in zip(axes, ("full", "minibatch"), strict=False):
+        shown = [e for e in found if e["arm"] == SKIP and e["batch"] == way and "evaluations" in e]
+        for colour, name in zip(COLOURS, OPTIMIZERS, strict=False):
+            same = [e | {"cost": e["evaluations"] * e["in steps"]} for e in shown if e["optimizer"] == name]
+            if curve := quantiles(same, "cost"):
+                axis.plot(
+                    [c[0] for c in curve], [c[2] for c in curve], color=colour, marker="o", markersize=3, label=name
+                )
+        _even(axis, shown)
+        title = "full batch" if way == "full" else "minibatch; a skip sees all samples"
+        axis.set(yscale="log", xlabel="steps asked for", ylabel="gradient evaluations, in steps", title=title)
+    for colour, way in zip((COLOURS[6], COLOURS[7]), ("full", "minibatch"), strict=True):
+        shown = [e for e in found if e["arm"] == SKIP and e["batch"] == way and "seconds" in e]
+        curve = quantiles([e | {"share": e["asked"] * e["seconds"] / max(e["stepping"], 1e-9)} for e in shown], "share")
+        if curve:
+            axes[2].plot(
+                [c[0] for c in curve], [c[2] for c in curve], color=colour, marker="o", markersize=3, label=way
+            )
+            axes[2].fill_between(*zip(*[(c[0], c[1], c[3]) for c in curve], strict=True), color=colour, alpha=0.15)
+            _even(axes[2], shown)
+    axes[2].set(yscale="log", xlabel="steps asked for", ylabel="processor's seconds, in steps", title="seconds")
+    for axis in (axes[0], axes[2]):
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(frameon=False, fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+def runs(rows: Sequence[Row]) -> Any:
+    """Held-out and training loss of wrapped runs over the bare run's, sorted."""
+    figure, axes = pyplot().subplots(1, 2, figsize=(8.4, 3.2), sharey=True)
+    for axis, which, title in zip(axes, (0, 1), ("training loss", "held-out loss"), strict=True):
+        for (colour, arm), way in [(pair, way) for pair in zip(COLOURS, ARMS, strict=False) for way in _ways(rows)]:
+            ratios = [
+                against(row["arms"][arm], row["arms"][BARE], row["start"])[which]
+                for row in rows
+                if batch(row) == way and "error" not in row["arms"][arm]
+            ]
+            ratios = sorted(r for r in ratios if r == r)
+            at = [(i + 0.5) / len(ratios) for i in range(len(ratios))]
+            axis.plot(at, ratios, color=colour, linestyle="-" if way == "full" else ":", label=f"{arm}, {way}")
+        axis.axhline(0, color="0.7", linewidth=0.8, zorder=1)
+        axis.set_yscale("symlog", linthresh=0.1)
+        axis.set(xlabel="share of problems", title=title)
+    axes[0].set_ylabel("log(wrapped / bare)")
+    axes[0].legend(frameon=False, fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+def quantiles(same: Sequence[Row], key: str) -> list[tuple[int, float, float, float]]:
+    """(m, lower quartile, median, upper quartile) for each number of steps."""
+    found = []
+    for m in sorted({e["asked"] for e in same}):
+        values = [e[key] for e in same if e["asked"] == m]
+        low, mid, high = (median(values, share) for share in (0.25, 0.5, 0.75))
+        if low is not None and mid is not None and high is not None:
+            found.append((m, low, mid, high))
+    return found
+
+
+def _count(found: Sequence[Row], name: str) -> int:
+    shortest = min(e["asked"] for e in found)
+    return sum(e["optimizer"] == name and e["arm"] == LINE and e["asked"] == shortest for e in found)
+
+
+def _ways(rows: Sequence[Row]) -> list[str]:
+    return [way for way in ("full", "minibatch") if any(batch(row) == way for row in rows)]
+
+
+def _steps(axis: Any, found: Sequence[Row]) -> None:
+    m = sorted({e["asked"] for e in found})
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(m, [str(value) for value in m])
+    axis.minorticks_off()
+    axis.grid(alpha=0.25, linewidth=0.5)
+
+
+def _even(axis: Any, found: Sequence[Row]) -> None:
+    """The diagonal: as dear as taking the steps."""
+    if found:
+        _steps(axis, found)
+        ends = [min(e["asked"] for e in found), max(e["asked"] for e in found)]
+        axis.plot(ends, ends, color="0.6", linestyle="--", linewidth=1, zorder=1)
