@@ -2,10 +2,11 @@
 
 python -m experiments.never_worse [--quick] [--problems N] [--minutes M] [--out DIR]
 
-Bare against the default wrapper from the same weights along the same minibatches: at equal effective steps, and when as
-many gradient evaluations are spent. Noise is what bare runs of other seeds do: other minibatches, or other weights where
-every step sees all samples. A problem's band is the largest of these log ratios, either way, but at least 1%; "placebo" is
-one more bare run, held against that band as if it were the wrapper. OUT/rows.jsonl grows as in experiments.skipping.
+Bare against the default wrapper from the same weights along the same minibatches: at equal effective steps, and when
+as many gradient evaluations are spent. Noise is what bare runs of other seeds do: other minibatches, or other weights
+where every step sees all samples. A problem's band is the largest of these log ratios, either way, but at least 1%;
+"placebo" is one more bare run, held against that band as if it were the wrapper. OUT/rows.jsonl grows as in
+experiments.skipping.
 """
 
 from __future__ import annotations
@@ -205,10 +206,8 @@ def show(found: Row) -> None:
     print(f"{found['problems']} problems; log ratios of losses to the bare run's, cost over it (medians)")
     print(records.table(found["lines"], COLUMNS))
     print(f"\n{records.table(found['both'], BOTH)}")
-    for name, says in (
-        ("worst", "furthest beyond noise at equal effective steps"),
-        ("faults", "faults of the library"),
-    ):
+    headings = {"worst": "furthest beyond noise at equal effective steps", "faults": "faults of the library"}
+    for name, says in headings.items():
         if lines := found[name]:
             print(f"\n{says}\n{records.table(lines, {key: key for key in lines[0]})}")
 

@@ -1,4 +1,4 @@
-"""A file of finished work, a line a piece: a run that was stopped goes on where it was; and the options of such runs."""
+"""A file of finished work, a line a piece, so that a run that was stopped goes on; and the options of such runs."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def network(kind: str, outputs: int, width: int, depth: int, activation: str) ->
         layers: list[nn.Module] = []
         for i in range(depth):
             layers += [nn.Linear(width if i else FEATURES, width), act()]
-        return Counted(nn.Sequential(*layers, nn.Linear(width, outputs)))
+        return Counted(nn.Sequential(*layers, nn.Linear(width if depth else FEATURES, outputs)))
     if kind == "cnn":
         w = width // 2
         return Counted(

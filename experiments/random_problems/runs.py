@@ -67,9 +67,8 @@ class Run:
 
     def clone(self, order: int | None = None) -> Run:
         """The same run, from here on by itself; with ``order``, on minibatches in that other order."""
-        model = copy.deepcopy(self.model)
-        optimizer = OPTIMIZERS[self.problem.optimizer].make(model.parameters(), self.problem.rate, self.problem.decay)
-        optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
+        # Together, so that the copies belong together; load_state_dict would change the dtype of NAdam's mu_product.
+        model, optimizer = copy.deepcopy((self.model, self.optimizer))
         batches = copy.copy(self.batches) if order is None else Batches(self.problem, order)
         return Run(self.problem, self.data, model, optimizer, batches, self.seconds)
 

@@ -99,6 +99,7 @@ def pictures(rows: list[Row]) -> dict[str, Callable[[], Any]]:
     return makers
 
 
+SHOWN = {"": fidelity.STEPS, "optimizer": (20, 80)}  # the rest is in results.json
 SKIPS = {
     "batch": "batch", "by": "by", "value": "", "m": "m", "problems": "problems", "in full": "in full",
     "steps": "skipped", "miss": "miss", "miss, 90%": "90%", "later": "10 on", "train": "train", "held": "held out",
@@ -132,7 +133,7 @@ def show(found: dict[str, Any]) -> None:
     if misses := found["misses"]:
         heads = {key: key for key in misses[0]}
         print(f"\nheld-out miss, relative to the movement\n{records.table(misses, heads)}")
-        short = [line for line in found["skips"] if line["by"] in ("", "optimizer") or line["m"] == 20]
+        short = [line for line in found["skips"] if line["m"] in SHOWN.get(line["by"], (20,))]
         print(f"\n{SKIPS_SAY}\n{records.table(short, SKIPS)}")
     if found["runs"]:
         print(f"\n{WHOLE_SAY}\n{records.table(found['runs'], WHOLE)}")

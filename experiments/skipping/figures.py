@@ -49,7 +49,7 @@ def misses(found: Sequence[Row]) -> Any:
                 axis.fill_between(m, low, high, color=COLOUR[arm], alpha=0.18, linewidth=0)
         axis.axhline(1.0, color="0.8", linewidth=0.8, zorder=1)
         _steps(axis, shown)
-        axis.set(yscale="log", ylim=(1e-3, 10), title=f"{name} ({_count(shown, name)} problems)")
+        axis.set(yscale="log", ylim=(1e-3, 10), title=f"{name}, {_count(shown, name)} problems")
         axis.title.set_fontsize(8)
     for axis in axes[:, 0]:
         axis.set_ylabel("held-out miss")
