@@ -102,9 +102,9 @@ def pictures(rows: list[Row]) -> dict[str, Callable[[], Any]]:
 SHOWN = {"": fidelity.STEPS, "optimizer": (20, 80)}  # the rest is in results.json
 SKIPS = {
     "batch": "batch", "by": "by", "value": "", "m": "m", "problems": "problems", "in full": "in full",
-    "steps": "skipped", "miss": "miss", "miss, 90%": "90%", "later": "10 on", "train": "train", "held": "held out",
-    "worse": "worse", "better": "better", "twice": "2× worse", "evaluations": "evaluations", "passes": "passes",
-    "seconds": "seconds", "errors": "errors",
+    "steps": "skipped", "miss": "miss", "miss, 90%": "90%", "miss, in full": "if in full",
+    "later": "10 on", "train": "train", "held": "held out", "worse": "worse", "better": "better",
+    "twice": "2× worse", "evaluations": "evaluations", "passes": "passes", "seconds": "seconds", "errors": "errors",
 }  # fmt: skip
 SKIPS_SAY = (
     "js.skip of m steps (miss after them, and after 10 real ones more; log ratios of losses to those of the real run; "
@@ -132,7 +132,9 @@ def show(found: dict[str, Any]) -> None:
     )
     if misses := found["misses"]:
         heads = {key: key for key in misses[0]}
-        print(f"\nheld-out miss, relative to the movement\n{records.table(misses, heads)}")
+        print(
+            f"\nheld-out miss relative to the movement, where js.skip took all m steps\n{records.table(misses, heads)}"
+        )
         short = [line for line in found["skips"] if line["m"] in SHOWN.get(line["by"], (20,))]
         print(f"\n{SKIPS_SAY}\n{records.table(short, SKIPS)}")
     if found["runs"]:

@@ -15,15 +15,17 @@ from .fidelity import LINE, SKIP
 from .whole_runs import ARMS, BARE
 
 NAMES = {
-    SKIP: "js.skip", LINE: "last update, repeated", rivals.FLOW: "frozen linearization: flow",
+    SKIP: "js.skip", LINE: "last update, repeated", rivals.FLOW: "frozen linearization (small perceptrons): flow",
     rivals.STATE: "… with momentum", rivals.MOMENTS: "… and moving second moments",
 }  # fmt: skip
 COLOUR = dict(zip(NAMES, (COLOURS[0], COLOURS[7], COLOURS[1], COLOURS[5], COLOURS[2]), strict=True))
 
 
 def misses(found: Sequence[Row]) -> Any:
-    """Median held-out miss against m, full batch, a panel an optimizer; shaded, the middle half of skips."""
-    shown = [e for e in found if e["batch"] == "full" and "miss" in e]
+    """Median held-out miss against m where the skip took all steps, full batch, a panel an optimizer; shaded, the
+    middle half of skips.
+    """
+    shown = [e for e in found if e["batch"] == "full" and "miss" in e and e["whole"]]
     names = [name for name in OPTIMIZERS if any(e["optimizer"] == name for e in shown)]
     across = min(4, len(names))
     figure, axes = pyplot().subplots(
@@ -125,8 +127,7 @@ def quantiles(same: Sequence[Row], key: str) -> list[tuple[int, float, float, fl
 
 
 def _count(found: Sequence[Row], name: str) -> int:
-    shortest = min(e["asked"] for e in found)
-    return sum(e["optimizer"] == name and e["arm"] == LINE and e["asked"] == shortest for e in found)
+    return len({e["number"] for e in found if e["optimizer"] == name})
 
 
 def _ways(rows: Sequence[Row]) -> list[str]:

@@ -15,7 +15,8 @@ from . import rivals
 from .fidelity import LINE, NOISE, SKIP
 from .whole_runs import ARMS, BARE
 
-ARM_ORDER = (SKIP, LINE, NOISE, rivals.FLOW, rivals.STATE, rivals.MOMENTS)
+FROZEN = (rivals.FLOW, rivals.STATE, rivals.MOMENTS)
+IN_FULL, BESIDE, ALL = "share skipped in full", "skip, small perceptrons", "all"
 GOALS = {"SGD": 0.04, "momentum": 0.12, "Adam": 0.2}  # of the miss after 20 steps, full batch
 QUARTER = 0.25  # of the bare run's gradient evaluations
 
@@ -25,31 +26,44 @@ def share(flags: Sequence[bool]) -> float | None:
 
 
 def entries(rows: Sequence[Row]) -> Iterator[Row]:
-    """An entry of fidelity each: the problem, its arm, how many steps were asked for, what came of it."""
+    """An entry of fidelity each: the problem, its arm, how many steps were asked for, what came of it; ``whole`` where
+    the skip took them all, so that arms can be compared there.
+    """
     for row in rows:
+        head: Row = {key: row[key] for key in ("number", "optimizer", "loss", "network", "dtype", "samples")}
+        # What an evaluation of the objective costs, in steps of the loop.
+        head |= {"batch": batch(row), "in steps": row["samples"] / row["batch"], "small": rivals.FLOW in row["arms"]}
+        through = [result.get("steps") == result["asked"] for result in row["arms"][SKIP]]
         for arm, results in row["arms"].items():
-            for result, stepping in zip(results, row["stepping"], strict=True):
-                head = {key: row[key] for key in ("optimizer", "loss", "network", "dtype", "samples")}
-                in_steps = row["samples"] / row["batch"]  # an evaluation of the objective, in steps of the loop
-                yield {**head, "batch": batch(row), "arm": arm, "stepping": stepping, "in steps": in_steps, **result}
+            for result, stepping, full in zip(results, row["stepping"], through, strict=True):
+                yield {**head, "arm": arm, "stepping": stepping, "whole": full, **result}
 
 
 def fidelity(found: Sequence[Row], steps: Sequence[int]) -> list[Row]:
-    """Median miss by number of steps: a line for minibatch or full, an optimizer and an arm."""
+    """Median miss by number of steps, of the problems where the skip took them all, for every arm; and their share.
+
+    A line for minibatch or full, an optimizer and an arm. Frozen linearizations are of small perceptrons alone, and so
+    is the skip beside them.
+    """
     lines = []
     for way in ("full", "minibatch"):
-        for optimizer in (*OPTIMIZERS, "all"):
-            for arm in ARM_ORDER:
-                same = [
-                    e for e in found
-                    if e["batch"] == way and optimizer in (e["optimizer"], "all") and e["arm"] == arm and "miss" in e
-                ]  # fmt: skip
-                if not same or (optimizer == "all" and arm in (rivals.FLOW, rivals.STATE, rivals.MOMENTS)):
-                    continue
-                at = {f"m={m}": median(e["miss"] for e in same if e["asked"] == m) for m in steps}
-                lines.append(
-                    {"batch": way, "optimizer": optimizer, "arm": arm, "problems": len(same) // len(steps), **at}
-                )
+        for optimizer in (*OPTIMIZERS, ALL):
+            here = [e for e in found if e["batch"] == way and optimizer in (e["optimizer"], ALL)]
+            named = {arm: [e for e in here if e["arm"] == arm] for arm in (SKIP, LINE, NOISE)}
+            if optimizer != ALL:
+                small = [e for e in here if e["small"]]
+                named |= {BESIDE: [e for e in small if e["arm"] == SKIP]}
+                named |= {way: [e for e in small if e["arm"] == way] for way in FROZEN}
+            head = {"batch": way, "optimizer": optimizer}
+            if here:
+                parts = {m: [e["whole"] for e in named[SKIP] if e["asked"] == m] for m in steps}
+                count = len(parts[steps[0]])
+                lines.append({**head, "arm": IN_FULL, "problems": count, **{f"m={m}": share(parts[m]) for m in steps}})
+            for arm, same in named.items():
+                if same:
+                    at = {m: [e["miss"] for e in same if e["asked"] == m and e["whole"]] for m in steps}
+                    count = sum(e["asked"] == steps[0] for e in same)
+                    lines.append({**head, "arm": arm, "problems": count, **{f"m={m}": median(at[m]) for m in steps}})
     return lines
 
 
@@ -79,7 +93,8 @@ def _skip(same: Sequence[Row]) -> Row:
         "problems": len(same), "errors": len(same) - len(tried),
         "moved": share([bool(e["steps"]) for e in tried]), "in full": share([e["steps"] == e["asked"] for e in tried]),
         "steps": median(e["steps"] for e in tried), "miss": median(e["miss"] for e in moved),
-        "miss, 90%": median((e["miss"] for e in moved), 0.9), "later": median(e["later"] for e in moved),
+        "miss, 90%": median((e["miss"] for e in moved), 0.9),
+        "miss, in full": median(e["miss"] for e in moved if e["whole"]), "later": median(e["later"] for e in moved),
         "train": median(e["train"] for e in moved), "held": median(held),
         "worse": share([not v <= WORSE for v in held]), "better": share([v < -WORSE for v in held]),
         "twice": share([not v <= TWICE for v in held]),
