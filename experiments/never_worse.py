@@ -29,7 +29,7 @@ from .random_problems.problems import Problem, problem
 from .random_problems.runs import Finished, Run, bare, wrapped
 from .random_problems.tables import TWICE, WORSE, against, batch, faults, median, tried
 
-PROBLEMS, TOY = 1000, 6
+PROBLEMS, TOY = 1000, 4
 LENGTHS, TOY_LENGTHS = (100, 200, 400), (60,)
 NOISE = 3  # other seeds of each bare run
 FURTHEST = 4  # times as many effective steps, at most, in a run at equal budget
