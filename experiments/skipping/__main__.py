@@ -104,13 +104,13 @@ SKIPS = {
     "batch": "batch", "by": "by", "value": "", "m": "m", "problems": "problems", "in full": "in full",
     "steps": "skipped", "miss": "miss", "miss, 90%": "90%", "miss, in full": "if in full",
     "later": "10 on", "train": "train", "held": "held out", "worse": "worse", "better": "better",
-    "twice": "2× worse", "evaluations": "evaluations", "passes": "passes", "seconds": "seconds", "errors": "errors",
+    "twice": "2× worse", "pays": "pays", "evaluations": "evaluations", "passes": "passes", "ahead": "with the rest",
+    "seconds": "seconds", "errors": "errors",
 }  # fmt: skip
-SKIPS_SAY = (
-    "js.skip of m steps (miss after them, and after 10 real ones more; log ratios of losses to those of the real run; "
-    "shares of\nheld-out losses > 10% worse, > 10% better, > 2× worse; cost: gradient evaluations and network passes "
-    "in steps of the loop,\nseconds over those of m steps)"
-)
+SKIPS_SAY = """js.skip of m steps: miss after them, and after 10 real ones more; log ratios of losses to the real run's;
+shares of held-out losses > 10% worse, > 10% better, > 2× worse; share of skips of more steps than they cost. Cost in
+steps of the loop: gradient evaluations, network passes, evaluations with those steps that were not skipped; seconds of
+these over those of m steps"""
 WHOLE = {
     "batch": "batch", "length": "steps", "arm": "", "problems": "problems", "train": "train", "held": "held out",
     "train worse": "worse", "train better": "better", "held worse": "held out worse", "held better": "better",

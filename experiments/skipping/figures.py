@@ -12,6 +12,7 @@ from ..random_problems.problems import OPTIMIZERS
 from ..random_problems.tables import against, batch, median
 from . import rivals
 from .fidelity import LINE, SKIP
+from .summary import ahead
 from .whole_runs import ARMS, BARE
 
 NAMES = {
@@ -63,34 +64,33 @@ def misses(found: Sequence[Row]) -> Any:
 
 
 def costs(found: Sequence[Row]) -> Any:
-    """Steps' worth of gradient evaluations against steps asked for, and seconds likewise; full batch and minibatch."""
+    """What it costs to come so many steps ahead, what is not skipped being stepped: evaluations, and seconds."""
     figure, axes = pyplot().subplots(1, 3, figsize=(9.6, 3.3))
-    for axis, way in zip(axes, ("full", "minibatch"), strict=False):
-        shown = [e for e in found if e["arm"] == SKIP and e["batch"] == way and "evaluations" in e]
+    ours = [e | dict(zip(("cost", "time"), ahead(e), strict=True)) for e in found if e["arm"] == SKIP and "steps" in e]
+    titles = {"full": "full batch", "minibatch": "minibatch; a skip sees all samples"}
+    for axis, (way, title) in zip(axes, titles.items(), strict=False):
+        shown = [e for e in ours if e["batch"] == way]
         for colour, name in zip(COLOURS, OPTIMIZERS, strict=False):
-            same = [e | {"cost": e["evaluations"] * e["in steps"]} for e in shown if e["optimizer"] == name]
-            if curve := quantiles(same, "cost"):
-                axis.plot(
-                    [c[0] for c in curve], [c[2] for c in curve], color=colour, marker="o", markersize=3, label=name
-                )
+            _curve(axis, [e for e in shown if e["optimizer"] == name], "cost", colour, name)
         _even(axis, shown)
-        title = "full batch" if way == "full" else "minibatch; a skip sees all samples"
-        axis.set(yscale="log", xlabel="steps asked for", ylabel="gradient evaluations, in steps", title=title)
-    for colour, way in zip((COLOURS[6], COLOURS[7]), ("full", "minibatch"), strict=True):
-        shown = [e for e in found if e["arm"] == SKIP and e["batch"] == way and "seconds" in e]
-        curve = quantiles([e | {"share": e["asked"] * e["seconds"] / max(e["stepping"], 1e-9)} for e in shown], "share")
-        if curve:
-            axes[2].plot(
-                [c[0] for c in curve], [c[2] for c in curve], color=colour, marker="o", markersize=3, label=way
-            )
-            axes[2].fill_between(*zip(*[(c[0], c[1], c[3]) for c in curve], strict=True), color=colour, alpha=0.15)
-            _even(axes[2], shown)
-    axes[2].set(yscale="log", xlabel="steps asked for", ylabel="processor's seconds, in steps", title="seconds")
-    for axis in (axes[0], axes[2]):
+        axis.set(yscale="log", xlabel="steps ahead", ylabel="gradient evaluations, in steps", title=title)
+    for colour, (way, title) in zip((COLOURS[6], COLOURS[7]), titles.items(), strict=True):
+        _curve(axes[2], [e for e in ours if e["batch"] == way], "time", colour, title.split(";")[0])
+    _even(axes[2], ours)
+    axes[2].set(yscale="log", xlabel="steps ahead", ylabel="processor's seconds, in steps", title="all optimizers")
+    for axis in axes:
+        axis.title.set_fontsize(8)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize=7)
     figure.tight_layout()
     return figure
+
+
+def _curve(axis: Any, same: Sequence[Row], key: str, colour: str, label: str) -> None:
+    """The median by number of steps."""
+    if curve := quantiles(same, key):
+        m, _, middle, _ = zip(*curve, strict=True)
+        axis.plot(m, middle, color=colour, marker="o", markersize=3, label=label)
 
 
 def runs(rows: Sequence[Row]) -> Any:

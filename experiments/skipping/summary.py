@@ -98,11 +98,23 @@ def _skip(same: Sequence[Row]) -> Row:
         "train": median(e["train"] for e in moved), "held": median(held),
         "worse": share([not v <= WORSE for v in held]), "better": share([v < -WORSE for v in held]),
         "twice": share([not v <= TWICE for v in held]),
+        "pays": share([e["steps"] > spent for e, spent in zip(tried, cost, strict=True)]),
+        "ahead": median(ahead(e)[0] for e in tried),
         "evaluations": median(cost), "evaluations, 90%": median(cost, 0.9),
         "passes": median(e["passes"] * e["in steps"] for e in tried),
-        "seconds": median(e["seconds"] / max(e["stepping"], 1e-9) for e in tried),
+        "seconds": median(ahead(e)[1] / e["asked"] for e in tried),
         "dense": median(e["dense"] for e in tried),
     }  # fmt: skip
+
+
+def ahead(entry: Row) -> tuple[float, float]:
+    """What it costs to come as many steps ahead as were asked for, in steps: those not skipped are taken.
+
+    By gradient evaluations, and by seconds.
+    """
+    rest = entry["asked"] - entry["steps"]
+    seconds = entry["asked"] * entry["seconds"] / max(entry["stepping"], 1e-9)
+    return entry["evaluations"] * entry["in steps"] + rest, seconds + rest
 
 
 def whole(rows: Sequence[Row], lengths: Sequence[int]) -> list[Row]:

@@ -72,6 +72,32 @@ def test_what_the_library_raises_is_a_row(monkeypatch):
     assert [line["times"] for line in faults([row, row])] == [2, 2]
 
 
+def test_steps_that_were_not_skipped_are_paid_for():
+    row = {"asked": 20, "steps": 8, "evaluations": 3.0, "in steps": 4.0, "seconds": 0.1, "stepping": 0.2}
+    assert summary.ahead(row) == pytest.approx((24.0, 22.0))
+
+
+def test_arms_are_compared_where_the_skip_took_all_steps():
+    rows = [
+        {
+            "number": number, "optimizer": "SGD", "loss": "mse", "network": "mlp", "dtype": "float64", "samples": 8,
+            "batch": 8, "stepping": [0.1, 0.2],
+            "arms": {
+                fidelity.SKIP: [{"asked": 5, "steps": 5, "miss": miss}, {"asked": 20, "steps": took, "miss": miss}],
+                fidelity.LINE: [{"asked": m, "steps": m, "miss": 10 * miss} for m in (5, 20)],
+            },
+        }
+        for number, miss, took in ((1, 0.1, 20), (2, 0.3, 7), (3, 0.2, 0))
+    ]  # fmt: skip
+    del rows[2]["arms"][fidelity.SKIP][1]["miss"]  # nothing moved
+    found = summary.fidelity(list(summary.entries(rows)), (5, 20))
+    lines = {line["arm"]: line for line in found if line["optimizer"] == "SGD"}
+    assert (lines[summary.IN_FULL]["m=5"], lines[summary.IN_FULL]["m=20"]) == pytest.approx((1, 1 / 3))
+    assert (lines[fidelity.SKIP]["m=5"], lines[fidelity.SKIP]["m=20"]) == (0.2, 0.1)
+    assert (lines[fidelity.LINE]["m=5"], lines[fidelity.LINE]["m=20"]) == (2.0, 1.0)
+    assert all(line["problems"] == 3 for line in lines.values())
+
+
 def linear(optimizer, rate):
     """A run on a model that is its own linearization, twenty steps on its way."""
     run = Run.start(
