@@ -145,6 +145,8 @@ def bare(of: Problem, steps: int, replica: int = 0, order: int | None = None) ->
 def wrapped(of: Problem, steps: int, replica: int = 0, budget: float = math.inf, **options: Any) -> Finished:
     """The same loop with a :class:`jumpstart.JumpOptimizer`, until as many effective steps, or at a budget's end."""
     run, before, begun = Run.start(of, replica), Tally.samples, time.process_time()
+    if not of.full:
+        options = {"batch": of.batch, **options}  # without it no step of minibatches is skipped, says the library
     share = of.samples / of.batch  # the objective's samples in those of a step
     with recorded() as said:
         optimizer = run.optimizer = js.JumpOptimizer(run.optimizer, run.objective(), **options)

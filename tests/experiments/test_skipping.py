@@ -146,7 +146,7 @@ def test_the_last_update_repeated_is_a_straight_line():
 class Plain:
     """A wrapper that never skips."""
 
-    def __init__(self, inner, objective, skip):
+    def __init__(self, inner, objective, skip="auto", batch=None):
         self.inner, self.taken, self.results, self.jumps = inner, 0, [], 0
 
     effective_steps = property(lambda self: self.taken)
