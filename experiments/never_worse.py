@@ -5,8 +5,8 @@ python -m experiments.never_worse [--quick] [--problems N] [--minutes M] [--out 
 Bare against the default wrapper from the same weights along the same minibatches: at equal effective steps, and when
 as many gradient evaluations are spent. Noise is what bare runs of other seeds do: other minibatches, or other weights
 where every step sees all samples. A problem's band is the largest of these log ratios, either way, but at least 1%;
-"placebo" is one more bare run, held against that band as if it were the wrapper. OUT/rows.jsonl grows as in
-experiments.skipping.
+"placebo" is one more bare run, held against that band as if it were the wrapper; "nudged" one from the same seed, but
+weights changed by a thousandth: what next to nothing does to it. OUT/rows.jsonl grows as in experiments.skipping.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jumpstart.report.records import Row
 from .random_problems import ledger
 from .random_problems.ledger import Ledger, Options
 from .random_problems.problems import Problem, problem
-from .random_problems.runs import Finished, Run, bare, wrapped
+from .random_problems.runs import NUDGE, Finished, Run, bare, wrapped
 from .random_problems.tables import TWICE, WORSE, against, batch, faults, median, tried
 
 PROBLEMS, TOY = 1000, 4
@@ -34,8 +34,8 @@ LENGTHS, TOY_LENGTHS = (100, 200, 400), (60,)
 NOISE = 3  # other seeds of each bare run
 FURTHEST = 4  # times as many effective steps, at most, in a run at equal budget
 LEAST = math.log(1.01)  # of a band
-BARE, STEPS, BUDGET, PLACEBO = "bare", "equal effective steps", "equal budget", "placebo"
-SHOWN = (STEPS, BUDGET, PLACEBO)
+BARE, STEPS, BUDGET, PLACEBO, NUDGED = "bare", "equal effective steps", "equal budget", "placebo", "nudged"
+SHOWN = (STEPS, BUDGET, PLACEBO, NUDGED)
 SIDES = ("training", "held out")
 
 
@@ -46,6 +46,7 @@ def measure(of: Problem, length: int, noise: int) -> Row:
         STEPS: lambda: wrapped(of, length),
         BUDGET: lambda: wrapped(of, FURTHEST * length, budget=length),
         PLACEBO: lambda: other(of, length, noise + 1),
+        NUDGED: lambda: bare(of, length, nudge=NUDGE),
     }
     order = list(arms)
     random.Random(of.number).shuffle(order)  # who goes first is nobody's advantage

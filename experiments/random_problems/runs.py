@@ -19,6 +19,7 @@ import jumpstart as js
 from .networks import Tally, network, passed
 from .problems import LOSSES, OPTIMIZERS, Data, Problem, data
 
+NUDGE = 1e-3  # of weights, relative: a run that such a change throws off its way is chaotic by itself
 FLOOR = 1e-6  # of the loss at the start: what is below counts as this, so that nothing is made of vanishing losses
 
 
@@ -133,9 +134,14 @@ class Finished:
     warnings: list[str] = field(default_factory=list)
 
 
-def bare(of: Problem, steps: int, replica: int = 0, order: int | None = None) -> Finished:
-    """The user's loop as it is."""
+def bare(of: Problem, steps: int, replica: int = 0, order: int | None = None, nudge: float = 0.0) -> Finished:
+    """The user's loop as it is; with a nudge, from weights that are relatively so far away at random."""
     run, before = Run.start(of, replica, order), Tally.samples
+    if nudge:
+        generator = torch.Generator().manual_seed(of.seed("nudge", replica))
+        with torch.no_grad():
+            for p in run.model.parameters():
+                p.mul_(1 + nudge * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype))
     for _ in range(steps):
         run.step()
     passes = (Tally.samples - before) / of.batch

@@ -13,7 +13,7 @@ from ..random_problems.tables import against, batch, median
 from . import rivals
 from .fidelity import LINE, SKIP
 from .summary import ahead
-from .whole_runs import ARMS, BARE
+from .whole_runs import ARMS, BARE, NUDGED
 
 NAMES = {
     SKIP: "js.skip", LINE: "last update, repeated", rivals.FLOW: "frozen linearization (small perceptrons): flow",
@@ -94,10 +94,12 @@ def _curve(axis: Any, same: Sequence[Row], key: str, colour: str, label: str) ->
 
 
 def runs(rows: Sequence[Row]) -> Any:
-    """Held-out and training loss of wrapped runs over the bare run's, sorted."""
+    """Training and held-out loss of wrapped runs over the bare run's, sorted; and of bare runs from nudged weights."""
     figure, axes = pyplot().subplots(1, 2, figsize=(8.4, 3.2), sharey=True)
     for axis, which, title in zip(axes, (0, 1), ("training loss", "held-out loss"), strict=True):
-        for (colour, arm), way in [(pair, way) for pair in zip(COLOURS, ARMS, strict=False) for way in _ways(rows)]:
+        for (colour, arm), way in [
+            (pair, way) for pair in zip(COLOURS, (*ARMS, NUDGED), strict=False) for way in _ways(rows)
+        ]:
             ratios = [
                 against(row["arms"][arm], row["arms"][BARE], row["start"])[which]
                 for row in rows

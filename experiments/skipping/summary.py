@@ -13,7 +13,7 @@ from ..random_problems.problems import OPTIMIZERS
 from ..random_problems.tables import TWICE, WORSE, against, batch, median
 from . import rivals
 from .fidelity import LINE, NOISE, SKIP
-from .whole_runs import ARMS, BARE
+from .whole_runs import ARMS, BARE, NUDGED
 
 FROZEN = (rivals.FLOW, rivals.STATE, rivals.MOMENTS)
 IN_FULL, BESIDE, ALL = "share skipped in full", "skip, small perceptrons", "all"
@@ -123,7 +123,7 @@ def whole(rows: Sequence[Row], lengths: Sequence[int]) -> list[Row]:
     for way in ("full", "minibatch"):
         for length in (*lengths, 0) if len(lengths) > 1 else lengths:
             same = [row for row in rows if batch(row) == way and length in (row["length"], 0)]
-            for arm in ARMS:
+            for arm in (*ARMS, NUDGED):
                 if same:
                     lines.append({"batch": way, "length": length or "all", "arm": arm, **_whole(same, arm)})
     return lines
@@ -157,7 +157,7 @@ def goals(misses: Sequence[Row], runs: Sequence[Row]) -> list[Row]:
         if line["batch"] == "full" and line["arm"] == SKIP and line["optimizer"] in GOALS and line.get("m=20")
     ]  # fmt: skip
     for line in runs:
-        if line["length"] == runs[-1]["length"]:
+        if line["length"] == runs[-1]["length"] and line["arm"] != NUDGED:
             where = f"{line['arm']}, {line['batch']}"
             count = line["problems"] - line["errors"] - line["diverged"]
             lines += [

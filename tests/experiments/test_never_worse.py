@@ -9,7 +9,7 @@ import pytest
 
 import jumpstart as js
 from experiments import never_worse
-from experiments.never_worse import BARE, BUDGET, PLACEBO, STEPS
+from experiments.never_worse import BARE, BUDGET, NUDGED, PLACEBO, STEPS
 
 from .test_skipping import OF, Plain
 
@@ -23,7 +23,7 @@ def row(number, mine, noise, batch=8):
     return {
         "number": number, "network": "mlp", "loss": "mse", "optimizer": "SGD", "samples": 8, "batch": batch,
         "length": 100, "start": {"train": 1.0, "held": 1.0},
-        "arms": {BARE: arm(0.1, 0.1), STEPS: arm(*mine), BUDGET: arm(*mine), PLACEBO: arm(0.1, 0.1)},
+        "arms": dict.fromkeys((BARE, PLACEBO, NUDGED), arm(0.1, 0.1)) | dict.fromkeys((STEPS, BUDGET), arm(*mine)),
         "noise": [{"train": train, "held": held} for train, held in noise],
     }  # fmt: skip
 
@@ -50,6 +50,7 @@ def test_a_wrapper_that_does_nothing_is_never_worse(monkeypatch, batch):
     found = never_worse.measure(dataclasses.replace(OF, batch=batch), 12, 2)
     assert never_worse.ratios(found, STEPS) == never_worse.ratios(found, BUDGET) == (0, 0)
     assert never_worse.ratios(found, PLACEBO) != (0, 0)
+    assert 0 < max(map(abs, never_worse.ratios(found, NUDGED))) < 0.1
     assert found["arms"][BUDGET]["effective"] == 12  # a budget is kept to
     assert len({losses["train"] for losses in found["noise"]}) == 2
     assert never_worse.both([found])[0]["either"] == 0

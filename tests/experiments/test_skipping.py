@@ -167,8 +167,11 @@ def test_a_wrapper_that_does_nothing_is_the_bare_run(monkeypatch):
     monkeypatch.setattr(js, "JumpOptimizer", Plain)
     rows = [whole_runs.measure(dataclasses.replace(OF, batch=4), 0, 15), whole_runs.measure(OF, 1, 15)]
     lines = summary.whole(rows, (15,))
-    assert [(line["batch"], line["problems"]) for line in lines] == [(w, 1) for w in ("full",) * 2 + ("minibatch",) * 2]
+    assert [(line["batch"], line["problems"]) for line in lines] == [(w, 1) for w in ("full",) * 3 + ("minibatch",) * 3]
     for line in lines:
+        if line["arm"] == whole_runs.NUDGED:
+            assert 0 < abs(line["train"]) < 0.1 and line["passes"] == 1
+            continue
         assert (line["train"], line["held"], line["evaluations"], line["skipped"]) == (0, 0, 1, 0)
         look = 1 if line["batch"] == "full" else 3  # an objective looks once at all samples, here in steps of 4
         assert line["passes"] == pytest.approx((15 + look) / 15)
@@ -184,7 +187,10 @@ def test_runs_are_counted_by_what_they_end_at():
     rows = [
         {
             "batch": 8, "samples": 8, "length": 100, "start": {"train": 1.0, "held": 1.0},
-            "arms": {whole_runs.BARE: run(0.1, 0.1, 100.0), whole_runs.AUTO: mine, whole_runs.TWENTY: run(0.1, 0.1)},
+            "arms": {
+                whole_runs.BARE: run(0.1, 0.1, 100.0), whole_runs.AUTO: mine,
+                **dict.fromkeys((whole_runs.TWENTY, whole_runs.NUDGED), run(0.1, 0.1)),
+            },
         }
         for mine in (run(0.05, 0.12), run(0.1, 0.25), run(0.2, 0.1), run(0.1, math.nan), {"error": "InputError: no"})
     ]  # fmt: skip
