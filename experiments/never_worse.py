@@ -4,9 +4,10 @@ python -m experiments.never_worse [--quick] [--problems N] [--minutes M] [--out 
 
 Bare against the default wrapper from the same weights along the same minibatches: at equal effective steps, and when
 as many gradient evaluations are spent. Noise is what bare runs of other seeds do: other minibatches, or other weights
-where every step sees all samples. A problem's band is the largest of these log ratios, either way, but at least 1%;
-"placebo" is one more bare run, held against that band as if it were the wrapper; "nudged" one from the same seed, but
-weights changed by a thousandth: what next to nothing does to it. OUT/rows.jsonl grows as in experiments.skipping.
+where every step sees all samples. A problem's band is the largest of these log ratios, either way, but at least 1%.
+Held against the same band: "bare, as far as that", which takes as many steps as the wrapped run at equal budget came;
+"placebo", a bare run of one more seed; "nudged", a bare run of the same seed whose weights are changed by a thousandth
+at the start: what next to nothing does to it. OUT/rows.jsonl grows as in experiments.skipping.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from jumpstart.report.records import Row
 
 from .random_problems import ledger
 from .random_problems.ledger import Ledger, Options
+from .random_problems.pictures import ordered, ratio_axis
 from .random_problems.problems import Problem, problem
 from .random_problems.runs import NUDGE, Finished, Run, bare, wrapped
 from .random_problems.tables import TWICE, WORSE, against, batch, faults, median, tried
@@ -35,7 +37,8 @@ NOISE = 3  # other seeds of each bare run
 FURTHEST = 4  # times as many effective steps, at most, in a run at equal budget
 LEAST = math.log(1.01)  # of a band
 BARE, STEPS, BUDGET, PLACEBO, NUDGED = "bare", "equal effective steps", "equal budget", "placebo", "nudged"
-SHOWN = (STEPS, BUDGET, PLACEBO, NUDGED)
+FURTHER = "bare, as far as that"
+SHOWN = (STEPS, BUDGET, FURTHER, PLACEBO, NUDGED)
 SIDES = ("training", "held out")
 
 
@@ -51,9 +54,19 @@ def measure(of: Problem, length: int, noise: int) -> Row:
     order = list(arms)
     random.Random(of.number).shuffle(order)  # who goes first is nobody's advantage
     found = {arm: tried(arms[arm]) for arm in order}
+    # At equal budget the wrapped run is further on: what its held-out loss is worth, a bare run as long tells.
+    found[FURTHER] = (
+        tried(lambda: bare(of, found[BUDGET]["effective"])) if "error" not in found[BUDGET] else found[BUDGET]
+    )
     seeds = [asdict(other(of, length, seed).losses) for seed in range(1, noise + 1)]
     start = asdict(Run.start(of).losses())
-    return {**of.told, "length": length, "start": start, "arms": {arm: found[arm] for arm in arms}, "noise": seeds}
+    return {
+        **of.told,
+        "length": length,
+        "start": start,
+        "arms": {arm: found[arm] for arm in (BARE, *SHOWN)},
+        "noise": seeds,
+    }
 
 
 def other(of: Problem, length: int, seed: int) -> Finished:
@@ -129,7 +142,7 @@ def worst(rows: Sequence[Row], count: int = 10) -> list[Row]:
 
 
 def picture(rows: Sequence[Row]) -> Any:
-    """Sorted log ratios of both wrapped arms, over those of noise."""
+    """Sorted ratios of both wrapped arms, over those of noise."""
     ways = [way for way in ("full", "minibatch") if any(batch(row) == way for row in rows)]
     figure, axes = plots.pyplot().subplots(
         len(ways), 2, figsize=(8.4, 2.9 * len(ways)), sharex=True, sharey=True, squeeze=False
@@ -142,26 +155,23 @@ def picture(rows: Sequence[Row]) -> Any:
                 for row in same
                 for losses in row["noise"]
             ]
-            at, values = _sorted(noise)
+            at, values = ordered(noise)
             axis.fill_between(at, 0, values, color="0.85", linewidth=0, label="other seeds, bare")
             for colour, arm in zip(plots.COLOURS[1::-1], (BUDGET, STEPS), strict=True):
-                at, values = _sorted([ratios(row, arm)[side] for row in usable(same, arm)])
+                at, values = ordered([ratios(row, arm)[side] for row in usable(same, arm)])
                 axis.plot(at, values, color=colour, linewidth=1.6, label=f"wrapped, {arm}")
-            axis.axhline(0, color="0.6", linewidth=0.8, zorder=1)
-            axis.set_yscale("symlog", linthresh=0.05)
-            axis.grid(alpha=0.25, linewidth=0.5)
-            axis.set_title(f"{SIDES[side]} loss, {'full batch' if way == 'full' else way} ({len(same)} problems)")
-        line[0].set_ylabel("log(loss / bare)")
+            at, values = ordered([ratios(row, FURTHER)[side] for row in usable(same, FURTHER)])
+            axis.plot(at, values, color=plots.COLOURS[1], linewidth=1, linestyle=":", label=FURTHER)
+            ratio_axis(axis)
+            axis.set_title(
+                f"{SIDES[side].replace(' ', '-')} loss, {'full batch' if way == 'full' else way} ({len(same)} problems)"
+            )
+        line[0].set_ylabel("loss over the bare run's")
     for axis in axes[-1]:
         axis.set_xlabel("share of problems, sorted")
     axes[0][0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
-
-
-def _sorted(values: Sequence[float]) -> tuple[list[float], list[float]]:
-    found = sorted(value for value in values if not math.isnan(value))
-    return [(i + 0.5) / len(found) for i in range(len(found))], found
 
 
 COLUMNS = {

@@ -8,6 +8,7 @@ from typing import Any
 from jumpstart.report.plots import COLOURS, pyplot
 from jumpstart.report.records import Row
 
+from ..random_problems.pictures import ordered, ratio_axis
 from ..random_problems.problems import OPTIMIZERS
 from ..random_problems.tables import against, batch, median
 from . import rivals
@@ -94,27 +95,35 @@ def _curve(axis: Any, same: Sequence[Row], key: str, colour: str, label: str) ->
 
 
 def runs(rows: Sequence[Row]) -> Any:
-    """Training and held-out loss of wrapped runs over the bare run's, sorted; and of bare runs from nudged weights."""
-    figure, axes = pyplot().subplots(1, 2, figsize=(8.4, 3.2), sharey=True)
-    for axis, which, title in zip(axes, (0, 1), ("training loss", "held-out loss"), strict=True):
-        for (colour, arm), way in [
-            (pair, way) for pair in zip(COLOURS, (*ARMS, NUDGED), strict=False) for way in _ways(rows)
-        ]:
-            ratios = [
-                against(row["arms"][arm], row["arms"][BARE], row["start"])[which]
-                for row in rows
-                if batch(row) == way and "error" not in row["arms"][arm]
-            ]
-            ratios = sorted(r for r in ratios if r == r)
-            at = [(i + 0.5) / len(ratios) for i in range(len(ratios))]
-            axis.plot(at, ratios, color=colour, linestyle="-" if way == "full" else ":", label=f"{arm}, {way}")
-        axis.axhline(0, color="0.7", linewidth=0.8, zorder=1)
-        axis.set_yscale("symlog", linthresh=0.1)
-        axis.set(xlabel="share of problems", title=title)
-    axes[0].set_ylabel("log(wrapped / bare)")
-    axes[0].legend(frameon=False, fontsize=7)
+    """Training and held-out loss of wrapped runs over the bare run's, sorted; grey, bare runs from nudged weights."""
+    ways = [way for way in ("full", "minibatch") if any(batch(row) == way for row in rows)]
+    figure, axes = pyplot().subplots(
+        len(ways), 2, figsize=(8.4, 2.9 * len(ways)), sharex=True, sharey=True, squeeze=False
+    )
+    for line, way in zip(axes, ways, strict=True):
+        same = [row for row in rows if batch(row) == way]
+        for side, axis in enumerate(line):
+            at, values = ordered(_ratios(same, NUDGED, side))
+            axis.fill_between(at, 0, values, color="0.85", linewidth=0, label=NUDGED)
+            for colour, arm in zip(COLOURS, ARMS, strict=False):
+                axis.plot(*ordered(_ratios(same, arm, side)), color=colour, linewidth=1.6, label=arm)
+            ratio_axis(axis)
+            name = ("training", "held-out")[side]
+            axis.set_title(f"{name} loss, {'full batch' if way == 'full' else way} ({len(same)} problems)", fontsize=8)
+        line[0].set_ylabel("loss over the bare run's")
+    for axis in axes[-1]:
+        axis.set_xlabel("share of problems, sorted")
+    axes[0][0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
+
+
+def _ratios(rows: Sequence[Row], arm: str, side: int) -> list[float]:
+    return [
+        against(row["arms"][arm], row["arms"][BARE], row["start"])[side]
+        for row in rows
+        if "error" not in row["arms"][arm]
+    ]
 
 
 def quantiles(same: Sequence[Row], key: str) -> list[tuple[int, float, float, float]]:
@@ -130,10 +139,6 @@ def quantiles(same: Sequence[Row], key: str) -> list[tuple[int, float, float, fl
 
 def _count(found: Sequence[Row], name: str) -> int:
     return len({e["number"] for e in found if e["optimizer"] == name})
-
-
-def _ways(rows: Sequence[Row]) -> list[str]:
-    return [way for way in ("full", "minibatch") if any(batch(row) == way for row in rows)]
 
 
 def _steps(axis: Any, found: Sequence[Row]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import jumpstart as js
 from experiments import never_worse
-from experiments.never_worse import BARE, BUDGET, NUDGED, PLACEBO, STEPS
+from experiments.never_worse import BARE, BUDGET, FURTHER, NUDGED, PLACEBO, STEPS
 
 from .test_skipping import OF, Plain
 
@@ -20,10 +20,11 @@ def row(number, mine, noise, batch=8):
             "losses": {"train": train, "held": held}, "effective": 100, "evaluations": 50.0, "seconds": 1.0,
         }  # fmt: skip
 
+    plain = dict.fromkeys((BARE, FURTHER, PLACEBO, NUDGED), arm(0.1, 0.1))
     return {
         "number": number, "network": "mlp", "loss": "mse", "optimizer": "SGD", "samples": 8, "batch": batch,
         "length": 100, "start": {"train": 1.0, "held": 1.0},
-        "arms": dict.fromkeys((BARE, PLACEBO, NUDGED), arm(0.1, 0.1)) | dict.fromkeys((STEPS, BUDGET), arm(*mine)),
+        "arms": plain | dict.fromkeys((STEPS, BUDGET), arm(*mine)),
         "noise": [{"train": train, "held": held} for train, held in noise],
     }  # fmt: skip
 
@@ -41,14 +42,19 @@ def test_who_is_beyond_the_noise_is_counted():
     assert (held["beyond"], held["ahead"], held["worse"], held["twice"], held["most"]) == (2, 0, 2, 2, math.inf)
     assert never_worse.both(rows)[0] == {"arm": STEPS, "problems": 4, "both": 1, "either": 3}
     assert [line["number"] for line in never_worse.worst(rows)] == [4, 3, 3, 2]
-    assert never_worse.both(rows)[2] == {"arm": PLACEBO, "problems": 4, "both": 0, "either": 0}
+    assert never_worse.both(rows)[3] == {"arm": PLACEBO, "problems": 4, "both": 0, "either": 0}
 
 
 @pytest.mark.parametrize("batch", [4, 12])
 def test_a_wrapper_that_does_nothing_is_never_worse(monkeypatch, batch):
     monkeypatch.setattr(js, "JumpOptimizer", Plain)
     found = never_worse.measure(dataclasses.replace(OF, batch=batch), 12, 2)
-    assert never_worse.ratios(found, STEPS) == never_worse.ratios(found, BUDGET) == (0, 0)
+    assert (
+        never_worse.ratios(found, STEPS)
+        == never_worse.ratios(found, BUDGET)
+        == never_worse.ratios(found, FURTHER)
+        == (0, 0)
+    )
     assert never_worse.ratios(found, PLACEBO) != (0, 0)
     assert 0 < max(map(abs, never_worse.ratios(found, NUDGED))) < 0.1
     assert found["arms"][BUDGET]["effective"] == 12  # a budget is kept to
