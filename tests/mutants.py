@@ -31,8 +31,8 @@ class Mutant:
 MUTANTS = [
     Mutant(
         "weights stay half written when a write is interrupted",
-        "jumping/jump.py",
-        "objective.space.write(objective.model, problem.lin.theta)\n",
+        "objectives/objective.py",
+        "self.space.write(self.model, theta)\n",
         "pass\n",
         ("jumping/test_jump.py::test_weights_are_put_back_when_a_write_is_interrupted",),
     ),

@@ -125,17 +125,10 @@ def _joined(name: str, pieces: list[tuple[Any, int, list[int]]]) -> Any:
     """One nest from several, each with its number of samples and those of them that are taken."""
     nests = [nest for nest, _, _ in pieces]
     first = nests[0]
-    if len(kinds := {type(nest): brief(nest) for nest in nests}) > 1:
-        raise InputError(f"{name} of the loader's batches are of different kinds: {' and '.join(kinds.values())}.")
+    _require_alike(name, nests)
     if isinstance(first, dict):
-        if any(nest.keys() != first.keys() for nest in nests):
-            raise InputError(f"{name} of the loader's batches have different keys: {brief([list(n) for n in nests])}.")
         return {key: _joined(f"{name}[{key!r}]", [(nest[key], n, at) for nest, n, at in pieces]) for key in first}
     if isinstance(first, (tuple, list)):
-        if any(len(nest) != len(first) for nest in nests):
-            raise InputError(
-                f"{name} of the loader's batches have different lengths: {brief([len(n) for n in nests])}."
-            )
         return tuple(_joined(f"{name}[{i}]", [(nest[i], n, at) for nest, n, at in pieces]) for i in range(len(first)))
     if isinstance(first, Tensor) and all(nest.dim() and len(nest) == n for nest, n, _ in pieces):
         return _stacked(name, [nest[at] for nest, _, at in pieces])
@@ -145,6 +138,17 @@ def _joined(name: str, pieces: list[tuple[Any, int, list[int]]]) -> Any:
             "split= a function batch -> (inputs, targets) that leaves them out."
         )
     return first
+
+
+def _require_alike(name: str, nests: list[Any]) -> None:
+    """Raise where nests have other kinds, keys or lengths."""
+    first = nests[0]
+    if len(kinds := {type(nest): brief(nest) for nest in nests}) > 1:
+        raise InputError(f"{name} of the loader's batches are of different kinds: {' and '.join(kinds.values())}.")
+    if isinstance(first, dict) and any(nest.keys() != first.keys() for nest in nests):
+        raise InputError(f"{name} of the loader's batches have different keys: {brief([list(n) for n in nests])}.")
+    if isinstance(first, (tuple, list)) and any(len(nest) != len(first) for nest in nests):
+        raise InputError(f"{name} of the loader's batches have different lengths: {brief([len(n) for n in nests])}.")
 
 
 def _stacked(name: str, pieces: list[Tensor]) -> Tensor:
