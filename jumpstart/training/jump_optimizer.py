@@ -50,7 +50,8 @@ class JumpOptimizer(torch.optim.Optimizer):
 
     Attributes:
         inner: the wrapped optimizer. action: what follows its steps. taken: steps of it. skipped: steps that were
-            skipped. effective_steps: both together.
+            skipped. effective_steps: both together. total: how many of these the run is to have, beyond which no jump
+            goes; None where nobody knows. :meth:`steps` sets it while it is iterated over.
 
     Raises:
         InputError and its kinds, NondeterministicError: an objective that does not fit the optimizer or cannot be
@@ -89,7 +90,7 @@ class JumpOptimizer(torch.optim.Optimizer):
             raise InputError(f"objective must be a js.Objective or a function returning one, got {brief(objective)}.")
         self.inner, self.taken = optimizer, 0
         self.action = chosen(optimizer, objective, at, skip, search, options)
-        self._total: int | None = None  # of the run, while somebody iterates over steps()
+        self.total: int | None = None
         self._jump_hooks = hooks(on_jump)  # named so that pickles leave them behind
         super().__setstate__({})  # the hook tables that torch expects, without a second set of parameter groups
 
@@ -141,7 +142,7 @@ class JumpOptimizer(torch.optim.Optimizer):
         self._tell(self.action.prepare())
         answer = self.inner.step() if closure is None else self.inner.step(closure)
         self.taken += 1
-        left = None if self._total is None else max(0, self._total - self.effective_steps)
+        left = None if self.total is None else max(0, self.total - self.effective_steps)
         self._tell(self.action.follow(self.taken, left))
         return answer
 
@@ -187,7 +188,7 @@ class JumpOptimizer(torch.optim.Optimizer):
         return self._run(total)
 
     def _run(self, total: int) -> Iterator[int]:
-        before, self._total, idle = self._total, total, 0
+        before, self.total, idle = self.total, total, 0
         try:
             while self.effective_steps < total:
                 known = self.taken
@@ -205,7 +206,7 @@ class JumpOptimizer(torch.optim.Optimizer):
                         "the JumpOptimizer (not on the one inside), or iterate over a range of your own."
                     )
         finally:
-            self._total = before
+            self.total = before
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's ``state`` and ``param_groups``, and under "jumpstart" what jumps remember."""
@@ -255,7 +256,7 @@ class JumpOptimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         # As torch's own: hooks stay behind, and so does ``step`` as schedulers replace it on the instance.
         kept = {key: value for key, value in self.__dict__.items() if key != "step" and not key.endswith("_hooks")}
-        return {**kept, "_total": None}  # a copy is in nobody's loop
+        return {**kept, "total": None}  # a copy is in nobody's loop
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _jump_hooks=())
