@@ -40,6 +40,7 @@ ROOMS = [
     "solver",
     "fitting",
     "training",
+    "integrations",
     "gp",
     "comparison",
     "demo",

@@ -13,7 +13,7 @@ from ..utils.brief import brief
 from .told import begin, inside, is_stepped, over, tell
 
 try:
-    import transformers
+    import transformers  # pyright: ignore[reportMissingImports]  # of an extra
 except ImportError as error:
     raise MissingPackageError(
         "jumpstart.integrations.huggingface needs the package transformers: pip install transformers accelerate."
