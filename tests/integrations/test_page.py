@@ -13,7 +13,8 @@ pytestmark = pytest.mark.integrations
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "trainers.md"
 
 
-def test_code_on_the_page_runs(tmp_path):
+def test_code_on_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where lightning leaves its logs
     for name in ("accelerate", "lightning", "transformers"):
         pytest.importorskip(name)
     import lightning.pytorch as lightning

@@ -215,10 +215,13 @@ def test_what_an_action_raises_is_a_warning_and_the_run_is_the_bare_one(where):
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
-def test_an_action_sees_gradients_before_the_step():
-    optimizer, *loop = wrapped(Credit)
-    train(*loop, optimizer, 2)
-    assert optimizer.action.gradients == [[True] * 4] * 2
+def test_an_action_sees_weights_and_gradients_before_the_step():
+    """Of plain SGD the step is known: θ − lr·g."""
+    optimizer, model, x, y = wrapped(Credit, torch.optim.SGD)
+    train(model, x, y, optimizer, 1)
+    (start,) = optimizer.action.starts
+    for (weight, gradient), p in zip(start, model.parameters(), strict=True):
+        torch.testing.assert_close(p, weight - 1e-2 * gradient, rtol=1e-12, atol=1e-15)
 
 
 def test_results_of_a_long_run_are_bounded():

@@ -15,14 +15,15 @@ class Credit(Action):
     def __init__(self, optimizer, ahead=3, raises=()):
         super().__init__(optimizer)
         self.ahead, self.raises, self.credited = ahead, raises, 0
-        self.limits, self.gradients, self.groups = [], [], 1
+        self.limits, self.starts, self.groups = [], [], 1
 
     @property
     def skipped(self):
         return self.credited
 
     def before_step(self):
-        self.gradients.append([p.grad is not None for group in self.optimizer.param_groups for p in group["params"]])
+        held = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.starts.append([(p.detach().clone(), None if p.grad is None else p.grad.clone()) for p in held])
         self.trouble("before_step")
 
     def after_step(self, taken, limit):
