@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import NonFiniteError
 from ..objectives.objective import Objective
+from ..objectives.parameters import as_reals
 from ..utils.cost import FORWARD, GRADIENT, Ledger, Work, loop_step, optimizer_step
 from .forecast import SECANTS, Forecast
 from .replay import Replay
@@ -105,14 +106,14 @@ class Walk:
         """The real network's loss, gradient and outputs."""
         self.ledger.gradients += 1
         loss, gradient, outputs = self.objective.evaluate(theta)
-        self.seen = self.seen.including(theta, outputs.reshape(-1))
-        return Point(theta, float(loss), gradient, outputs.reshape(-1))
+        flat = as_reals(outputs).reshape(-1).to(theta.dtype)  # a forecast computes in the vector's dtype
+        self.seen = self.seen.including(theta, flat)
+        return Point(theta, float(loss), gradient, flat)
 
     def outputs(self, theta: Tensor) -> Tensor:
         """The real network's outputs alone."""
         self.ledger.forwards += 1
         u = self.objective.outputs(theta)
-        self.seen = self.seen.including(theta, u.reshape(-1))
         return u
 
     def go(self, steps: int, window: int, known: Iterable[tuple[Tensor, Tensor]]) -> Way:
@@ -198,7 +199,8 @@ class Walk:
         actual = float(self.objective.loss.value(u))
         slope = 0.5 * (last.gradient + self.forecast(theta))
         predicted = last.loss + float(torch.dot(slope, theta - last.theta))
-        miss = _relative(u.reshape(-1) - expected, u.reshape(-1) - way.first.outputs)
+        flat = as_reals(u).reshape(-1).to(theta.dtype)
+        miss = _relative(flat - expected, flat - way.first.outputs)
         outcome = SkipOutcome.SKIPPED if way.trouble is None else SkipOutcome.SHORT
         if not math.isfinite(actual):
             outcome = SkipOutcome.NOT_FINITE
