@@ -87,6 +87,14 @@ def _state(scheduler: Scheduler) -> dict[str, Any]:
     return {key: value for key, value in scheduler.__dict__.items() if key != "optimizer" and not callable(value)}
 
 
+def inside(scheduler: Scheduler) -> list[tuple[Any, dict[str, Any]]]:
+    """A scheduler, those that it goes through and functions with a state of their own, each with its attributes."""
+    found = [(scheduler, dict(vars(scheduler)))]
+    for inner in getattr(scheduler, "_schedulers", []):
+        found += inside(inner)
+    return found + [(fn, dict(vars(fn))) for fn in getattr(scheduler, "lr_lambdas", []) if hasattr(fn, "__dict__")]
+
+
 def require_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
     """Raise for what cannot be stepped along with an optimizer."""
     if scheduler is None:

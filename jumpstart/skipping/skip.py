@@ -25,7 +25,7 @@ from ..utils.brief import brief
 from ..utils.cost import Ledger, Work
 from ..utils.guard import guarded
 from .buffers import refreshed
-from .replay import Replay, Scheduler, require_scheduler
+from .replay import Replay, Scheduler, inside, require_scheduler
 from .result import SkipOutcome, SkipResult
 from .windows import OPENING, TOLERANCE, Conditions, Walk
 
@@ -192,13 +192,14 @@ class _Follow:
         self.state = {} if replay.scheduler is None else replay.scheduler.state_dict()
 
     def __call__(self) -> None:
-        kept = None if self.scheduler is None else dict(self.scheduler.__dict__)
+        kept = [] if self.scheduler is None else inside(self.scheduler)
         try:
             self.changes.apply()
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(self.state)
         except BaseException:
             self.back.apply()
-            if self.scheduler is not None and kept is not None:
-                self.scheduler.__dict__.update(kept)
+            for held, attributes in kept:
+                held.__dict__.clear()
+                held.__dict__.update(attributes)
             raise
