@@ -237,26 +237,39 @@ class Objective:
         """
         self.prepare(theta)
         if len(self.parts) == 1:
-            u, gradient = self._pulled(self.parts[0], theta, self.loss.grad)
-        else:
-            u = self.outputs(theta)
-            g, at, gradient = self.loss.grad(u), 0, torch.zeros_like(theta)
-            for part in self.parts:
-                rows, share = self._pulled(part, theta, lambda rows, at=at: g[at : at + len(rows)])
-                gradient, at = gradient + share, at + len(rows)
-        return self.loss.value(u).detach(), gradient, u
+            rows, pull = self._pulled(self.parts[0], theta)
+            value, g = self._sloped(rows)
+            return value, pull(g), rows
+        u = self.outputs(theta)
+        (value, g), at, gradient = self._sloped(u), 0, torch.zeros_like(theta)
+        for part in self.parts:
+            rows, pull = self._pulled(part, theta)
+            gradient, at = gradient + pull(g[at : at + len(rows)]), at + len(rows)
+        return value, gradient, u
 
-    def _pulled(self, part: Part, theta: Tensor, cotangent: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """A part's outputs at θ (P,), and Jᵀ of a cotangent that may depend on them."""
+    def _sloped(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Φ and ∇Φ at outputs u by one pass through the loss, as the loop takes it."""
+        with translated("the loss", LOSS), torch.enable_grad():
+            leaf = u.detach().requires_grad_()
+            value = self.loss.value(leaf)
+            (g,) = torch.autograd.grad(value, [leaf])
+        return value.detach(), g
+
+    def _pulled(self, part: Part, theta: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """A part's outputs at θ (P,), and Jᵀ of a cotangent, once."""
         leaf = theta.detach().clone().requires_grad_()
         with part.translated(self.model), torch.enable_grad():
             u = part.outputs(self.net.bind(leaf))
-            kept = u.detach()
-            if not u.requires_grad:
-                raise NoParametersError("the outputs depend on none of the parameters that move: nothing to train.")
-            u.backward(cotangent(kept), inputs=[leaf])
-        assert leaf.grad is not None
-        return kept, leaf.grad
+        if not u.requires_grad:
+            raise NoParametersError("the outputs depend on none of the parameters that move: nothing to train.")
+
+        def pull(g: Tensor) -> Tensor:
+            with part.translated(self.model):
+                u.backward(g, inputs=[leaf])
+            assert leaf.grad is not None
+            return leaf.grad
+
+        return u.detach(), pull
 
     def move(self, theta: Tensor, target: Tensor, follow: Callable[[], None]) -> None:
         """Move the model's weights from θ to a target (P,) and do what follows; they go back to θ if that fails."""

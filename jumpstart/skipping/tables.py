@@ -82,7 +82,18 @@ def same(a: Any, b: Any) -> bool:
 def owned(entries: Mapping[Any, Any], shared: dict[int, Any] | None = None) -> dict[Any, Any]:
     """A copy of a table without its parameters; what tables with the same ``shared`` have in common stays common."""
     memo = {} if shared is None else shared
-    return {key: copy.deepcopy(value, memo) for key, value in entries.items() if key != "params"}
+    return {key: _copied(value, memo) for key, value in entries.items() if key != "params"}
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """What ``copy.deepcopy`` gives, a good deal faster for plain tensors and numbers."""
+    if isinstance(value, (bool, int, float, str)) or value is None:
+        return value
+    if type(value) is not Tensor or value.requires_grad:
+        return copy.deepcopy(value, memo)
+    if id(value) not in memo:
+        memo[id(value)] = value.clone()
+    return memo[id(value)]
 
 
 def change(found: Changes, table: dict[Any, Any], key: Any, value: Any, shared: dict[int, Any]) -> None:
