@@ -34,7 +34,7 @@ def tell(jumps: JumpOptimizer, scheduler: Any, clip: float | None) -> None:
     for name, value in (("scheduler", scheduler), ("clip", clip)):
         if options[name] is None and value is not None:
             options[name] = value
-    require_options(**options)
+    require_options(**options, optimizer=jumps.inner)
 
 
 def begin(jumps: JumpOptimizer, counted: int, total: int) -> None:

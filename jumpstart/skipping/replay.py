@@ -104,7 +104,7 @@ def require_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
     if not isinstance(scheduler, Scheduler):
         raise InputError(f"scheduler={brief(scheduler)}: give a torch learning-rate scheduler that is stepped with the "
                          "optimizer, or None.")  # fmt: skip
-    if optimizer not in (scheduler.optimizer, getattr(scheduler.optimizer, "inner", None)):
+    if scheduler.optimizer.param_groups is not optimizer.param_groups:  # wrappers of it (ours, accelerate's) share them
         raise InputError(
             f"scheduler={type(scheduler).__name__} moves the rates of another optimizer, a "
             f"{type(scheduler.optimizer).__name__}: give the one of this {type(optimizer).__name__}."
