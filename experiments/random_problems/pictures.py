@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-RATIOS = (0.01, 0.1, 0.5, 0.9, 1.0, 1.1, 2.0, 10.0, 100.0)
+RATIOS = (0.1, 0.5, 0.9, 1.0, 1.1, 2.0, 10.0)
 
 
 def ratio_axis(axis: Any) -> None:
