@@ -24,6 +24,7 @@ class Replay:
     Args:
         optimizer: the real one, which is copied. objective: whose parameters it moves.
         scheduler: stepped after each step, on a copy; None for rates that stay as they are.
+        behind: the loop steps its scheduler for the last step after the skip, and not before.
         clip: largest norm of a gradient, as ``clip_grad_norm_`` takes it; None for none.
         noise: called with the copy before each step (``noise``); None for nothing.
     """
@@ -35,9 +36,10 @@ class Replay:
         scheduler: Scheduler | None = None,
         clip: float | None = None,
         noise: Callable[[Replica], None] | None = None,
+        behind: bool = False,
     ) -> None:
         self.replica = Replica(optimizer, objective.space, objective.model)
-        self.scheduler, self.clip, self.noise = None, clip, noise
+        self.scheduler, self.clip, self.noise, self.behind = None, clip, noise, behind
         if scheduler is not None:
             memo = {id(scheduler.optimizer): self.replica.copy, id(optimizer): self.replica.copy}
             self.scheduler = copy.deepcopy(scheduler, memo)
@@ -53,12 +55,18 @@ class Replay:
         if self.clip is not None:
             norm = torch.linalg.vector_norm(gradient)
             gradient = gradient * (self.clip / (norm + 1e-6)).clamp(max=1.0)
+        if self.behind:
+            self._schedule()
         theta = self.replica.step(gradient)
+        if not self.behind:
+            self._schedule()
+        return theta
+
+    def _schedule(self) -> None:
         if self.scheduler is not None:
             with warnings.catch_warnings():  # torch warns of orders of calls that are the user's loop's
                 warnings.simplefilter("ignore")
                 self.scheduler.step()
-        return theta
 
     def roll(self, forecast: Callable[[Tensor], Tensor], count: int, marks: Iterable[int] = ()) -> dict[int, Tensor]:
         """Take ``count`` steps; the weights after those steps that are marked."""

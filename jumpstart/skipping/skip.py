@@ -125,8 +125,8 @@ def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Condit
     ledger = Ledger(allowance=conditions.allowance)
     theta = objective.theta()
     require_held(skipper.optimizer, objective)
-    replay = Replay(skipper.optimizer, objective, skipper.scheduler, skipper.clip, conditions.noise)
-    work = _repeatable(objective, theta, ledger)
+    replay = Replay(skipper.optimizer, objective, skipper.scheduler, skipper.clip, conditions.noise, conditions.behind)
+    work = _repeatable(objective, theta)
     walk = Walk(objective, replay, skipper.tolerance, ledger, conditions.rate, work)
     least = walk.least()
     if least > steps:  # no window could pay, so nothing is asked
@@ -165,8 +165,11 @@ def require_held(optimizer: torch.optim.Optimizer, objective: Objective) -> None
         raise InputError(f"the steps of {type(optimizer).__name__} cannot be skipped: use search=True.")
 
 
-def _repeatable(objective: Objective, theta: Tensor, ledger: Ledger) -> Work:
-    """The work of a forward pass; asked once for the model's modes whether there is one function at all."""
+def _repeatable(objective: Objective, theta: Tensor) -> Work:
+    """The work of a forward pass; asked once for the model's modes whether there is one function at all.
+
+    What is asked once is not booked: a resumed run asks again, and must go on as if it had not.
+    """
     modes = tuple(module.training for module in objective.model.modules())
     known = objective.consistent.repeats.get(modes)
     if known is None:
@@ -174,7 +177,6 @@ def _repeatable(objective: Objective, theta: Tensor, ledger: Ledger) -> Work:
         u = objective.outputs(theta)
         require_finite_outputs(u)
         work, _, _ = require_repeatable(objective.net, u, lambda: objective.outputs(theta))
-        ledger.forwards += 2
         objective.consistent.repeats[modes] = known = work, len(u)
     work, rows = known
     share = objective.shape[0] / rows

@@ -39,6 +39,7 @@ class Conditions:
         rate: what a gradient of the objective costs in steps of the loop (its rows over those of a minibatch).
         allowance: most that may be spent, in steps of the loop.
         known: weights (P,) and the objective's gradient (P,) there, where the loop has computed it already.
+        behind: the loop steps its scheduler for its last step after the skip, and not before.
         noise: what minibatches add to second moments (``noise.minibatch_noise``).
         approve: asked of what was found and the weights before and after, and told where to book what that costs: why
             they must not move, or nothing.
@@ -47,6 +48,7 @@ class Conditions:
     rate: float = 1.0
     allowance: float = math.inf
     known: tuple[tuple[Tensor, Tensor], ...] = ()
+    behind: bool = False
     noise: Callable[[Replica], None] | None = None
     approve: Callable[[SkipResult, Tensor, Tensor, Ledger], str | None] | None = None
 

@@ -135,6 +135,7 @@ class Skipping(Action):
         conditions = Conditions(
             rate=self._rate,
             known=known,
+            behind=True,
             noise=self._noise(objective, known),
             approve=self._approve(objective),
         )
