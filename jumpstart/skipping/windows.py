@@ -193,8 +193,9 @@ class Walk:
 
     def verdict(self, way: Way) -> SkipResult:
         """Whether the outputs at the end are those that the way led to; one forward pass."""
-        if way.done == 0:
-            return SkipResult(way.trouble or SkipOutcome.DEAR, 0, before=way.first.loss, windows=way.windows)
+        if way.done <= self.rate * self.ledger.gradient_evaluations + self.ledger.dense:  # for no gain, no error
+            trouble = way.trouble if way.done == 0 else None
+            return SkipResult(trouble or SkipOutcome.DEAR, 0, before=way.first.loss, windows=way.windows)
         theta, last = self.replay.theta, way.last
         expected = self.seen(theta)
         u = self.outputs(theta)
