@@ -24,6 +24,7 @@ from ..optim.twin import Changes
 from ..utils.brief import brief
 from ..utils.cost import Ledger, Work
 from ..utils.guard import guarded
+from ..utils.warn import warn
 from .buffers import refreshed
 from .replay import Replay, Scheduler, inside, require_scheduler
 from .result import SkipOutcome, SkipResult
@@ -128,15 +129,22 @@ def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Condit
     replay = Replay(skipper.optimizer, objective, skipper.scheduler, skipper.clip, conditions.noise, conditions.behind)
     work = _repeatable(objective, theta)
     walk = Walk(objective, replay, skipper.tolerance, ledger, conditions.rate, work)
-    least = walk.least()
+    least, target, buffers = walk.least(), theta, []
     if least > steps:  # no window could pay, so nothing is asked
-        return SkipResult(SkipOutcome.DEAR, steps, seconds=time.perf_counter() - begun)
-    result = walk.verdict(walk.go(steps, max(skipper.window, least), conditions.known))
+        result = SkipResult(SkipOutcome.DEAR, steps)
+    else:
+        result = walk.verdict(walk.go(steps, max(skipper.window, least), conditions.known))
+        target = replay.theta.clone()
+        skipper.window = walk.window
     if result.accepted and conditions.approve is not None:
-        cause = conditions.approve(result, theta, replay.theta.clone(), ledger)
+        cause = conditions.approve(result, theta, target.clone(), ledger)
         if cause:
             result = replace(result, outcome=SkipOutcome.REFUSED, steps=0, cause=cause)
-    result = replace(
+    if result.accepted:
+        buffers = refreshed(objective, target, result.steps)
+        ledger.forwards += bool(buffers)
+        objective.move(theta, target, _Follow(replay, skipper.scheduler, buffers))
+    return replace(
         result,
         asked=steps,
         seconds=time.perf_counter() - begun,
@@ -144,12 +152,6 @@ def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Condit
         dense_work=ledger.dense,
         cost=conditions.rate * ledger.gradient_evaluations + ledger.dense,
     )
-    if result.accepted:
-        target = replay.theta.clone()
-        buffers = refreshed(objective, target, result.steps)
-        objective.move(theta, target, _Follow(replay, skipper.scheduler, buffers))
-    skipper.window = walk.window
-    return result
 
 
 def require_held(optimizer: torch.optim.Optimizer, objective: Objective) -> None:
@@ -163,6 +165,16 @@ def require_held(optimizer: torch.optim.Optimizer, objective: Objective) -> None
         )
     if adapters.listeners(optimizer):
         raise InputError(f"the steps of {type(optimizer).__name__} cannot be skipped: use search=True.")
+    moved = {id(present[name]) for name in objective.space.names}
+    others = [
+        p for group in optimizer.param_groups if adapters.moves(group) for p in group["params"] if p.requires_grad
+    ]
+    if left := sum(p.grad is not None and bool((p.grad != 0).any()) for p in others if id(p) not in moved):
+        warn(
+            f"{left} parameter{'' if left == 1 else 's'} of the {type(optimizer).__name__} with a gradient "
+            f"{'is' if left == 1 else 'are'} not the objective's: over skipped steps they stay where they are.",
+            RuntimeWarning,
+        )
 
 
 def _repeatable(objective: Objective, theta: Tensor) -> Work:

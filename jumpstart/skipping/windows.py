@@ -84,7 +84,7 @@ class Walk:
 
     Attributes:
         forecast: of the gradient. seen: of the outputs. window: steps that the next window may have.
-        virtual: what a virtual step costs, in steps of the loop.
+        virtual: what a virtual step costs, in steps of the loop. gradient: what a gradient does, in evaluations of one.
     """
 
     def __init__(
@@ -93,6 +93,8 @@ class Walk:
         self.objective, self.replay, self.tolerance = objective, replay, tolerance
         self.ledger, self.rate = ledger, rate
         self.forecast, self.seen, self.window = Forecast(), Forecast(), OPENING
+        self.chunked = len(objective.parts) > 1  # all parts are asked for outputs before each is for its gradient
+        self.gradient = GRADIENT + FORWARD * self.chunked
         theta = replay.theta
         own = Work(4.0 * SECANTS * theta.numel(), 4.0 * theta.numel(), FORECAST_CALLS)
         virtual = own.seconds(theta.dtype, theta.device) + optimizer_step(theta, len(replay.replica.pieces))
@@ -102,11 +104,12 @@ class Walk:
     def least(self) -> int:
         """The steps that a window must bring to pay; more than there can be where virtual steps are too dear."""
         left = 1 - 2 * PAYS * self.virtual
-        return math.ceil(PAYS * self.rate * GRADIENT / left) if left > 0 else 10**9
+        return math.ceil(PAYS * self.rate * self.gradient / left) if left > 0 else 10**9
 
     def ask(self, theta: Tensor) -> Point:
         """The real network's loss, gradient and outputs."""
         self.ledger.gradients += 1
+        self.ledger.forwards += self.chunked
         loss, gradient, outputs = self.objective.evaluate(theta)
         flat = as_reals(outputs).reshape(-1).to(theta.dtype)  # a forecast computes in the vector's dtype
         self.seen = self.seen.including(theta, flat)
@@ -185,7 +188,7 @@ class Walk:
         return max(1, round(kept * min(LONGEST, max(0.5, factor))))
 
     def _window_cost(self, count: int) -> float:
-        return self.rate * GRADIENT + 2 * count * self.virtual
+        return self.rate * self.gradient + 2 * count * self.virtual
 
     def _spent(self, count: int) -> float:
         """What is spent after one more window and the last look, in steps of the loop."""

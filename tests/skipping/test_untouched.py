@@ -97,7 +97,7 @@ def test_who_does_not_approve_keeps_everything():
     before = loop.everything()
     asked = []
 
-    def approve(old, new, ledger):
+    def approve(found, old, new, ledger):
         asked.append((old.clone(), new.clone()))
         return "other data say no"
 
