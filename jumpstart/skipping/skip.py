@@ -22,7 +22,7 @@ from ..objectives.objective import Objective, require_finite_outputs
 from ..optim import adapters
 from ..optim.twin import Changes
 from ..utils.brief import brief
-from ..utils.cost import Ledger, Work
+from ..utils.cost import FORWARD, Ledger, Work
 from ..utils.guard import guarded
 from ..utils.warn import warn
 from .buffers import refreshed
@@ -127,7 +127,7 @@ def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Condit
     theta = objective.theta()
     require_held(skipper.optimizer, objective)
     replay = Replay(skipper.optimizer, objective, skipper.scheduler, skipper.clip, conditions.noise, conditions.behind)
-    work = _repeatable(objective, theta)
+    work, once = _repeatable(objective, theta)
     walk = Walk(objective, replay, skipper.tolerance, ledger, conditions.rate, work)
     least, target, buffers = walk.least(), theta, []
     if least > steps:  # no window could pay, so nothing is asked
@@ -148,7 +148,7 @@ def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Condit
         result,
         asked=steps,
         seconds=time.perf_counter() - begun,
-        gradient_evaluations=ledger.gradient_evaluations,
+        gradient_evaluations=ledger.gradient_evaluations + once,
         dense_work=ledger.dense,
         cost=conditions.rate * ledger.gradient_evaluations + ledger.dense,
     )
@@ -177,12 +177,13 @@ def require_held(optimizer: torch.optim.Optimizer, objective: Objective) -> None
         )
 
 
-def _repeatable(objective: Objective, theta: Tensor) -> Work:
-    """The work of a forward pass; asked once for the model's modes whether there is one function at all.
+def _repeatable(objective: Objective, theta: Tensor) -> tuple[Work, float]:
+    """The work of a forward pass, and what it took to find out, in gradient evaluations.
 
-    What is asked once is not booked: a resumed run asks again, and must go on as if it had not.
+    Asked once for the model's modes is whether there is one function at all. That is no cost of this skip: a resumed
+    run asks again, and must decide as if it had not.
     """
-    modes = tuple(module.training for module in objective.model.modules())
+    modes, once = tuple(module.training for module in objective.model.modules()), 0.0
     known = objective.consistent.repeats.get(modes)
     if known is None:
         objective.prepare(theta)
@@ -190,9 +191,10 @@ def _repeatable(objective: Objective, theta: Tensor) -> Work:
         require_finite_outputs(u)
         work, _, _ = require_repeatable(objective.net, u, lambda: objective.outputs(theta))
         objective.consistent.repeats[modes] = known = work, len(u)
+        once = 2 * FORWARD
     work, rows = known
     share = objective.shape[0] / rows
-    return Work(work.flops * share, work.elements * share, work.calls)
+    return Work(work.flops * share, work.elements * share, work.calls), once
 
 
 class _Follow:

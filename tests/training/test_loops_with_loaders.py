@@ -45,17 +45,17 @@ def test_interrupted_and_resumed(mode, tmp_path):
     """Stopped at any step, through a file: to the bit, jumps and what they are tried on included."""
     model, optimizer = start(mode)
     states = {}
-    for step in range(40):
+    for step in range(80):
         states[step] = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
         train(model, optimizer, 1)
     assert any(result.accepted for result in optimizer.results)
-    for stop in (3, 11, 27):
+    for stop in (3, 45, 67):
         torch.save(states[stop], tmp_path / "run.pt")
         again, resumed = start(mode)
         weights, state = torch.load(tmp_path / "run.pt", weights_only=False)
         again.load_state_dict(weights)
         resumed.load_state_dict(state)
-        train(again, resumed, 40 - stop)
+        train(again, resumed, 80 - stop)
         assert torch.equal(flat(again), flat(model)), stop
         assert resumed.effective_steps == optimizer.effective_steps
 
@@ -66,7 +66,7 @@ def test_random_numbers_are_the_loops(mode):
     """A wrapped loop leaves the global generator where a bare one does."""
     model, optimizer = start(mode)
     torch.manual_seed(0)
-    train(model, optimizer, 30)
+    train(model, optimizer, 80)
     after = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(after, torch.rand(1))
