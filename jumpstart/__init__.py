@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .solver.solution import Solution
     from .solver.solve import load, solve
     from .training.jump_optimizer import JumpOptimizer
+    from .training.writers import JsonLines, TensorBoard
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,8 @@ _DEFINED = {
     "load": "solver.solve",
     "solve": "solver.solve",
     "JumpOptimizer": "training.jump_optimizer",
+    "JsonLines": "training.writers",
+    "TensorBoard": "training.writers",
     "SkipOutcome": "skipping.result",
     "SkipResult": "skipping.result",
     "Skipper": "skipping.skip",
@@ -77,6 +80,7 @@ _MODULES = {
     "errors": "errors",
     "gating": "gating",
     "gp": "gp",
+    "integrations": "integrations",
     "losses": "losses",
     "optim": "optim",
 }
@@ -84,6 +88,7 @@ _MODULES = {
 __all__ = [
     "FitOutcome",
     "FitResult",
+    "JsonLines",
     "JumpOptimizer",
     "JumpResult",
     "Jumper",
@@ -97,6 +102,7 @@ __all__ = [
     "Solution",
     "StagnationWarning",
     "Steps",
+    "TensorBoard",
     "Term",
     "Trust",
     "bases",
@@ -107,6 +113,7 @@ __all__ = [
     "from_loader",
     "gating",
     "gp",
+    "integrations",
     "jump",
     "jumped",
     "jumps_only",

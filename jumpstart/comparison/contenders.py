@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
@@ -64,7 +65,9 @@ def jumped(factory: Factory, at: Schedule = None, **options: Any) -> Contender:
         seen = accepted = 0
         while True:
             _backward(model, objective, optimizer)
-            optimizer.step()
+            with warnings.catch_warnings():  # a comparison counts what is spent, and has no number of steps to reach
+                warnings.filterwarnings("ignore", "this loop is not told")
+                optimizer.step()
             cost += 1
             for result in optimizer.results[len(optimizer.results) - (optimizer.jumps - seen) :]:
                 cost += result.gradient_evaluations

@@ -22,7 +22,7 @@ MODES = {"skip": (0.003, {"skip": 20, "budget": 1.0}), "search": (0.05, {"search
 modes = pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 
 
-def start(mode, samples=64):
+def start(mode, samples=32):
     model, (rate, options) = mlp(0), mode
     inner = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
     data = js.from_loader(model, DataLoader(DATA, BATCH, shuffle=True), "mse", samples)
