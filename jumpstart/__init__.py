@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import bases, errors, gating, gp, losses, optim
+    from . import bases, errors, gating, gp, integrations, losses, optim
     from .comparison.compare import compare
     from .comparison.contenders import fitted, jumped, jumps_only, lbfgs, stepped
     from .comparison.report import Report
