@@ -23,7 +23,7 @@ from .door import require_traceable
 from .outputs import Chosen, Output
 from .parameters import ParameterSpace, Select
 from .parts import Batch, Opaque, Part, join, require_finite, taken
-from .pure import Net
+from .pure import Bound, Net
 
 
 class Consistent(dict[int, bool]):
@@ -259,13 +259,14 @@ class Objective:
         """A part's outputs at θ (P,), and Jᵀ of a cotangent, once."""
         leaf = theta.detach().clone().requires_grad_()
         with part.translated(self.model), torch.enable_grad():
-            u = part.outputs(self.net.bind(leaf))
+            params = self.space.unflatten(leaf)
+            u = part.outputs(Bound(self.net, params))
         if not u.requires_grad:
             raise NoParametersError("the outputs depend on none of the parameters that move: nothing to train.")
 
         def pull(g: Tensor) -> Tensor:
             with part.translated(self.model):
-                u.backward(g, inputs=[leaf])
+                self.net.within(params, lambda: u.backward(g, inputs=[leaf]))
             assert leaf.grad is not None
             return leaf.grad
 

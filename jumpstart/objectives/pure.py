@@ -76,6 +76,19 @@ class Net:
     @guarded(lambda net, /, *_, **__: net.model)
     def reach(self, path: str, params: Mapping[str, Tensor], /, *args: Any, **kwargs: Any) -> Any:
         """Call a submodule or a method of the model by its path ("" for the model), with parameters given by name."""
+        module: nn.Module = _At(self.model, path) if path else self.model
+        return self._swapped(module, "model." if path else "", params, args, kwargs)
+
+    @guarded(lambda net, /, *_, **__: net.model)
+    def within(self, params: Mapping[str, Tensor], call: Callable[[], Any]) -> Any:
+        """Call a function while the model holds these parameters: a backward pass may run layers once more.
+
+        Activation checkpoints do; they would find the model's own weights, and gradients would be of neither.
+        """
+        return self._swapped(_Holding(self.model), "model.", params, (call,), {})
+
+    def _swapped(self, module: nn.Module, prefix: str, params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Any:
+        """Call a module that holds the model at a prefix, the model's tensors swapped for given ones meanwhile."""
         if self.draws:
             drawing()
         if self.large:
@@ -86,10 +99,7 @@ class Net:
             mode = self.snapshot.modes if mode is None else mode
         given.update(params)
         # Ties are resolved here: functional_call would swap a module that stands at two places twice, and back wrongly.
-        tensors = {name: given[first] for name, first in ties(self.model) if first in given}
-        module: nn.Module = self.model
-        if path:
-            module, tensors = _At(self.model, path), {f"model.{name}": tensor for name, tensor in tensors.items()}
+        tensors = {prefix + name: given[first] for name, first in ties(self.model) if first in given}
         with attributes_kept(self.model), module_mode(self.model, mode), uncached_parametrizations():
             return functional_call(module, tensors, args, kwargs, tie_weights=False)
 
@@ -110,6 +120,17 @@ class _At(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return attribute(self.model, self.path)(*args, **kwargs)
+
+
+class _Holding(nn.Module):
+    """Calls a function of nothing while its model's tensors are swapped."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, call: Callable[[], Any]) -> Any:
+        return call()
 
 
 def ties(model: nn.Module) -> Iterator[tuple[str, str]]:

@@ -64,6 +64,7 @@ def test_the_ledger_is_what_the_network_was_asked(case):
     objective = run.objective()
     skipper = Skipper(objective, run.optimizer)
     outcomes = []
+    skipper.skip(1)  # what is asked once of a model is not booked
     for _ in range(4):
         _ = run.model.asked
         with warnings.catch_warnings():

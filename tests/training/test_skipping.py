@@ -1,10 +1,11 @@
-"""The wrapper that skips: it follows the loop where it can tell that it does, says where not, and never goes too far."""
+"""The wrapper that skips: it follows a loop where it can tell that it does, says where not, and never goes too far."""
 
 from __future__ import annotations
 
 import copy
 import io
 import pickle
+import re
 import warnings
 
 import pytest
@@ -136,10 +137,7 @@ def test_a_gradient_of_another_size_is_said_and_nothing_skipped(options, times):
     assert optimizer.skipped == 0
     assert optimizer.taken == 60
     assert len([words for words in said if "the objective's times" in words]) == 1
-    with pytest.warns(RuntimeWarning, match=f"the objective's times {times}.*clip="):
-        again, other = wrapped(make=make)
-        for _ in range(8):
-            step(again, other, **options)
+    assert re.search(f"the objective's times {times}.*clip=", said[0])
 
 
 def test_a_clip_that_is_given_is_followed():
@@ -254,7 +252,7 @@ def test_trouble_inside_a_skip_is_a_warning_and_the_loop_goes_on(monkeypatch):
 
 def made(kind, make):
     model = net()
-    options = {"batch": 20, "budget": 1.0} if kind == "minibatches" else {}
+    options = {"skip": 15, "batch": 30, "budget": 1.0} if kind == "minibatches" else {"skip": 6}
     inner = MAKES[make](model.parameters())
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(inner, 150) if kind == "scheduler" else None
     optimizer = js.JumpOptimizer(inner, js.supervised(model, X, Y), scheduler=scheduler, **options)
@@ -268,7 +266,7 @@ def trained(parts, kind, total, stops=()):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in optimizer.steps(total):
-            rows = batch(optimizer.taken, 20) if kind == "minibatches" else slice(None)
+            rows = batch(optimizer.taken, 30) if kind == "minibatches" else slice(None)
             step(model, optimizer, rows, scheduler=scheduler)
             iteration += 1
             if iteration in stops:
@@ -278,7 +276,7 @@ def trained(parts, kind, total, stops=()):
     return saved
 
 
-def resumed(kind, make, stops, total=60):
+def resumed(kind, make, stops, total=100):
     whole = made(kind, make)
     saved = trained(whole, kind, total, stops)
     for stop, file in saved.items():
@@ -299,7 +297,7 @@ def resumed(kind, make, stops, total=60):
 @pytest.mark.parametrize(("kind", "make"), [("full batch", "AdamW"), ("scheduler", "momentum"), ("minibatches", "SGD")])
 def test_a_run_that_was_stopped_goes_on_as_the_uninterrupted_one(kind, make):
     count, skipped = resumed(kind, make, (2, 6, 8))
-    assert count >= 2
+    assert count == 3
     assert skipped > 0
 
 
