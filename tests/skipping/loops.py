@@ -113,3 +113,27 @@ def draw(seed, make, *, dtype=torch.float64, warm=20, **fields):
 def miss(start, skipped, taken):
     """Of held-out outputs, relative to how far the real steps moved them."""
     return float((skipped.outputs() - taken.outputs()).norm() / (taken.outputs() - start).norm())
+
+
+class Counting(nn.Module):
+    """Counts passes forwards and backwards, of all rows."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 16), *layers, nn.Tanh(), nn.Linear(16, 16), nn.Tanh(),
+                                    nn.Linear(16, 1)).double()  # fmt: skip
+        self.passes = []  # the library puts attributes back that a pass changes
+
+    def forward(self, x):
+        self.passes.append(len(x) / 30 / 3)  # forwards is a third of a gradient evaluation
+        u = self.layers(x)
+        if u.requires_grad:
+            u.register_hook(lambda grad: self.passes.append(len(grad) / 30 * 2 / 3))
+        return u
+
+    @property
+    def asked(self):
+        """Since last time, in gradient evaluations."""
+        found = sum(self.passes)
+        self.passes.clear()
+        return found

@@ -11,32 +11,8 @@ from torch import nn
 from jumpstart.skipping.skip import Skipper
 from jumpstart.skipping.windows import Conditions
 
-from .loops import Loop
+from .loops import Counting, Loop
 from .optimizers import KINDS
-
-
-class Counting(nn.Module):
-    """Counts passes forwards and backwards, of all rows."""
-
-    def __init__(self, *layers):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, 16), *layers, nn.Tanh(), nn.Linear(16, 16), nn.Tanh(),
-                                    nn.Linear(16, 1)).double()  # fmt: skip
-        self.passes = []  # the library puts attributes back that a pass changes
-
-    def forward(self, x):
-        self.passes.append(len(x) / 30 / 3)  # forwards is a third of a gradient evaluation
-        u = self.layers(x)
-        if u.requires_grad:
-            u.register_hook(lambda grad: self.passes.append(len(grad) / 30 * 2 / 3))
-        return u
-
-    @property
-    def asked(self):
-        """Since last time, in gradient evaluations."""
-        found = sum(self.passes)
-        self.passes.clear()
-        return found
 
 
 def loop(make, *layers, seed=0, warm=10, **options):

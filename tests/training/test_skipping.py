@@ -16,6 +16,9 @@ from torch.utils.checkpoint import checkpoint
 import jumpstart as js
 from jumpstart.errors import InputError, NondeterministicError
 
+from ..skipping.loops import Counting
+from ..skipping.optimizers import BY_HAND, KINDS
+
 X = torch.randn(60, 4, generator=torch.Generator().manual_seed(9)).double()
 Y = torch.sin(2 * X[:, :1]) + 0.1 * X[:, 1:2]
 HELD = torch.randn(40, 4, generator=torch.Generator().manual_seed(10)).double()
@@ -190,6 +193,44 @@ def test_maximizing_loops_climb():
     assert run(model, optimizer, 60, scale=-1.0) == []
     assert optimizer.skipped > 0
     assert apart(model, bare("momentum", 60)) < 0.1
+
+
+# ---- what it costs ---------------------------------------------------------------------------------------------------
+
+
+def asked(make, total):
+    """What a wrapped run asks of the network, over what a bare one does."""
+    torch.manual_seed(1)
+    model = Counting()
+    x = torch.randn(30, 4).double()
+    y = torch.sin(x[:, :1]) + 0.3 * torch.randn(30, 1).double()
+    optimizer = js.JumpOptimizer(make(model.parameters()), js.supervised(model, x, y))
+    _ = model.asked
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in optimizer.steps(total):
+            optimizer.zero_grad()
+            LOSS(model(x), y).backward()
+            optimizer.step()
+    return model.asked / total, optimizer
+
+
+@pytest.mark.parametrize("kind", ["RMSprop centered", "Rprop", "NAdam", "Adafactor", "layer-scaled"])
+def test_where_skips_never_pay_a_run_costs_a_few_hundredths_more_and_less_so_the_longer_it_is(kind):
+    """Steps that turn all the time, and copies whose steps are as dear as the network."""
+    make = {**KINDS, **BY_HAND}[kind]
+    short, _ = asked(make, 200)
+    long, optimizer = asked(make, 800)
+    assert optimizer.skipped <= 10, "the case is what it says"
+    assert short <= 1.07
+    assert long <= 1.04
+    assert long < short
+
+
+def test_where_they_pay_a_run_costs_a_fraction():
+    ratio, optimizer = asked(MAKES["SGD"], 300)
+    assert optimizer.effective_steps == 300
+    assert ratio < 0.25
 
 
 # ---- objectives from a function --------------------------------------------------------------------------------------
