@@ -40,7 +40,10 @@ def test_the_ledger_is_what_the_network_was_asked(case):
     objective = run.objective()
     skipper = Skipper(objective, run.optimizer)
     outcomes = []
-    skipper.skip(1)  # what is asked once of a model is not booked
+    _ = run.model.asked
+    first = skipper.skip(1)
+    assert first.gradient_evaluations == pytest.approx(run.model.asked)
+    assert first.cost == pytest.approx(0), "what is asked once of a model is no cost of a skip"
     for _ in range(4):
         _ = run.model.asked
         with warnings.catch_warnings():

@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 import jumpstart as js
 from jumpstart.errors import InputError, NondeterministicError
+from jumpstart.training.pace import OVERDRAFT
+from jumpstart.training.skipping import BUDGET
 
 from ..skipping.loops import Counting
 from ..skipping.optimizers import BY_HAND, KINDS
@@ -170,8 +172,9 @@ def test_minibatches_that_are_told_of_cost_what_they_cost():
         step(model, optimizer, batch(optimizer.taken, 20))
     assert optimizer.effective_steps == 200
     assert optimizer.action.follows is False
-    for result in optimizer.results:
-        assert result.cost == pytest.approx(3 * result.gradient_evaluations + result.dense_work)
+    for k, result in enumerate(optimizer.results):
+        once = 0 if k else 2 / 3  # two passes of a model that is new, which are no cost of a skip
+        assert result.cost == pytest.approx(3 * (result.gradient_evaluations - once) + result.dense_work)
         assert not result.accepted or result.steps > 3 * result.windows, "a window costs three of the loop's steps"
 
 
@@ -198,9 +201,9 @@ def test_maximizing_loops_climb():
 # ---- what it costs ---------------------------------------------------------------------------------------------------
 
 
-def asked(make, total):
+def asked(make, total, seed=1):
     """What a wrapped run asks of the network, over what a bare one does."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     model = Counting()
     x = torch.randn(30, 4).double()
     y = torch.sin(x[:, :1]) + 0.3 * torch.randn(30, 1).double()
@@ -488,3 +491,24 @@ def test_a_second_wrapper_is_refused():
     model, optimizer = wrapped()
     with pytest.raises(InputError, match="jumps already"):
         js.JumpOptimizer(optimizer, js.supervised(model, X, Y))
+
+
+# ---- faults that are known -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(strict=True, reason="a try goes on for as many windows as pay, and only its end says that it missed")
+def test_what_tries_lose_stays_within_the_budget_and_what_others_saved():
+    _, optimizer = asked(KINDS["momentum"], 1000, seed=0)
+    pace = optimizer.action.pace
+    assert pace.lost <= pace.saved + OVERDRAFT + BUDGET * optimizer.effective_steps
+
+
+@pytest.mark.xfail(strict=True, reason="along minibatches the size of a gradient is held against nothing")
+def test_minibatches_whose_loss_is_a_sum_are_no_mean():
+    """The steps are ten times those that would be skipped."""
+    model, optimizer = wrapped(batch=30, make="SGD", budget=1.0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in optimizer.steps(150):
+            step(model, optimizer, batch(optimizer.taken, 30), scale=10.0)
+    assert optimizer.skipped == 0 or any("times" in str(w.message) for w in caught)
