@@ -26,7 +26,7 @@ def loop(make, *layers, seed=0, warm=10, **options):
 CASES = {
     "SGD": (lambda p: torch.optim.SGD(p, 0.02), (), {}),
     "AdamW": (lambda p: torch.optim.AdamW(p, 0.003), (), {}),
-    "Adagrad": (lambda p: torch.optim.Adagrad(p, 0.02), (), {}),
+    "Adagrad": (lambda p: torch.optim.Adagrad(p, 0.005), (), {}),
     "unstable": (lambda p: torch.optim.SGD(p, 1.0, momentum=0.95), (), {}),
     "too dear": (KINDS["Adafactor"], (), {}),
     "normalized": (lambda p: torch.optim.SGD(p, 0.02), (nn.BatchNorm1d(16),), {}),
