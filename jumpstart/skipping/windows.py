@@ -77,6 +77,8 @@ class Way:
     windows: int = 0
     error: float = 0.0
     trouble: SkipOutcome | None = None
+    earlier: Way | None = None  # before the last window
+    undo: Callable[[], None] | None = None  # what puts the copy back to there
 
 
 class Walk:
@@ -151,11 +153,13 @@ class Walk:
             gap = _relative(point.gradient - self.forecast(point.theta), point.gradient)
             self.forecast = self.forecast.including(point.theta, point.gradient)
             kept, error = (count, gap) if gap <= SURE * self.tolerance else self._corrected(back, count, predicted)
-            if kept == 0 or not math.isfinite(error):
+            rises = kept == count and self._rises(first.loss, point.loss)
+            if kept == 0 or not math.isfinite(error) or rises:
                 back()
-                way = replace(way, trouble=SkipOutcome.DEAR if kept == 0 else SkipOutcome.NOT_FINITE)
+                way = replace(way, trouble=SkipOutcome.NOT_FINITE if not math.isfinite(error) else SkipOutcome.DEAR)
                 break
-            way = Way(first, point, way.done + kept, way.windows + 1, max(way.error, error))
+            earlier = replace(way, earlier=None, undo=None)  # one is enough, and a long way would hold many copies
+            way = Way(first, point, way.done + kept, way.windows + 1, max(way.error, error), None, earlier, back)
             if kept < count:
                 self.window = kept
             elif count == self.window:
@@ -194,7 +198,19 @@ class Walk:
         """What is spent after one more window and the last look, in steps of the loop."""
         return self.rate * (self.ledger.gradient_evaluations + FORWARD) + self.ledger.dense + self._window_cost(count)
 
+    @staticmethod
+    def _rises(before: float, after: float) -> bool:
+        return not after <= before + RISE * abs(before)
+
     def verdict(self, way: Way) -> SkipResult:
+        """The way as far as its end is where the gradients lead; its last window is given up where it is not."""
+        found = self._judged(way)
+        if not found.accepted and way.earlier is not None and way.earlier.done and way.undo is not None:
+            way.undo()
+            found = self._judged(replace(way.earlier, trouble=found.outcome))
+        return found
+
+    def _judged(self, way: Way) -> SkipResult:
         """Whether the outputs at the end are those that the way led to; one forward pass."""
         if way.done <= self.rate * self.ledger.gradient_evaluations + self.ledger.dense:  # for no gain, no error
             trouble = way.trouble if way.done == 0 else None
@@ -202,17 +218,17 @@ class Walk:
         theta, last = self.replay.theta, way.last
         expected = self.seen(theta)
         u = self.outputs(theta)
+        flat = as_reals(u).reshape(-1).to(theta.dtype)
         actual = float(self.objective.loss.value(u))
         slope = 0.5 * (last.gradient + self.forecast(theta))
         predicted = last.loss + float(torch.dot(slope, theta - last.theta))
-        flat = as_reals(u).reshape(-1).to(theta.dtype)
         miss = _relative(flat - expected, flat - way.first.outputs)
         outcome = SkipOutcome.SKIPPED if way.trouble is None else SkipOutcome.SHORT
         if not math.isfinite(actual):
             outcome = SkipOutcome.NOT_FINITE
         elif not miss <= MISS:
             outcome = SkipOutcome.MISSED
-        elif not actual <= way.first.loss + RISE * abs(way.first.loss):
+        elif self._rises(way.first.loss, actual):
             outcome = SkipOutcome.ROSE
         done = way.done if outcome.accepted else 0
         return SkipResult(outcome, 0, done, way.first.loss, predicted, actual, miss, way.error, way.windows)

@@ -31,6 +31,8 @@ WARM = 5  # steps before the first: moments must have something in them
 SAME = 0.02  # relative difference up to which the loop's gradient is the objective's
 ALONG = 0.999  # cosine from which one is the other times a number
 SHARE = 0.8  # of what a sample's loss falls by that others' must fall by as well
+FAR = 3.0  # times the objective's, or less than its inverse: minibatches do not do that in the mean
+LOOKS = 3  # minibatches after which that is said; no steps are skipped before, either
 AGAIN = 10  # tries after which that is looked at again
 MOST = 10**9  # steps of a skip
 WITHOUT_END = 20  # steps, at least, where nobody knows how long the run is to be; at most as many as it has had
@@ -91,6 +93,7 @@ class Skipping(Action):
         self.pace, self.window, self.most = Pace(), OPENING, MOST
         self._skipped = 0
         self.follows: bool | None = None  # whether the loop's gradients are the objective's; None while nobody knows
+        self.compared = (0, 0.0)  # minibatches, and the sum of their gradients' shares of the objective's
         self._said: set[str] = set()
         self._consistent = Consistent()
         self._here: tuple[Objective, Tensor] | None = None  # what moves of the objective, and the weights
@@ -201,17 +204,14 @@ class Skipping(Action):
         gradient = objective.evaluate(theta)[1]
         own = self._clipped(gradient)
         cost = self._rate * (GRADIENT + self._draws)
-        size = torch.linalg.vector_norm(own)
-        if loops is not None and bool(size > 0) and bool(torch.isfinite(loops).all()):
-            apart = float(torch.linalg.vector_norm(loops - own) / size)
-            cosine = float(torch.dot(loops, own) / (size * torch.linalg.vector_norm(loops)).clamp_min(1e-300))
-            self.follows = apart <= SAME
-            if not self.follows and abs(cosine) >= ALONG:
-                self._say(
-                    f"the loop's gradient is the objective's times {float(torch.dot(loops, own) / size**2):.3g}: no "
-                    "steps are skipped. Give the objective the loop's own loss (scale and reduction), and clip= where "
-                    "the loop clips gradients."
-                )
+        if loops is not None and bool(torch.isfinite(loops).all()) and bool((own != 0).any()):
+            self.follows, times = self._held_against(loops.double(), own.double())
+            if times is not None:
+                if self.follows is False and (self.compared[0] == 0 or self.compared[0] >= LOOKS):
+                    self._say(
+                        f"the loop's gradient is the objective's times {times:.3g}: no steps are skipped. Give the "
+                        "objective the loop's own loss (scale and reduction), and clip= where the loop clips gradients."
+                    )
                 return None, cost
         if not self.follows and self.batch is None:
             self._say(
@@ -220,6 +220,21 @@ class Skipping(Action):
             )
             return None, cost
         return ((theta, gradient),), cost
+
+    def _held_against(self, loops: Tensor, own: Tensor) -> tuple[bool, float | None]:
+        """Whether the loop's gradient is the objective's own; and if not, the number that it is off by, if it is.
+
+        Along minibatches that number is the mean over all that were compared: a single one is mostly noise.
+        """
+        dot, square = float(torch.dot(loops, own)), float(torch.dot(own, own))
+        if float(torch.linalg.vector_norm(loops - own)) <= SAME * square**0.5:
+            return True, None
+        cosine = abs(dot) / max(square**0.5 * float(torch.linalg.vector_norm(loops)), 1e-300)
+        if cosine >= ALONG:
+            return False, dot / square
+        self.compared = (self.compared[0] + 1, self.compared[1] + dot / square)
+        times = self.compared[1] / self.compared[0]
+        return False, None if 1 / FAR <= times <= FAR else times
 
     def _loops_gradient(self, objective: Objective) -> Tensor | None:
         """The gradient that the step was taken along (P,), of what is to be lowered; None where a part is missing."""
@@ -297,6 +312,7 @@ class Skipping(Action):
             "most": self.most,
             "rows": self._rows,
             "follows": self.follows,
+            "compared": list(self.compared),
             "pace": self.pace.state_dict(),
             "objective": loader() if callable(loader) and not isinstance(self.objective, Objective) else None,
         }
@@ -309,12 +325,20 @@ class Skipping(Action):
                 raise InputError(f"this is no state of skips: {name}={brief(state[name])}.")
         if state["follows"] not in (None, True, False):
             raise InputError(f"this is no state of skips: follows={brief(state['follows'])}.")
+        looks = state["compared"]
+        if (
+            not isinstance(looks, (list, tuple))
+            or len(looks) != 2
+            or not all(isinstance(n, (int, float)) for n in looks)
+        ):
+            raise InputError(f"this is no state of skips: compared={brief(looks)}.")
         Pace.read(state["pace"])
 
     def load_state_dict(self, state: Any) -> None:
         if state is None:
             self.taken = self._skipped = 0
             self.window, self.most, self.follows, self.pace = OPENING, MOST, None, Pace()
+            self.compared = (0, 0.0)
             return
         self.check(state)
         if state["objective"] is not None:
@@ -322,4 +346,5 @@ class Skipping(Action):
         self.taken = state["taken"]
         self._skipped, self.window, self.most = state["skipped"], state["window"], state["most"]
         self.follows, self._rows = state["follows"], state["rows"]
+        self.compared = (int(state["compared"][0]), float(state["compared"][1]))
         self.pace = Pace.read(state["pace"])

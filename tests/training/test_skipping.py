@@ -493,17 +493,12 @@ def test_a_second_wrapper_is_refused():
         js.JumpOptimizer(optimizer, js.supervised(model, X, Y))
 
 
-# ---- faults that are known -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.xfail(strict=True, reason="a try goes on for as many windows as pay, and only its end says that it missed")
 def test_what_tries_lose_stays_within_the_budget_and_what_others_saved():
     _, optimizer = asked(KINDS["momentum"], 1000, seed=0)
     pace = optimizer.action.pace
     assert pace.lost <= pace.saved + OVERDRAFT + BUDGET * optimizer.effective_steps
 
 
-@pytest.mark.xfail(strict=True, reason="along minibatches the size of a gradient is held against nothing")
 def test_minibatches_whose_loss_is_a_sum_are_no_mean():
     """The steps are ten times those that would be skipped."""
     model, optimizer = wrapped(batch=30, make="SGD", budget=1.0)
