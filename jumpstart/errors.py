@@ -80,7 +80,9 @@ class FlowError(JumpstartError, ArithmeticError):
 
 
 class BudgetError(FlowError):
-    """A jump would cost more than it may."""
+    """A jump would cost more than it may; ``needed`` is what the next piece takes, in steps' worth of work."""
+
+    needed: float = 0.0
 
 
 class MetricError(InputError):

@@ -127,7 +127,7 @@ def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Condit
     theta = objective.theta()
     require_held(skipper.optimizer, objective)
     replay = Replay(skipper.optimizer, objective, skipper.scheduler, skipper.clip, conditions.noise, conditions.behind)
-    work, once = _repeatable(objective, theta)
+    work, once = repeatable(objective, theta)
     walk = Walk(objective, replay, skipper.tolerance, ledger, conditions.rate, work)
     least, target, buffers = walk.least(), theta, []
     if least > steps:  # no window could pay, so nothing is asked
@@ -177,7 +177,7 @@ def require_held(optimizer: torch.optim.Optimizer, objective: Objective) -> None
         )
 
 
-def _repeatable(objective: Objective, theta: Tensor) -> tuple[Work, float]:
+def repeatable(objective: Objective, theta: Tensor) -> tuple[Work, float]:
     """The work of a forward pass, and what it took to find out, in gradient evaluations.
 
     Asked once for the model's modes is whether there is one function at all. That is no cost of this skip: a resumed

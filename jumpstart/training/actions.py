@@ -76,6 +76,28 @@ class Action(ABC):
             "js.skip(objective, optimizer)."
         )
 
+    def moved(self, taken: int) -> None:
+        """Another action has moved the weights after this step, and this one was not asked."""
+        self.taken = taken
+
+    @property
+    def price(self) -> float:
+        """What a try that fails is expected to cost, in steps of the loop."""
+        return 0.0
+
+    @property
+    def expected(self) -> float:
+        """What the next try is expected to bring, in steps: what those before brought in the mean, or a loss of its
+        price; 0 where nobody counts."""
+        pace: Any = getattr(self, "pace", None)
+        if pace is None:
+            return 0.0
+        return (pace.saved - pace.lost) / pace.tries if pace.tries else -self.price
+
+    def told(self, result: Any) -> list[tuple[str, Any]]:
+        """What ``prepare`` or ``follow`` returned, as names of actions and results."""
+        return [] if result is None else [(self.name, result)]
+
     @abstractmethod
     def not_tried(self, cause: str) -> Any:
         """A result that says that it could not be tried, and why."""

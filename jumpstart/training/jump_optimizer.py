@@ -13,7 +13,7 @@ from ..objectives.objective import Objective
 from ..optim import adapters
 from ..utils.brief import brief
 from ..utils.warn import warn
-from .modes import WAYS, chosen
+from .modes import ALONE, chosen, way
 from .schedule import Schedule
 from .writers import Hook, hooks, tell
 
@@ -42,6 +42,8 @@ class JumpOptimizer(torch.optim.Optimizer):
         at: when to jump, in completed steps: a period, step numbers (none for never), or a function of the number
             of steps taken; None where it pays, for a search every 50th step.
         skip: how many steps to skip at once, or "auto".
+        actions: what may follow a step, by name or ready-made (:mod:`jumpstart.training.proposals`): "skip", "line",
+            "trajectory", "average", "head".
         search: True or the name of a search of :func:`jumpstart.jump`, to search and not to skip.
         on_jump: called with the result after each jump that was tried, or several such; writers of
             :mod:`jumpstart.training.writers`. What it raises is a warning. As torch's hooks it is left behind where
@@ -79,6 +81,7 @@ class JumpOptimizer(torch.optim.Optimizer):
         *,
         skip: int | str = "auto",
         search: bool | str = False,
+        actions: Sequence[Any] = ALONE,
         on_jump: Hook | Sequence[Hook] | None = None,
         **options: Any,
     ) -> None:
@@ -89,7 +92,7 @@ class JumpOptimizer(torch.optim.Optimizer):
         if not isinstance(objective, Objective) and not callable(objective):
             raise InputError(f"objective must be a js.Objective or a function returning one, got {brief(objective)}.")
         self.inner, self.taken = optimizer, 0
-        self.action = chosen(optimizer, objective, at, skip, search, options)
+        self.action = chosen(optimizer, objective, at, skip, search, actions, options)
         self.total: int | None = None
         self._jump_hooks = hooks(on_jump)  # named so that pickles leave them behind
         super().__setstate__({})  # the hook tables that torch expects, without a second set of parameter groups
@@ -168,11 +171,10 @@ class JumpOptimizer(torch.optim.Optimizer):
         return result
 
     def _tell(self, result: Any) -> None:
-        """The log and the hooks, of a jump that was tried."""
-        if result is None:
-            return
-        log.info("%s after step %d (%d effective): %s", self.action.name, self.taken, self.effective_steps, result)
-        tell(self._jump_hooks, result, self.action.name, self.taken, self.skipped)
+        """The log and the hooks, of jumps that were tried."""
+        for name, found in self.action.told(result):
+            log.info("%s after step %d (%d effective): %s", name, self.taken, self.effective_steps, found)
+            tell(self._jump_hooks, found, name, self.taken, self.skipped)
 
     def steps(self, total: int) -> Iterator[int]:
         """Effective steps, from the present one until there are ``total``: a loop over them is told of skipped ones.
@@ -243,10 +245,9 @@ class JumpOptimizer(torch.optim.Optimizer):
         if not isinstance(own, dict) or set(own) != ENTRIES:
             raise InputError(f"the entry {OWN!r} of this state is no JumpOptimizer's: it holds {brief(own)}.")
         if own["mode"] != self.action.name:
-            there = WAYS.get(own["mode"], f"is of the mode {brief(own['mode'])}")
             raise InputError(
-                f"this state is of a JumpOptimizer that {there}, this one {WAYS[self.action.name]}: wrap the optimizer "
-                f"as it was, or leave the entry {OWN!r} out to start jumps afresh."
+                f"this state is of a JumpOptimizer that {way(own['mode'])}, this one {way(self.action.name)}: wrap "
+                f"the optimizer as it was, or leave the entry {OWN!r} out to start jumps afresh."
             )
         taken = own["taken"]
         if isinstance(taken, bool) or not isinstance(taken, int) or taken < 0:

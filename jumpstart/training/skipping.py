@@ -174,10 +174,13 @@ class Skipping(Action):
         """What a gradient of the objective costs in gradients of the loop."""
         return 1.0 if self.batch is None else self._rows / self.batch
 
+    @property
+    def price(self) -> float:
+        """Of a try that fails: two gradients, a look at the end, and the comparison."""
+        return (2 * GRADIENT + FORWARD + (GRADIENT if self._asks() else 0.0) + self._draws) * self._rate
+
     def _affordable(self, taken: int) -> bool:
-        """Whether a try that fails is within the budget: two gradients, a look at the end, and the comparison."""
-        price = (2 * GRADIENT + FORWARD + (GRADIENT if self._asks() else 0.0) + self._draws) * self._rate
-        return self.pace.ready(taken, self.effective + 1, self.budget, price)
+        return self.pace.ready(taken, self.effective + 1, self.budget, self.price)
 
     @property
     def _draws(self) -> float:
@@ -294,6 +297,10 @@ class Skipping(Action):
 
     def parameters_added(self) -> None:
         self.follows = None
+
+    def moved(self, taken: int) -> None:
+        super().moved(taken)
+        self._here = None
 
     def not_tried(self, cause: str) -> SkipResult:
         return SkipResult.untried(cause)

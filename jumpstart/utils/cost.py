@@ -92,10 +92,12 @@ class Ledger:
     def require(self, cost: float) -> None:
         """Raise unless so much more may be spent."""
         if self.spent + cost > self.allowance:
-            raise BudgetError(
+            error = BudgetError(
                 f"the budget of {self.allowance:.4g} steps' worth of work is used up: {self.spent:.4g} are spent, and "
                 f"the next piece takes {cost:.3g}."
             )
+            error.needed = cost
+            raise error
 
 
 @dataclass(frozen=True)
