@@ -199,7 +199,8 @@ class HeadProblem:
         for i in range(c):
             for j in range(i + 1):
                 h[i, :, j] = (z * bends[:, i, j, None]).T @ z
-                h[j, :, i] = h[i, :, j].T
+                if j < i:
+                    h[j, :, i] = h[i, :, j].T
         h = h.reshape(size, size)
         h.diagonal().add_(free.repeat(c))
         # Biases that all move alike change no class's share: that direction has no curvature, and no slope either.

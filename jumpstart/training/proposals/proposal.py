@@ -15,6 +15,7 @@ from ...errors import InputError
 from ...objectives.objective import Objective
 from ...utils.brief import brief
 from ...utils.cost import Ledger
+from ..acceptance import improves
 
 Weights = dict[int, Tensor]  # place among the optimizer's parameters -> a copy
 
@@ -26,6 +27,7 @@ class Here:
     Attributes:
         objective: on the samples that the proposal is made from. theta: present weights (P,). outputs, loss: there.
         seen: weights (P,) that the proposal kept, the oldest first.
+        exact: whether these samples are all that is trained.
         ledger: of what it costs.
     """
 
@@ -35,6 +37,7 @@ class Here:
     loss: float
     seen: Sequence[Tensor]
     ledger: Ledger
+    exact: bool = True
 
     def at(self, theta: Tensor) -> Tensor:
         """The outputs at other weights; one forward pass."""
@@ -42,13 +45,25 @@ class Here:
         return self.objective.outputs(theta)
 
     def value(self, theta: Tensor) -> float:
-        """The loss at other weights; one forward pass."""
-        return float(self.objective.loss.value(self.at(theta)))
+        """The loss at other weights, one forward pass; of a few samples of many, pessimistically.
+
+        The lowest point on a few samples lies far beyond that of all: what counts is how far their change, with its
+        noise, is sure to be a fall.
+        """
+        u = self.at(theta)
+        if self.exact:
+            return float(self.objective.loss.value(u))
+        return self.loss + improves(self._losses(self.outputs), self._losses(u)).bound
+
+    def _losses(self, u: Tensor) -> Tensor:
+        """By sample (n,), in float64."""
+        losses = self.objective.loss.to(u.double()).per_sample(u.double()).reshape(-1)
+        return losses * len(losses)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights θ + displacement (P,), the loss there on the samples that they were made from, and words for people."""
+    """Weights θ + displacement (P,), their :meth:`Here.value`, and words for people."""
 
     displacement: Tensor
     loss: float

@@ -193,7 +193,7 @@ class Proposing(Action):
         seen = [self._flat(objective, weights) for weights in self.proposal.seen()]
         ledger.forwards += 1
         u = objective.outputs(theta)
-        here = Here(objective, theta, u, float(objective.loss.value(u)), seen, ledger)
+        here = Here(objective, theta, u, float(objective.loss.value(u)), seen, ledger, self.fixed)
         return here, sorted(self.proposal.propose(here), key=lambda candidate: candidate.loss)
 
     def judge(self, here: Here, target: Tensor, taken: int) -> Judgement:

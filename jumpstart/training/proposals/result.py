@@ -32,7 +32,8 @@ class ProposalResult:
         action: the proposal's name. outcome: a :class:`ProposalOutcome`. what: the weights that were proposed, in
             words.
         candidates: weights that were measured, the best of which was judged.
-        before, proposed: loss of the samples that the proposal was made from, at the start and of the best.
+        before, proposed: loss of the samples that the proposal was made from, at the start and of the best;
+            pessimistically, where they are a few of many.
         change, error: of the loss of the samples that judge, and its standard error; 0 where the objective is fixed
             and judges itself. samples: how many judge.
         stepped: what a step of the loop took off that loss since the last try, in the mean.
