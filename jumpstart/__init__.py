@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .solver.solve import load, solve
     from .training.jump_optimizer import JumpOptimizer
     from .training.writers import JsonLines, TensorBoard
+    from .training.proposals.fit_head import HeadResult, fit_head
 
 __version__ = "0.1.0"
 
@@ -69,6 +70,8 @@ _DEFINED = {
     "JumpOptimizer": "training.jump_optimizer",
     "JsonLines": "training.writers",
     "TensorBoard": "training.writers",
+    "HeadResult": "training.proposals.fit_head",
+    "fit_head": "training.proposals.fit_head",
     "SkipOutcome": "skipping.result",
     "SkipResult": "skipping.result",
     "Skipper": "skipping.skip",
@@ -89,6 +92,7 @@ __all__ = [
     "FitOutcome",
     "FitResult",
     "JsonLines",
+    "HeadResult",
     "JumpOptimizer",
     "JumpResult",
     "Jumper",
@@ -109,6 +113,7 @@ __all__ = [
     "compare",
     "errors",
     "fit",
+    "fit_head",
     "fitted",
     "from_loader",
     "gating",

@@ -185,9 +185,7 @@ class Proposing(Action):
         theta = objective.theta()
         work, _ = repeatable(objective, theta)
         ledger.step_seconds = loop_step(work, theta, len(objective.space.names))
-        copies = len(objective.space.names) * CALL.get(theta.device.type, 1e-5) + len(theta) / rate(
-            ELEMENTS, theta.device
-        )
+        copies = len(objective.space.names) * rate(CALL, theta.device) + len(theta) / rate(ELEMENTS, theta.device)
         ledger.charge((self._copies + 1) * copies)
         self._copies = 0
         seen = [self._flat(objective, weights) for weights in self.proposal.seen()]
