@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from .solver.solution import Solution
     from .solver.solve import load, solve
     from .training.jump_optimizer import JumpOptimizer
-    from .training.writers import JsonLines, TensorBoard
     from .training.proposals.fit_head import HeadResult, fit_head
+    from .training.writers import JsonLines, TensorBoard
 
 __version__ = "0.1.0"
 
@@ -91,8 +91,8 @@ _MODULES = {
 __all__ = [
     "FitOutcome",
     "FitResult",
-    "JsonLines",
     "HeadResult",
+    "JsonLines",
     "JumpOptimizer",
     "JumpResult",
     "Jumper",
