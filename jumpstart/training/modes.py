@@ -48,7 +48,7 @@ def chosen(
     """
     if not isinstance(search, bool) and search not in SEARCHES:
         raise InputError(f"search={brief(search)}: give True, False, or one of {SEARCHES}.")
-    if isinstance(actions, str) or tuple(actions) != ALONE:
+    if actions != ALONE and actions != list(ALONE):
         return _several(optimizer, objective, at, skip, search, actions, options)
     kind, other = (Searching, Skipping) if search else (Skipping, Searching)
     if search and (isinstance(skip, bool) or skip != "auto"):
@@ -76,13 +76,7 @@ def _several(
     """Actions by name, or ready-made."""
     if search:
         raise InputError(f"actions={brief(actions)} beside search={search!r}: a search is alone; give one of them.")
-    given = list(actions) if isinstance(actions, (list, tuple)) else [actions]
-    wrong = [one for one in given if not isinstance(one, Proposal) and one not in KNOWN]
-    if wrong or not given or isinstance(actions, str):
-        raise InputError(f"actions={brief(actions)}: give some of {KNOWN}, or actions of jumpstart.training.proposals.")
-    names = [one.name if isinstance(one, Proposal) else one for one in given]
-    if len(set(names)) < len(names):
-        raise InputError(f"actions={brief(actions)}: each once.")
+    names = _names(actions)
     skips = Skipping.name in names
     if not skips and skip != "auto":
         raise InputError(f"skip={brief(skip)} does nothing without 'skip' among actions={brief(actions)}.")
@@ -91,10 +85,25 @@ def _several(
         raise InputError(f"JumpOptimizer: {unknown} is no option of actions={names}; there are {sorted(known)}.")
     shared = {name: value for name, value in options.items() if name in Proposing.OPTIONS}
     made: list[Action] = []
-    for one in given:
+    for one in actions:
         if one == Skipping.name:
             made.append(Skipping(optimizer, objective, skip=skip, at=at, **options))
         else:
             proposal = one if isinstance(one, Proposal) else PROPOSALS[str(one)]()
             made.append(Proposing(optimizer, objective, proposal, at, **shared))
     return made[0] if len(made) == 1 else Several(made)
+
+
+def _names(actions: Any) -> list[str]:
+    """Of actions that are known, each once.
+
+    Raises:
+        InputError: quotes others.
+    """
+    given = list(actions) if isinstance(actions, (list, tuple)) else []
+    if not given or any(not isinstance(one, Proposal) and one not in KNOWN for one in given):
+        raise InputError(f"actions={brief(actions)}: give some of {KNOWN}, or actions of jumpstart.training.proposals.")
+    names = [one.name if isinstance(one, Proposal) else one for one in given]
+    if len(set(names)) < len(names):
+        raise InputError(f"actions={brief(actions)}: each once.")
+    return names
