@@ -34,6 +34,7 @@ SHARE = 0.8  # of what a sample's loss falls by that others' must fall by as wel
 FAR = 3.0  # times the objective's, or less than its inverse: minibatches do not do that in the mean
 LOOKS = 3  # minibatches after which that is said; no steps are skipped before, either
 AGAIN = 10  # tries after which that is looked at again
+MEDDLING = 3  # such steps, after which it is said
 MOST = 10**9  # steps of a skip
 WITHOUT_END = 20  # steps, at least, where nobody knows how long the run is to be; at most as many as it has had
 
@@ -94,6 +95,8 @@ class Skipping(Action):
         self._skipped = 0
         self.follows: bool | None = None  # whether the loop's gradients are the objective's; None while nobody knows
         self.compared = (0, 0.0)  # minibatches, and the sum of their gradients' shares of the objective's
+        self._written: list[int] | None = None  # how often each parameter was, after the last step
+        self._meddling = 0  # steps before which somebody else had written to them
         self._said: set[str] = set()
         self._consistent = Consistent()
         self._here: tuple[Objective, Tensor] | None = None  # what moves of the objective, and the weights
@@ -117,13 +120,34 @@ class Skipping(Action):
         """Where the step starts from, if a skip may follow it: the loop's gradient belongs to these weights."""
         self._here = None
         taken = self.taken + 1
-        if taken < WARM or not self._affordable(taken) or not self._due(taken):
+        if taken < WARM or not self._affordable(taken) or not self._due(taken) or self._meddled():
             return
         whole = self._given()
         self._rows = whole.shape[0]
         objective = self._reach.moving(whole)
         if objective is not None and self._affordable(taken):
             self._here = objective, objective.theta()
+
+    def _meddled(self) -> bool:
+        """Whether somebody has written to the weights since the last step: a replay would not do that."""
+        if self._written is None or self._written == self._versions():
+            return False
+        self._meddling += 1
+        if self._meddling == MEDDLING:
+            self._say(
+                "the loop writes to the weights between its steps (a projection, a clamp, tied copies?): no steps are "
+                "skipped after such a step, since a skip would leave that out."
+            )
+        return True
+
+    def _versions(self) -> list[int]:
+        """Counts of writes to each parameter, which torch keeps."""
+        return [p._version for group in self.optimizer.param_groups for p in group["params"]]
+
+    def follow(self, taken: int, limit: int | None = None) -> Any:
+        result = super().follow(taken, limit)
+        self._written = self._versions() if taken + 1 >= WARM and self._affordable(taken + 1) else None
+        return result
 
     def after_step(self, taken: int, limit: int | None) -> SkipResult | None:
         if self._here is None or limit == 0:
@@ -300,7 +324,7 @@ class Skipping(Action):
 
     def moved(self, taken: int) -> None:
         super().moved(taken)
-        self._here = None
+        self._here = self._written = None
 
     def not_tried(self, cause: str) -> SkipResult:
         return SkipResult.untried(cause)

@@ -509,7 +509,6 @@ def test_minibatches_whose_loss_is_a_sum_are_no_mean():
     assert optimizer.skipped == 0 or any("times" in str(w.message) for w in caught)
 
 
-@pytest.mark.xfail(strict=True, reason="what a loop does to the weights between its steps is not replayed, nor noticed")
 def test_weights_that_the_loop_clamps_are_noticed():
     """A projection after each step; its writes count in ``_version`` of each parameter."""
     model, optimizer = wrapped(make="SGD")
