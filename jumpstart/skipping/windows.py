@@ -120,8 +120,7 @@ class Walk:
     def outputs(self, theta: Tensor) -> Tensor:
         """The real network's outputs alone."""
         self.ledger.forwards += 1
-        u = self.objective.outputs(theta)
-        return u
+        return self.objective.outputs(theta)
 
     def go(self, steps: int, window: int, known: Iterable[tuple[Tensor, Tensor]]) -> Way:
         """As far as windows pay; the copy stands where the last one ended.
@@ -156,7 +155,7 @@ class Walk:
             rises = kept == count and self._rises(first.loss, point.loss)
             if kept == 0 or not math.isfinite(error) or rises:
                 back()
-                way = replace(way, trouble=SkipOutcome.NOT_FINITE if not math.isfinite(error) else SkipOutcome.DEAR)
+                way = replace(way, trouble=SkipOutcome.DEAR if kept == 0 or rises else SkipOutcome.NOT_FINITE)
                 break
             earlier = replace(way, earlier=None, undo=None)  # one is enough, and a long way would hold many copies
             way = Way(first, point, way.done + kept, way.windows + 1, max(way.error, error), None, earlier, back)
@@ -184,6 +183,7 @@ class Walk:
         if kept < count:
             back()
             self.replay.roll(self.forecast, kept)
+            self.ledger.dense += kept * self.virtual
         return kept, found.get(kept, math.inf) if bool(torch.isfinite(self.replay.theta).all()) else math.nan
 
     def _next(self, kept: int, error: float) -> int:
