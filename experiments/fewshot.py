@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from .common import arguments
 
 SHOTS, TOY_SHOTS = (8, 16, 32, 64), (8,)
 FOLDS = 5
+TOY_RATES, TOY_LENGTHS = (1e-3,), (10, 20)
 RATES, LENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (25, 50, 100, 200)
 SKIPPED = 50  # steps of AdamW after a head: its default rate, not tuned
 
@@ -104,16 +106,18 @@ def logistic(model: nn.Sequential, x: Tensor, y: Tensor) -> nn.Sequential:
     return model
 
 
-def adamw(model: nn.Sequential, x: Tensor, y: Tensor) -> nn.Sequential:
+def adamw(
+    model: nn.Sequential, x: Tensor, y: Tensor, rates: tuple[float, ...] = RATES, lengths: tuple[int, ...] = LENGTHS
+) -> nn.Sequential:
     """All of the network, rate and number of steps by cross-validation of the loss."""
-    losses = np.zeros((len(RATES), len(LENGTHS)))
+    losses = np.zeros((len(rates), len(lengths)))
     for out in folds(y):
-        for i, rate in enumerate(RATES):
-            for j, found in enumerate(trained(copy.deepcopy(model), x[~out], y[~out], rate, LENGTHS)):
+        for i, rate in enumerate(rates):
+            for j, found in enumerate(trained(copy.deepcopy(model), x[~out], y[~out], rate, lengths)):
                 with torch.no_grad():
                     losses[i, j] += float(F.cross_entropy(found(x[out]), y[out]))
     i, j = np.unravel_index(losses.argmin(), losses.shape)
-    return trained(model, x, y, RATES[i], (LENGTHS[j],))[0]
+    return trained(model, x, y, rates[i], (lengths[j],))[0]
 
 
 CONTENDERS: dict[str, Callable[[nn.Sequential, Tensor, Tensor], nn.Sequential]] = {
@@ -121,8 +125,10 @@ CONTENDERS: dict[str, Callable[[nn.Sequential, Tensor, Tensor], nn.Sequential]] 
 }  # fmt: skip
 
 
-def measure(kind: str, first: bool, seed: int, shots: tuple[int, ...], steps: int) -> list[Row]:
+def measure(kind: str, first: bool, seed: int, quick: bool) -> list[Row]:
     """A network trained on one half of the classes, and everybody on few samples of the other."""
+    shots, steps = (TOY_SHOTS, 30) if quick else (SHOTS, 300)
+    contenders = CONTENDERS | ({"adamw, tuned": partial(adamw, rates=TOY_RATES, lengths=TOY_LENGTHS)} if quick else {})
     torch.manual_seed(seed)
     images, labels = digits()
     known = (labels < 5) == first
@@ -139,7 +145,7 @@ def measure(kind: str, first: bool, seed: int, shots: tuple[int, ...], steps: in
         last = start[-1]
         assert isinstance(last, nn.Linear)
         last.reset_parameters()
-        for name, fit in CONTENDERS.items():
+        for name, fit in contenders.items():
             begun = time.perf_counter()
             found = fit(copy.deepcopy(start), x[chosen], y[chosen])
             seconds = time.perf_counter() - begun
@@ -181,12 +187,11 @@ HEADS = {
 def main() -> None:
     asked = arguments("fewshot", __doc__, 3)
     torch.set_num_threads(1)
-    shots, steps = (TOY_SHOTS, 30) if asked.quick else (SHOTS, 300)
     kinds = ("mlp",) if asked.quick else ("mlp", "conv")
     jobs = [(kind, first, seed) for seed in range(asked.seeds) for kind in kinds for first in (True, False)]
     rows: list[Row] = []
     for kind, first, seed in track(jobs, label="few shots") if asked.progress else jobs:
-        rows += measure(kind, first, seed, shots, steps)
+        rows += measure(kind, first, seed, asked.quick)
     found = summary(rows)
     path = records.write(asked.out, "fewshot", {"quick": asked.quick, "summary": found}, rows, range(asked.seeds))
     print(records.table(found, HEADS))

@@ -235,7 +235,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(kind, at):
         model, x, y = problem(rows=400)
         data = js.from_loader(model, DataLoader(TensorDataset(x, y), 20), "mse", samples=60)
         inner = kind(model.parameters(), 1e-3)
-        actions = (Line(every=3), "trajectory", Average(every=8, interval=2, adopt="always"), "head")
+        actions = ("skip", Line(every=3), "trajectory", Average(every=8, interval=2, adopt="always"), "head")
         return js.JumpOptimizer(inner, data, actions=actions, budget=0.9), model, x, y
 
     def go(optimizer, model, x, y, steps):
