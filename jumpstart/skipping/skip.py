@@ -48,6 +48,7 @@ class Skipper:
 
     Example:
         >>> from jumpstart import Skipper, supervised
+        >>> _ = torch.manual_seed(0)
         >>> x = torch.linspace(-1, 1, 20)[:, None]
         >>> model = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
         >>> objective = supervised(model, x, (3 * x).sin())

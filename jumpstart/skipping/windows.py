@@ -26,6 +26,7 @@ LONGEST = 2.0  # a window over the last, at most
 SAFETY = 0.9
 SURE = 0.1  # of the tolerance: a gradient this near to its forecast needs no correction of the way to it
 FLAT = 2.0  # an error that grows by less along a window is no matter of its length
+FEW, LITTLE = 3, 0.5  # windows, and the share of its cost in steps, below which a way is not gone
 MARKS = 0.75  # ratio of neighbouring steps at which a window may end
 PAYS = 1.25  # steps that a window must bring for each step's worth of work, or the loop may as well take them
 FORECAST_CALLS = 6  # operations of a forecast, and of moving weights in and out of the copy
@@ -212,7 +213,9 @@ class Walk:
 
     def _judged(self, way: Way) -> SkipResult:
         """Whether the outputs at the end are those that the way led to; one forward pass."""
-        if way.done <= self.rate * self.ledger.gradient_evaluations + self.ledger.dense:  # for no gain, no error
+        spent = self.rate * self.ledger.gradient_evaluations + self.ledger.dense
+        # For no gain no error; but what many windows have come to is not thrown away for the last one's price.
+        if way.done <= (spent if way.windows < FEW else LITTLE * spent):
             trouble = way.trouble if way.done == 0 else None
             return SkipResult(trouble or SkipOutcome.DEAR, 0, before=way.first.loss, windows=way.windows)
         theta, last = self.replay.theta, way.last

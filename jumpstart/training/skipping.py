@@ -237,7 +237,8 @@ class Skipping(Action):
                 if self.follows is False and (self.compared[0] == 0 or self.compared[0] >= LOOKS):
                     self._say(
                         f"the loop's gradient is the objective's times {times:.3g}: no steps are skipped. Give the "
-                        "objective the loop's own loss (scale and reduction), and clip= where the loop clips gradients."
+                        "objective the loop's own loss (scale and reduction) and modes, and clip= where the loop clips "
+                        "gradients."
                     )
                 return None, cost
         if not self.follows and self.batch is None:
