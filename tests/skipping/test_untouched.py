@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import sys
+import threading
 import warnings
 
 import pytest
@@ -159,7 +160,10 @@ def test_a_network_that_raises_at_any_of_its_calls_leaves_everything(error):
             met = [raised, raised.__cause__, raised.__context__]
             if error not in met:
                 raise
-            assert same(loop.everything(), before), call
+            after = loop.everything()
+            if threading.active_count() > 1:  # another thread's draws are not to be taken back (docs/decisions/0018)
+                after, before = (after[0], after[2]), (before[0], before[2])
+            assert same(after, before), call
         else:
             assert result.accepted
             assert model.calls < call
