@@ -279,6 +279,74 @@ def linearity() -> str:
     return f"{table}\n\n![linearity](results/endpoint/linearity/linearity.png)\n\n<sub>{machine(content)}</sub>"
 
 
+def skipping() -> str:
+    """How near a skip comes to the steps, and what whole runs cost."""
+    try:
+        content = records.read(RESULTS / "skipping")
+    except FileNotFoundError:
+        return "Not measured yet: `python -m experiments.skipping --no-progress --out docs/results/skipping`."
+    found = content["settings"]["summary"]
+    heads = {
+        "batch": "loop", "length": "steps", "arm": "", "problems": "problems", "evaluations": "evaluations of bare",
+        "seconds": "seconds of bare", "held worse": "held out > 10% worse", "held better": "better",
+        "held twice": "2× worse",
+    }  # fmt: skip
+    misses = [line for line in found["misses"] if line["batch"] == "full"]
+    runs = [line for line in found["runs"] if line["length"] == "all"]
+    goals = {"goal": "goal", "of": "of", "value": "value", "limit": "at most", "holds": "holds"}
+    pictures = "".join(
+        f"![{says}](results/skipping/{name}.png)\n\n"
+        for name, says in (("misses", "miss against steps skipped"), ("costs", "cost against steps skipped"))
+        if (RESULTS / "skipping" / f"{name}.png").is_file()
+    )
+    return (
+        "Held-out outputs after one skip from step 20, off those after really taking the steps, relative to their "
+        f"movement (medians where all were skipped; rivals beside):\n\n{markdown(misses)}\n\n{pictures}"
+        f"Whole runs at equal effective steps (medians; numbers of runs):\n\n{markdown(runs, heads)}\n\n"
+        f"{markdown(found['goals'], goals)}\n\n<sub>{machine(content)}</sub>"
+    )
+
+
+def never_worse() -> str:
+    """Bare against wrapped on random problems, with the noise of other seeds."""
+    try:
+        content = records.read(RESULTS / "never_worse")
+    except FileNotFoundError:
+        return "Not measured yet: `python -m experiments.never_worse --no-progress --out docs/results/never_worse`."
+    found = content["settings"]["summary"]
+    return (
+        f"{found['problems']} problems; how many of the wrapped runs, and of runs that are no skips, end worse than the "
+        f"bare one beyond the noise of other seeds:\n\n{markdown(found['both'])}\n\n"
+        "![sorted log ratios of losses](results/never_worse/never_worse.png)\n\n"
+        f"<sub>{machine(content)}</sub>"
+    )
+
+
+def training() -> str:
+    """Tasks as people have them."""
+    try:
+        content = records.read(RESULTS / "training")
+    except FileNotFoundError:
+        return "Not measured yet: `python -m experiments.training --no-progress --out docs/results/training`."
+    rows = []
+    for row in content["settings"]["summary"]:
+        task = content["settings"]["tasks"][row["task"]]
+        cells = {
+            key: f"{records.show(row[key]['median'])} ({records.show(row[key]['min'])} to {records.show(row[key]['max'])})"
+            for key in ("bare", "wrapped", "seconds", "gradients")
+        }
+        rows.append({"task": row["task"], "batch": task["batch"] or "all", "metric": row["metric"], **cells})
+    heads = {
+        "task": "task", "batch": "batch", "metric": "", "bare": "bare", "wrapped": "wrapped",
+        "seconds": "seconds of bare", "gradients": "gradients of bare",
+    }  # fmt: skip
+    return (
+        f"Median (range); Adam, one thread:\n\n{markdown(rows, heads)}\n\n"
+        "![seconds of wrapped over bare](results/training/training.png)\n\n"
+        f"<sub>{machine(content)}</sub>"
+    )
+
+
 def memory() -> str:
     """What a jump's memory is worth; says so where it has not been measured."""
     try:
@@ -325,7 +393,20 @@ def pinn_page() -> str:
 
 PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
     ROOT / "README.md": (headline, limits),
-    ROOT / "docs" / "benchmarks.md": (pinn, large, memory, demo, first_jumps, endpoint, risk, linearity, core),
+    ROOT / "docs" / "benchmarks.md": (
+        pinn,
+        large,
+        skipping,
+        never_worse,
+        training,
+        memory,
+        demo,
+        first_jumps,
+        endpoint,
+        risk,
+        linearity,
+        core,
+    ),
     ROOT / "docs" / "pinns.md": (pinn_page,),
 }
 
