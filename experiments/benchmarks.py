@@ -315,8 +315,8 @@ def never_worse() -> str:
         return "Not measured yet: `python -m experiments.never_worse --no-progress --out docs/results/never_worse`."
     found = content["settings"]["summary"]
     return (
-        f"{found['problems']} problems; how many of the wrapped runs, and of runs that are no skips, end worse than the "
-        f"bare one beyond the noise of other seeds:\n\n{markdown(found['both'])}\n\n"
+        f"{found['problems']} problems; how many of the wrapped runs, and of runs that are no skips, end worse than "
+        f"the bare one beyond the noise of other seeds:\n\n{markdown(found['both'])}\n\n"
         "![sorted log ratios of losses](results/never_worse/never_worse.png)\n\n"
         f"<sub>{machine(content)}</sub>"
     )
@@ -332,7 +332,7 @@ def training() -> str:
     for row in content["settings"]["summary"]:
         task = content["settings"]["tasks"][row["task"]]
         cells = {
-            key: f"{records.show(row[key]['median'])} ({records.show(row[key]['min'])} to {records.show(row[key]['max'])})"
+            key: "{} ({} to {})".format(*(records.show(row[key][part]) for part in ("median", "min", "max")))
             for key in ("bare", "wrapped", "seconds", "gradients")
         }
         rows.append({"task": row["task"], "batch": task["batch"] or "all", "metric": row["metric"], **cells})
