@@ -279,12 +279,21 @@ def linearity() -> str:
     return f"{table}\n\n![linearity](results/endpoint/linearity/linearity.png)\n\n<sub>{machine(content)}</sub>"
 
 
+UNMEASURED = "Not measured yet: `python -m experiments.{name} --no-progress --out docs/results/{name}`."
+
+
+def measured(name: str) -> dict[str, Any] | None:
+    """An experiment's results; None where there are none yet."""
+    try:
+        return records.read(RESULTS / name)
+    except FileNotFoundError:
+        return None
+
+
 def skipping() -> str:
     """How near a skip comes to the steps, and what whole runs cost."""
-    try:
-        content = records.read(RESULTS / "skipping")
-    except FileNotFoundError:
-        return "Not measured yet: `python -m experiments.skipping --no-progress --out docs/results/skipping`."
+    if (content := measured("skipping")) is None:
+        return UNMEASURED.format(name="skipping")
     found = content["settings"]["summary"]
     heads = {
         "batch": "loop", "length": "steps", "arm": "", "problems": "problems", "evaluations": "evaluations of bare",
@@ -309,10 +318,8 @@ def skipping() -> str:
 
 def never_worse() -> str:
     """Bare against wrapped on random problems, with the noise of other seeds."""
-    try:
-        content = records.read(RESULTS / "never_worse")
-    except FileNotFoundError:
-        return "Not measured yet: `python -m experiments.never_worse --no-progress --out docs/results/never_worse`."
+    if (content := measured("never_worse")) is None:
+        return UNMEASURED.format(name="never_worse")
     found = content["settings"]["summary"]
     return (
         f"{found['problems']} problems; how many of the wrapped runs, and of runs that are no skips, end worse than "
@@ -324,10 +331,8 @@ def never_worse() -> str:
 
 def training() -> str:
     """Tasks as people have them."""
-    try:
-        content = records.read(RESULTS / "training")
-    except FileNotFoundError:
-        return "Not measured yet: `python -m experiments.training --no-progress --out docs/results/training`."
+    if (content := measured("training")) is None:
+        return UNMEASURED.format(name="training")
     rows = []
     for row in content["settings"]["summary"]:
         task = content["settings"]["tasks"][row["task"]]
@@ -349,10 +354,8 @@ def training() -> str:
 
 def memory() -> str:
     """What a jump's memory is worth; says so where it has not been measured."""
-    try:
-        content = records.read(RESULTS / "memory")
-    except FileNotFoundError:
-        return "Not measured yet: `python -m experiments.memory --no-progress --out docs/results/memory`."
+    if (content := measured("memory")) is None:
+        return UNMEASURED.format(name="memory")
     rows = []
     for row in content["settings"]["summary"]:
         jumps = row["jumps"]["median"]

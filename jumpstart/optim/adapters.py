@@ -138,6 +138,11 @@ def moves(group: Group) -> bool:
     return float(group.get("lr", 1.0)) != 0
 
 
+def climbing(optimizer: Optimizer) -> set[Tensor]:
+    """The parameters whose gradients are of the negative objective."""
+    return {p for group in optimizer.param_groups if group.get("maximize") for p in group["params"]}
+
+
 def diagonal(optimizer: Optimizer, name: str, parameter: Tensor, group: Group) -> tuple[Tensor, bool]:
     """D of one parameter, shaped like it, and whether weight decay passes through it.
 

@@ -52,9 +52,7 @@ class Replay:
         """One step; the weights θ (P,) after it."""
         if self.noise is not None:
             self.noise(self.replica)
-        if self.clip is not None:
-            norm = torch.linalg.vector_norm(gradient)
-            gradient = gradient * (self.clip / (norm + 1e-6)).clamp(max=1.0)
+        gradient = clipped(gradient, self.clip)
         if self.behind:
             self._schedule()
         theta = self.replica.step(gradient)
@@ -89,6 +87,13 @@ class Replay:
                 self.scheduler.__dict__.update(copy.deepcopy(state, dict(memo)))
 
         return restore
+
+
+def clipped(gradient: Tensor, clip: float | None) -> Tensor:
+    """A gradient (P,) as ``clip_grad_norm_`` leaves it; None for no clipping."""
+    if clip is None:
+        return gradient
+    return gradient * (clip / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0)
 
 
 def _state(scheduler: Scheduler) -> dict[str, Any]:

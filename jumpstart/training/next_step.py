@@ -86,10 +86,6 @@ class NextStep:
                 return Follow(self.optimizer, changes, moved, listeners)
         return None
 
-    def _climbing(self) -> set[Tensor]:
-        """The parameters whose gradients are of the negative objective."""
-        return {p for group in self.optimizer.param_groups if group.get("maximize") for p in group["params"]}
-
     def _noise(self, problem: LinearizedProblem) -> Tensor | None:
         """What the loop's last gradient has besides the objective's at the start, up to scale; None where it has none.
 
@@ -99,7 +95,7 @@ class NextStep:
         last = {name: present[name].grad for name in space.names}
         if any(grad is None or grad.is_sparse for grad in last.values()):
             return None
-        climbs = self._climbing()
+        climbs = adapters.climbing(self.optimizer)
         flat = space.flatten({name: -g if present[name] in climbs else g for name, g in last.items() if g is not None})
         own, _ = self._gradient(self.objective, problem.lin.theta)
         problem.lin.ledger.gradients += 1
@@ -131,7 +127,7 @@ class NextStep:
     ) -> bool:
         """Whether enough of the training loss's fall, to ``training``, is left after the next step."""
         trial = Twin(twin.optimizer)
-        climbs = self._climbing()
+        climbs = adapters.climbing(self.optimizer)
         try:
             trial.step({twin[p]: -g if p in climbs else g for p, g in gradients.items()})
         except Exception as error:  # one that needs a closure, or sparse gradients: nothing can be said

@@ -9,8 +9,15 @@ from typing import Any
 from ..errors import InputError
 from ..utils.brief import brief
 
+BUDGET = 0.05  # of the run, for tries that lose
 OVERDRAFT = 5.0  # steps' worth of work that tries may lose before the run is long enough for its budget
 LONGEST = 30  # doublings
+
+
+def require_budget(budget: Any) -> None:
+    """Raise unless it is a share of the run."""
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 1:
+        raise InputError(f"budget={brief(budget)}: give a share of the run, above 0 and at most 1.")
 
 
 @dataclass

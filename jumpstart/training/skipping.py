@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..objectives.objective import Consistent, Objective
+from ..objectives.objective import Objective
+from ..optim import adapters
 from ..skipping.noise import minibatch_noise
+from ..skipping.replay import clipped
 from ..skipping.replica import Replica
 from ..skipping.result import SkipOutcome, SkipResult
 from ..skipping.skip import Skipper, require_options
@@ -20,13 +22,11 @@ from ..utils.brief import brief
 from ..utils.cost import FORWARD, GRADIENT, Ledger
 from ..utils.warn import warn
 from .acceptance import by_sample, improves
-from .actions import Action
-from .pace import Pace
-from .reach import Names, Reach
+from .pace import BUDGET, Pace, require_budget
+from .samples import Samples, Sampling
 from .schedule import Schedule, schedule
 
 AUTO = "auto"
-BUDGET = 0.05  # of the run, for tries that lose
 WARM = 5  # steps before the first: moments must have something in them
 SAME = 0.02  # relative difference up to which the loop's gradient is the objective's
 ALONG = 0.999  # cosine from which one is the other times a number
@@ -44,7 +44,7 @@ Approve = Callable[[SkipResult, Tensor, Tensor, Ledger], str | None]
 log = logging.getLogger("jumpstart")
 
 
-class Skipping(Action):
+class Skipping(Sampling):
     """After a step, skip those that come next, if that costs less than to take them.
 
     Args:
@@ -82,13 +82,10 @@ class Skipping(Action):
         whole = isinstance(skip, int) and not isinstance(skip, bool) and skip >= 1
         if skip != AUTO and not whole:
             raise InputError(f"skip={brief(skip)}: give a number of steps, at least 1, or 'auto'.")
-        batch = getattr(objective, "batch_size", None) if batch is None else batch
-        if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-            raise InputError(f"batch={brief(batch)}: give the rows of the loop's minibatches, at least 1, or None.")
-        if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 1:
-            raise InputError(f"budget={brief(budget)}: give a share of the run, above 0 and at most 1.")
+        self.samples = Samples(optimizer, objective, batch, params)
+        require_budget(budget)
         require_options(tolerance, scheduler, clip, optimizer)
-        self.objective, self.skip, self.batch, self.budget, self.params = objective, skip, batch, budget, params
+        self.skip, self.budget = skip, budget
         self.options = {"tolerance": tolerance, "scheduler": scheduler, "clip": clip}
         self._due = schedule(1 if at is None else at)
         self.pace, self.window, self.most = Pace(), OPENING, MOST
@@ -98,13 +95,7 @@ class Skipping(Action):
         self._written: list[int] | None = None  # how often each parameter was, after the last step
         self._meddling = 0  # steps before which somebody else had written to them
         self._said: set[str] = set()
-        self._consistent = Consistent()
         self._here: tuple[Objective, Tensor] | None = None  # what moves of the objective, and the weights
-        told = getattr(objective, "samples", None)  # a loader's
-        self._rows = told if isinstance(told, int) else 0  # of the objective; of a function's last one
-        self._reach = Reach(optimizer, params, None)
-        if isinstance(objective, Objective):
-            self._rows = self._reach.chosen(objective).shape[0]
 
     @property
     def skipped(self) -> int:
@@ -122,9 +113,7 @@ class Skipping(Action):
         taken = self.taken + 1
         if taken < WARM or not self._affordable(taken) or not self._due(taken) or self._meddled():
             return
-        whole = self._given()
-        self._rows = whole.shape[0]
-        objective = self._reach.moving(whole)
+        objective = self.samples.reach.moving(self.samples.given())
         if objective is not None and self._affordable(taken):
             self._here = objective, objective.theta()
 
@@ -160,7 +149,7 @@ class Skipping(Action):
         skipper = Skipper(objective, self.optimizer, **self.options)
         skipper.window = self.window
         conditions = Conditions(
-            rate=self._rate,
+            rate=self.samples.rate,
             known=known,
             behind=True,
             noise=self._noise(objective, known),
@@ -188,33 +177,17 @@ class Skipping(Action):
 
     # ---- what is asked, and what it may cost --------------------------------------------------------------------
 
-    def _given(self) -> Objective:
-        objective = self._reach.chosen(self.objective if isinstance(self.objective, Objective) else self.objective())
-        objective.consistent = self._consistent  # the data are new, the model is not
-        return objective
-
-    @property
-    def _rate(self) -> float:
-        """What a gradient of the objective costs in gradients of the loop."""
-        return 1.0 if self.batch is None else self._rows / self.batch
-
     @property
     def price(self) -> float:
         """Of a try that fails: two gradients, a look at the end, and the comparison."""
-        return (2 * GRADIENT + FORWARD + (GRADIENT if self._asks() else 0.0) + self._draws) * self._rate
+        return (2 * GRADIENT + FORWARD + (GRADIENT if self._asks() else 0.0) + self.samples.draws) * self.samples.rate
 
     def _affordable(self, taken: int) -> bool:
         return self.pace.ready(taken, self.effective + 1, self.budget, self.price)
 
-    @property
-    def _draws(self) -> float:
-        """What it costs to draw samples and others that judge, in gradients: loading is part of a loop's steps, too."""
-        return 0.0 if isinstance(self.objective, Objective) else 2 * GRADIENT
-
     def _asks(self) -> bool:
         """Whether the loop's gradient is to be held against the objective's: at first, and now and then."""
-        fixed = isinstance(self.objective, Objective)
-        return self.follows is None or not fixed or self.pace.tries % AGAIN == 0
+        return self.follows is None or not self.samples.fixed or self.pace.tries % AGAIN == 0
 
     def _count(self, limit: int | None) -> int:
         most = min(self.most, max(WITHOUT_END, self.effective) if limit is None else limit)
@@ -229,8 +202,8 @@ class Skipping(Action):
             # A clipped gradient is none of the objective's, which is what is forecast.
             return (((theta, loops),) if self.options["clip"] is None else ()), 0.0
         gradient = objective.evaluate(theta)[1]
-        own = self._clipped(gradient)
-        cost = self._rate * (GRADIENT + self._draws)
+        own = clipped(gradient, self.options["clip"])
+        cost = self.samples.rate * (GRADIENT + self.samples.draws)
         if loops is not None and bool(torch.isfinite(loops).all()) and bool((own != 0).any()):
             self.follows, times = self._held_against(loops.double(), own.double())
             if times is not None:
@@ -241,7 +214,7 @@ class Skipping(Action):
                         "gradients."
                     )
                 return None, cost
-        if not self.follows and self.batch is None:
+        if not self.follows and self.samples.batch is None:
             self._say(
                 "the loop's gradients are not the objective's (minibatches, dropout, augmentation?): no steps are "
                 "skipped. Give batch=, the rows of the loop's minibatches, so that costs can be compared."
@@ -267,7 +240,7 @@ class Skipping(Action):
     def _loops_gradient(self, objective: Objective) -> Tensor | None:
         """The gradient that the step was taken along (P,), of what is to be lowered; None where a part is missing."""
         present = dict(objective.model.named_parameters())
-        climbs = {p for group in self.optimizer.param_groups if group.get("maximize") for p in group["params"]}
+        climbs = adapters.climbing(self.optimizer)
         found = {}
         for name in objective.space.names:
             p = present[name]
@@ -277,29 +250,18 @@ class Skipping(Action):
             found[name] = -grad if p in climbs else grad
         return objective.space.flatten(found)
 
-    def _clipped(self, gradient: Tensor) -> Tensor:
-        clip = self.options["clip"]
-        if clip is None:
-            return gradient
-        return gradient * (clip / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0)
-
-    def _noise(
-        self, objective: Objective, known: tuple[tuple[Tensor, Tensor], ...]
-    ) -> Callable[[Replica], None] | None:
+    def _noise(self, objective: Objective, known: Known) -> Callable[[Replica], None] | None:
         if self.follows or not known:
             return None
         return minibatch_noise(self.optimizer, objective.space, objective.model, known[0][1])
 
     def _approve(self, objective: Objective) -> Approve | None:
         """Where the objective is a sample of the data, others must get better beyond their noise, and as much."""
-        if isinstance(self.objective, Objective) or getattr(self.objective, "whole", False):
+        if self.samples.whole:
             return None
-        draw: Any = getattr(self.objective, "acceptance", self.objective)
 
         def approve(result: SkipResult, before: Tensor, after: Tensor, ledger: Ledger) -> str | None:
-            judge = self._reach.chosen(draw())
-            if judge.space.names != objective.space.names:
-                judge = judge.subset(Names(frozenset(objective.space.names)))
+            judge = self.samples.judge(objective)
             ledger.forwards += 2 * judge.shape[0] / objective.shape[0]
             verdict = improves(by_sample(judge, before), by_sample(judge, after))
             if not verdict.accepted:
@@ -336,17 +298,16 @@ class Skipping(Action):
         return self.failed(cause)
 
     def state_dict(self) -> dict[str, Any]:
-        loader = getattr(self.objective, "state_dict", None)
         return {
             "taken": self.taken,
             "skipped": self._skipped,
             "window": self.window,
             "most": self.most,
-            "rows": self._rows,
+            "rows": self.samples.rows,
             "follows": self.follows,
             "compared": list(self.compared),
             "pace": self.pace.state_dict(),
-            "objective": loader() if callable(loader) and not isinstance(self.objective, Objective) else None,
+            "objective": self.samples.state_dict(),
         }
 
     def check(self, state: Any) -> None:
@@ -373,10 +334,9 @@ class Skipping(Action):
             self.compared = (0, 0.0)
             return
         self.check(state)
-        if state["objective"] is not None:
-            self.objective.load_state_dict(state["objective"])  # type: ignore[union-attr]
+        self.samples.load_state_dict(state["objective"])
         self.taken = state["taken"]
         self._skipped, self.window, self.most = state["skipped"], state["window"], state["most"]
-        self.follows, self._rows = state["follows"], state["rows"]
+        self.follows, self.samples.rows = state["follows"], state["rows"]
         self.compared = (int(state["compared"][0]), float(state["compared"][1]))
         self.pace = Pace.read(state["pace"])

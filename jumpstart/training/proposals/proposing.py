@@ -13,28 +13,26 @@ import torch
 from torch import Tensor
 
 from ...errors import BudgetError, InputError
-from ...objectives.objective import Consistent, Objective
+from ...objectives.objective import Objective
 from ...skipping.skip import repeatable
 from ...utils.brief import brief
-from ...utils.cost import CALL, ELEMENTS, FORWARD, GRADIENT, Ledger, loop_step, rate
+from ...utils.cost import CALL, ELEMENTS, FORWARD, Ledger, loop_step, rate
 from ...utils.guard import guarded
-from ..actions import Action
-from ..pace import OVERDRAFT, Pace
-from ..reach import Names, Reach
+from ..pace import BUDGET, OVERDRAFT, Pace, require_budget
+from ..samples import Samples, Sampling
 from ..schedule import Schedule, schedule
 from .judgement import Judgement, decay_of, judged
 from .moments import following
 from .proposal import Candidate, Here, Proposal, Weights, copied, is_weights, present
 from .result import ProposalOutcome, ProposalResult
 
-BUDGET = 0.05  # of the run, for tries that lose
 WARM = 5  # steps before anything is compared: moments must have something in them
 JUDGING = 4 * FORWARD  # the judge at three weights, and what the optimizer's moments would do
 
 log = logging.getLogger("jumpstart")
 
 
-class Proposing(Action):
+class Proposing(Sampling):
     """After a step, weights that may be better than where the loop is.
 
     A try costs forward passes, and moves the weights where the loss falls on samples that the proposal was not made
@@ -68,24 +66,15 @@ class Proposing(Action):
         params: Any = None,
     ) -> None:
         super().__init__(optimizer)
-        batch = getattr(objective, "batch_size", None) if batch is None else batch
-        if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-            raise InputError(f"batch={brief(batch)}: give the rows of the loop's minibatches, at least 1, or None.")
-        if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 1:
-            raise InputError(f"budget={brief(budget)}: give a share of the run, above 0 and at most 1.")
+        self.samples = Samples(optimizer, objective, batch, params)
+        require_budget(budget)
         self.name = proposal.name  # type: ignore[misc]
-        self.objective, self.proposal, self.batch, self.budget = objective, proposal.fresh(), batch, budget
+        self.proposal, self.budget = proposal.fresh(), budget
         self._due = schedule(proposal.every if at is None else at)
         self.pace = Pace()
         self.beside: Sequence[Proposing] = ()  # others, with which the budget is shared
         self._mark: tuple[int, Weights] | None = None  # step and weights of the last try
         self._copies = 0  # made since then
-        self._consistent = Consistent()
-        self._reach = Reach(optimizer, params, None)
-        told = getattr(objective, "samples", None)
-        self._rows = told if isinstance(told, int) else 0
-        if isinstance(objective, Objective):
-            self._rows = self._reach.chosen(objective).shape[0]
 
     # ---- around a step ------------------------------------------------------------------------------------------
 
@@ -98,10 +87,9 @@ class Proposing(Action):
         last = self.proposal.last(limit)
         if not (last or self._due(taken)) or not self.proposal.ready(taken) or not self._affordable(taken, last):
             return None
-        objective = self._reach.moving(self._drawn(self.objective))
+        objective = self.samples.reach.moving(self.samples.given())
         if objective is None:
             return None
-        self._rows = objective.shape[0]
         result = self._try(objective, taken, limit)
         self.pace.learn(result.saved, taken)
         if self.pace.failures > 1:
@@ -125,23 +113,8 @@ class Proposing(Action):
     # ---- what it may cost ---------------------------------------------------------------------------------------
 
     @property
-    def fixed(self) -> bool:
-        """Whether the objective is all that is trained, and judges itself without noise."""
-        return isinstance(self.objective, Objective) or bool(getattr(self.objective, "whole", False))
-
-    @property
-    def _rate(self) -> float:
-        """What a gradient of the objective costs in gradients of the loop."""
-        return 1.0 if self.batch is None else self._rows / self.batch
-
-    @property
-    def _draws(self) -> float:
-        """What it costs to draw samples, and others that judge, in gradients."""
-        return 0.0 if isinstance(self.objective, Objective) else 2 * GRADIENT
-
-    @property
     def price(self) -> float:
-        return (self.proposal.cost() + JUDGING + self._draws) * self._rate
+        return (self.proposal.cost() + JUDGING + self.samples.draws) * self.samples.rate
 
     def _left(self, taken: int) -> float:
         """What a try may lose, in steps: of what is left to all; after the first, of what is left of an equal share."""
@@ -156,11 +129,6 @@ class Proposing(Action):
 
     # ---- a try --------------------------------------------------------------------------------------------------
 
-    def _drawn(self, source: Any) -> Objective:
-        objective = self._reach.chosen(source if isinstance(source, Objective) else source())
-        objective.consistent = self._consistent  # the data are new, the model is not
-        return objective
-
     def _flat(self, objective: Objective, weights: Weights) -> Tensor:
         """Kept weights as a vector (P,) of the objective's."""
         places = {id(p): at for at, p in enumerate(p for group in self.optimizer.param_groups for p in group["params"])}
@@ -169,9 +137,9 @@ class Proposing(Action):
 
     def _try(self, objective: Objective, taken: int, limit: int | None) -> ProposalResult:
         begun = time.perf_counter()
-        ledger = Ledger(allowance=self._left(taken) / self._rate)
+        ledger = Ledger(allowance=self._left(taken) / self.samples.rate)
         result = _attempt(self, objective, ledger, taken, limit)
-        spent = self._rate * (ledger.spent + self._draws)
+        spent = self.samples.rate * (ledger.spent + self.samples.draws)
         return replace(
             result,
             gradient_evaluations=ledger.gradient_evaluations,
@@ -191,22 +159,18 @@ class Proposing(Action):
         seen = [self._flat(objective, weights) for weights in self.proposal.seen()]
         ledger.forwards += 1
         u = objective.outputs(theta)
-        here = Here(objective, theta, u, float(objective.loss.value(u)), seen, ledger, self.fixed)
+        here = Here(objective, theta, u, float(objective.loss.value(u)), seen, ledger, self.samples.whole)
         return here, sorted(self.proposal.propose(here), key=lambda candidate: candidate.loss)
 
     def judge(self, here: Here, target: Tensor, taken: int) -> Judgement:
         """On the objective itself where it is all that is trained, else on other samples."""
         objective = here.objective
-        judge = objective
-        if not self.fixed:
-            judge = self._drawn(getattr(self.objective, "acceptance", self.objective))
-            if judge.space.names != objective.space.names:
-                judge = judge.subset(Names(frozenset(objective.space.names)))
+        judge = objective if self.samples.whole else self.samples.judge(objective)
         assert self._mark is not None
         mark = self._flat(objective, self._mark[1])
         share, metric = judge.shape[0] / objective.shape[0], decay_of(self.optimizer, objective)
         steps = taken - self._mark[0]
-        return judged(judge, (here.theta, target, mark), steps, metric, self.fixed, share, here.ledger)
+        return judged(judge, (here.theta, target, mark), steps, metric, self.samples.whole, share, here.ledger)
 
     # ---- the contract -------------------------------------------------------------------------------------------
 
@@ -222,15 +186,14 @@ class Proposing(Action):
         return self.failed(cause)
 
     def state_dict(self) -> dict[str, Any]:
-        loader = getattr(self.objective, "state_dict", None)
         return {
             "taken": self.taken,
-            "rows": self._rows,
+            "rows": self.samples.rows,
             "copies": self._copies,
             "pace": self.pace.state_dict(),
             "mark": None if self._mark is None else (self._mark[0], copied(self._mark[1])),
             "proposal": self.proposal.state_dict(),
-            "objective": loader() if callable(loader) and not isinstance(self.objective, Objective) else None,
+            "objective": self.samples.state_dict(),
         }
 
     def check(self, state: Any) -> None:
@@ -252,9 +215,8 @@ class Proposing(Action):
             self.proposal.forget()
             return
         self.check(state)
-        if state["objective"] is not None:
-            self.objective.load_state_dict(state["objective"])  # type: ignore[union-attr]
-        self.taken, self._rows, self._copies = state["taken"], state["rows"], state["copies"]
+        self.samples.load_state_dict(state["objective"])
+        self.taken, self.samples.rows, self._copies = state["taken"], state["rows"], state["copies"]
         self.pace = Pace.read(state["pace"])
         self._mark = None if state["mark"] is None else (state["mark"][0], copied(state["mark"][1]))
         self.proposal.load_state_dict(state["proposal"])
