@@ -237,15 +237,36 @@ class Objective:
         """
         self.prepare(theta)
         if len(self.parts) == 1:
-            rows, pull = self._pulled(self.parts[0], theta)
-            value, g = self._sloped(rows)
-            return value, pull(g), rows
+            return self._at_once(self.parts[0], theta)
         u = self.outputs(theta)
         (value, g), at, gradient = self._sloped(u), 0, torch.zeros_like(theta)
         for part in self.parts:
             rows, pull = self._pulled(part, theta)
             gradient, at = gradient + pull(g[at : at + len(rows)]), at + len(rows)
         return value, gradient, u
+
+    def _at_once(self, part: Part, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Φ, ∇_θ Φ and the outputs, the model's weights swapped once."""
+        leaf = theta.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            params = self.space.unflatten(leaf)
+
+        def passes() -> tuple[Tensor, Tensor, Tensor]:
+            u = self._outputs_of(part, params)
+            value, g = self._sloped(u)
+            u.backward(g, inputs=[leaf])
+            assert leaf.grad is not None
+            return value, leaf.grad, u.detach()
+
+        with part.translated(self.model):
+            return self.net.within(params, passes)
+
+    def _outputs_of(self, part: Part, params: dict[str, Tensor]) -> Tensor:
+        with torch.enable_grad():
+            u = part.outputs(Bound(self.net, params))
+        if not u.requires_grad:
+            raise NoParametersError("the outputs depend on none of the parameters that move: nothing to train.")
+        return u
 
     def _sloped(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Φ and ∇Φ at outputs u by one pass through the loss, as the loop takes it."""
@@ -260,9 +281,7 @@ class Objective:
         leaf = theta.detach().clone().requires_grad_()
         with part.translated(self.model), torch.enable_grad():
             params = self.space.unflatten(leaf)
-            u = part.outputs(Bound(self.net, params))
-        if not u.requires_grad:
-            raise NoParametersError("the outputs depend on none of the parameters that move: nothing to train.")
+            u = self._outputs_of(part, params)
 
         def pull(g: Tensor) -> Tensor:
             with part.translated(self.model):

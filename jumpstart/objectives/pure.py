@@ -52,14 +52,15 @@ class Net:
         self.snapshot: Constants | None = None
         # By part and modes: the ways into the kernel that were found to be exact (linearization.ntk.assemble).
         self.routes: WeakKeyDictionary[Any, dict] = WeakKeyDictionary()
+        self._held: Mapping[str, Tensor] | None = None  # what the model holds, inside ``within``
         self.draws = False  # whether an evaluation was seen to take random numbers from a global generator
         self.large = False  # whether its operations are long enough for several threads
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "routes"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("routes", "_held")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, routes=WeakKeyDictionary())  # a copy finds its ways again
+        self.__dict__.update(state, routes=WeakKeyDictionary(), _held=None)  # a copy finds its ways again
 
     def learn(self, counted: Counting, like: Tensor) -> None:
         """Take in what was counted in an evaluation with outputs ``like``."""
@@ -77,15 +78,22 @@ class Net:
     def reach(self, path: str, params: Mapping[str, Tensor], /, *args: Any, **kwargs: Any) -> Any:
         """Call a submodule or a method of the model by its path ("" for the model), with parameters given by name."""
         module: nn.Module = _At(self.model, path) if path else self.model
+        if params is self._held:
+            return module(*args, **kwargs)
         return self._swapped(module, "model." if path else "", params, args, kwargs)
 
     @guarded(lambda net, /, *_, **__: net.model)
     def within(self, params: Mapping[str, Tensor], call: Callable[[], Any]) -> Any:
         """Call a function while the model holds these parameters: a backward pass may run layers once more.
 
-        Activation checkpoints do; they would find the model's own weights, and gradients would be of neither.
+        Activation checkpoints do; they would find the model's own weights, and gradients would be of neither. Inside, a
+        call with these very parameters swaps nothing.
         """
-        return self._swapped(_Holding(self.model), "model.", params, (call,), {})
+        before, self._held = self._held, params
+        try:
+            return self._swapped(_Holding(self.model), "model.", params, (call,), {})
+        finally:
+            self._held = before
 
     def _swapped(self, module: nn.Module, prefix: str, params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Any:
         """Call a module that holds the model at a prefix, the model's tensors swapped for given ones meanwhile."""

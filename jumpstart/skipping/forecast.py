@@ -8,10 +8,13 @@ docs/theory.md, section 10.
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import torch
 from torch import Tensor
 
-SECANTS = 5  # chosen on problems that no published figure is of: 1 to 8 were tried (docs/decisions/0024)
+SECANTS = 8  # chosen on problems that no published figure is of (docs/decisions/0024, 0025)
 
 
 class Forecast:
@@ -44,14 +47,31 @@ class Forecast:
         self._inverse: Tensor | None = None
         if len(self.points) == 1:
             return
-        steps = torch.stack([position - self._base for position, _ in self.points[:-1]])
-        slopes = torch.stack([value - self._value for _, value in self.points[:-1]])
+        newest_first = self.points[::-1]
+        pairs = list(itertools.pairwise(newest_first))
+        steps = torch.stack([older[0] - newer[0] for newer, older in pairs])
+        slopes = torch.stack([older[1] - newer[1] for newer, older in pairs])
         lengths = torch.linalg.vector_norm(steps, dim=1, keepdim=True, dtype=torch.float64)  # squares underflow
         lengths = lengths.to(steps.dtype)
         steps, slopes = steps / lengths, slopes / lengths
-        eps = torch.finfo(steps.dtype).eps
-        gram = (steps @ steps.T).double()
-        # Directions nearer to each other than rounding in their gradients tells apart count as one.
-        inverse = torch.linalg.pinv(gram, hermitian=True, rtol=max(1e2 * eps, 1e-13) ** 0.75)
-        self._inverse = inverse.to(steps.dtype) @ steps
-        self._slopes = slopes.T
+        gram = (steps @ steps.T).double().cpu().numpy()
+        # A direction nearer to the span of newer ones than rounding in its gradient tells apart says nothing.
+        kept = _independent(gram, max(1e2 * torch.finfo(steps.dtype).eps, 1e-13) ** 0.75)
+        inverse = torch.from_numpy(np.linalg.inv(gram[np.ix_(kept, kept)])).to(steps)
+        self._inverse = inverse @ steps[kept]
+        self._slopes = slopes[kept].T
+
+
+def _independent(gram: np.ndarray, least: float) -> list[int]:
+    """Which of some unit vectors are further from the span of those before them, squared, than ``least``."""
+    kept: list[int] = []
+    rows: list[np.ndarray] = []  # of the triangular factor
+    for i in range(len(gram)):
+        row = np.zeros(len(kept))
+        for j, at in enumerate(kept):
+            row[j] = (gram[i, at] - row[:j] @ rows[j][:j]) / rows[j][j]
+        left = gram[i, i] - row @ row
+        if left > least or not kept:
+            kept.append(i)
+            rows.append(np.append(row, max(left, 1e-300) ** 0.5))
+    return kept

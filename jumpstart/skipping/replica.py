@@ -19,6 +19,8 @@ from ..errors import InputError
 from ..objectives.parameters import ParameterSpace
 from ..optim import adapters
 from ..optim.twin import Changes, plain_step
+from ..utils.cost import CALLS as STEP_CALLS
+from .kernels import CALLS, kernel
 from .tables import alike, attributes, by_entry, change, own_numbers, owned, touched
 
 Optimizer = torch.optim.Optimizer
@@ -83,6 +85,14 @@ class Replica:
         self.theta = space.read(model)
         self._whole = self._one()
         self._step = plain_step(self.copy)
+        self._kernel = None
+        if self._whole is not None and len(self.copy.param_groups) == 1:
+            self._kernel = kernel(self.copy, self.groups[0], self.copy.state.get(self._whole.twin, {}))
+
+    @property
+    def calls(self) -> int:
+        """Operations that a step takes, about."""
+        return CALLS if self._kernel is not None else STEP_CALLS * len(self.pieces)
 
     def _left_alone(self, parameters: Sequence[nn.Parameter]) -> set[nn.Parameter]:
         """Those that get no gradient in the user's loop, as far as can be told."""
@@ -123,9 +133,13 @@ class Replica:
             The weights θ (P,) that it leads to, good until the next step: a copy is the caller's to make.
         """
         if self._whole is not None:
-            self._whole.twin.grad = gradient if self._whole.sign > 0 else -gradient
-            self._step(self.copy)
-            self.theta = self._whole.twin.detach()
+            whole, twin = self._whole, self._whole.twin
+            if self._kernel is not None:
+                self._kernel(twin.detach(), gradient, self.copy.state.get(twin, {}), self.groups[0])
+            else:
+                twin.grad = gradient if whole.sign > 0 else -gradient
+                self._step(self.copy)
+            self.theta = twin.detach()
             return self.theta
         for piece in self.pieces:
             grad = piece.read(gradient).to(piece.twin.dtype)

@@ -130,7 +130,7 @@ def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Condit
     replay = Replay(skipper.optimizer, objective, skipper.scheduler, skipper.clip, conditions.noise, conditions.behind)
     work, once = repeatable(objective, theta)
     walk = Walk(objective, replay, skipper.tolerance, ledger, conditions.rate, work)
-    least, target, buffers = walk.least(), theta, []
+    least, target, buffers = walk.prices.least, theta, []
     if least > steps:  # no window could pay, so nothing is asked
         result = SkipResult(SkipOutcome.DEAR, steps)
     else:

@@ -55,6 +55,35 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class Prices:
+    """What things cost, in steps of the loop.
+
+    Attributes:
+        virtual: a virtual step. gradient: a gradient, in evaluations of one: where a batch is in parts, all of them are
+            asked for outputs before each is for its gradient. rate: an evaluation.
+    """
+
+    virtual: float
+    gradient: float
+    rate: float
+
+    @classmethod
+    def of(cls, objective: Objective, replay: Replay, work: Work, rate: float) -> Prices:
+        """From the work of a forward pass and of the optimizer's own operations."""
+        theta = replay.theta
+        own = Work(4.0 * SECANTS * theta.numel(), 4.0 * theta.numel(), FORECAST_CALLS)
+        virtual = own.seconds(theta.dtype, theta.device) + optimizer_step(theta, replay.replica.calls)
+        step = loop_step(Work(work.flops / rate, work.elements / rate, work.calls), theta, len(objective.space.names))
+        return cls(virtual / max(step, 1e-12), GRADIENT + FORWARD * (len(objective.parts) > 1), rate)
+
+    @property
+    def least(self) -> int:
+        """The steps that a window must bring to pay; more than there can be where virtual steps are too dear."""
+        left = 1 - 2 * PAYS * self.virtual
+        return math.ceil(PAYS * self.rate * self.gradient / left) if left > 0 else 10**9
+
+
+@dataclass(frozen=True)
 class Point:
     """Where the real network was asked."""
 
@@ -87,27 +116,17 @@ class Walk:
 
     Attributes:
         forecast: of the gradient. seen: of the outputs. window: steps that the next window may have.
-        virtual: what a virtual step costs, in steps of the loop. gradient: what a gradient does, in evaluations of one.
+        prices: of virtual steps and gradients.
     """
 
     def __init__(
         self, objective: Objective, replay: Replay, tolerance: float, ledger: Ledger, rate: float, work: Work
     ) -> None:
         self.objective, self.replay, self.tolerance = objective, replay, tolerance
-        self.ledger, self.rate = ledger, rate
+        self.ledger = ledger
         self.forecast, self.seen, self.window = Forecast(), Forecast(), OPENING
-        self.chunked = len(objective.parts) > 1  # all parts are asked for outputs before each is for its gradient
-        self.gradient = GRADIENT + FORWARD * self.chunked
-        theta = replay.theta
-        own = Work(4.0 * SECANTS * theta.numel(), 4.0 * theta.numel(), FORECAST_CALLS)
-        virtual = own.seconds(theta.dtype, theta.device) + optimizer_step(theta, len(replay.replica.pieces))
-        step = loop_step(Work(work.flops / rate, work.elements / rate, work.calls), theta, len(objective.space.names))
-        self.virtual = virtual / max(step, 1e-12)
-
-    def least(self) -> int:
-        """The steps that a window must bring to pay; more than there can be where virtual steps are too dear."""
-        left = 1 - 2 * PAYS * self.virtual
-        return math.ceil(PAYS * self.rate * self.gradient / left) if left > 0 else 10**9
+        self.prices = Prices.of(objective, replay, work, rate)
+        self.chunked = len(objective.parts) > 1
 
     def ask(self, theta: Tensor) -> Point:
         """The real network's loss, gradient and outputs."""
@@ -143,17 +162,20 @@ class Walk:
             back = self.replay.save()
             predicted = self.replay.roll(self.forecast, count, _marks(count))
             point = self.ask(predicted[count])
-            self.ledger.dense += count * self.virtual
+            self.ledger.dense += count * self.prices.virtual
             if not point.finite:
                 back()
                 way, self.window = replace(way, trouble=SkipOutcome.NOT_FINITE), max(1, count // 4)
-                if count == 1 or self.window < self.least():
+                if count == 1 or self.window < self.prices.least:
                     break
                 continue
-            gap = _relative(point.gradient - self.forecast(point.theta), point.gradient)
+            gap = relative(point.gradient - self.forecast(point.theta), point.gradient)
             self.forecast = self.forecast.including(point.theta, point.gradient)
             kept, error = (count, gap) if gap <= SURE * self.tolerance else self._corrected(back, count, predicted)
             rises = kept == count and self._rises(first.loss, point.loss)
+            if kept == 0 and not rises and self._unasked(back):
+                self.window = max(self.prices.least, count // 2)
+                continue
             if kept == 0 or not math.isfinite(error) or rises:
                 back()
                 way = replace(way, trouble=SkipOutcome.DEAR if kept == 0 or rises else SkipOutcome.NOT_FINITE)
@@ -163,41 +185,50 @@ class Walk:
             if kept < count:
                 self.window = kept
             elif count == self.window:
-                self.window = self._next(kept, error)
-            if way.done < steps and self.window < self.least():
+                self.window = following(kept, error, self.tolerance)
+            if way.done < steps and self.window < self.prices.least:
                 way = replace(way, trouble=SkipOutcome.DEAR)
                 break
         if way.trouble is not None:
             self.window = OPENING
         return way
 
+    def _unasked(self, back: Callable[[], None]) -> bool:
+        """Whether a window failed from a start whose gradient was a forecast; it is known then."""
+        back()
+        start = self.replay.theta.clone()
+        if any(torch.equal(start, theta) for theta, _ in self.forecast.points):
+            return False
+        point = self.ask(start)
+        self.forecast = self.forecast.including(point.theta, point.gradient)
+        return point.finite
+
     def _corrected(self, back: Callable[[], None], count: int, predicted: dict[int, Tensor]) -> tuple[int, float]:
         """Replay a window with its end known: the steps that are believed, and the error estimate there."""
         back()
-        self.ledger.dense += count * self.virtual
+        self.ledger.dense += count * self.prices.virtual
         start, at, found = self.replay.theta.clone(), 0, {}
         for mark in sorted(predicted):
             self.replay.roll(self.forecast, mark - at)
             at, here = mark, self.replay.theta
-            found[mark] = _relative(here - predicted[mark], here - start)
-        kept = _believed(found, self.tolerance)
+            found[mark] = relative(here - predicted[mark], here - start)
+        kept = believed(found, self.tolerance)
         if kept < count:
             back()
             self.replay.roll(self.forecast, kept)
-            self.ledger.dense += kept * self.virtual
+            self.ledger.dense += kept * self.prices.virtual
         return kept, found.get(kept, math.inf) if bool(torch.isfinite(self.replay.theta).all()) else math.nan
 
-    def _next(self, kept: int, error: float) -> int:
-        """The next window: the predictor's error grows as the square of its length."""
-        factor = SAFETY * (self.tolerance / max(error, 1e-12)) ** 0.5
-        return max(1, round(kept * min(LONGEST, max(0.5, factor))))
-
     def _window_cost(self, count: int) -> float:
-        return self.rate * self.gradient + 2 * count * self.virtual
+        return self.prices.rate * self.prices.gradient + 2 * count * self.prices.virtual
 
     def _spent(self, count: int) -> float:
         """What is spent after one more window and the last look, in steps of the loop."""
-        return self.rate * (self.ledger.gradient_evaluations + FORWARD) + self.ledger.dense + self._window_cost(count)
+        return (
+            self.prices.rate * (self.ledger.gradient_evaluations + FORWARD)
+            + self.ledger.dense
+            + self._window_cost(count)
+        )
 
     @staticmethod
     def _rises(before: float, after: float) -> bool:
@@ -213,7 +244,7 @@ class Walk:
 
     def _judged(self, way: Way) -> SkipResult:
         """Whether the outputs at the end are those that the way led to; one forward pass."""
-        spent = self.rate * self.ledger.gradient_evaluations + self.ledger.dense
+        spent = self.prices.rate * self.ledger.gradient_evaluations + self.ledger.dense
         # For no gain no error; but what many windows have come to is not thrown away for the last one's price.
         if way.done <= (spent if way.windows < FEW else LITTLE * spent):
             trouble = way.trouble if way.done == 0 else None
@@ -225,7 +256,7 @@ class Walk:
         actual = float(self.objective.loss.value(u))
         slope = 0.5 * (last.gradient + self.forecast(theta))
         predicted = last.loss + float(torch.dot(slope, theta - last.theta))
-        miss = _relative(flat - expected, flat - way.first.outputs)
+        miss = relative(flat - expected, flat - way.first.outputs)
         outcome = SkipOutcome.SKIPPED if way.trouble is None else SkipOutcome.SHORT
         if not math.isfinite(actual):
             outcome = SkipOutcome.NOT_FINITE
@@ -237,13 +268,19 @@ class Walk:
         return SkipResult(outcome, 0, done, way.first.loss, predicted, actual, miss, way.error, way.windows)
 
 
-def _relative(part: Tensor, whole: Tensor) -> float:
+def relative(part: Tensor, whole: Tensor) -> float:
     """‖part‖ / ‖whole‖; 0 for nothing of nothing."""
     length, of = float(torch.linalg.vector_norm(part.double())), float(torch.linalg.vector_norm(whole.double()))
     return length / of if of > 0 else (0.0 if length == 0 else math.inf)
 
 
-def _believed(errors: dict[int, float], tolerance: float) -> int:
+def following(count: int, error: float, tolerance: float) -> int:
+    """The window after one of so many steps: the predictor's error grows as the square of its length."""
+    factor = SAFETY * (tolerance / max(error, 1e-12)) ** 0.5
+    return max(1, round(count * min(LONGEST, max(0.5, factor))))
+
+
+def believed(errors: dict[int, float], tolerance: float) -> int:
     """The steps of a window that are believed, from the errors at its marks.
 
     All of them where the error does not grow along the window: kinks of the network make such errors, and a shorter

@@ -51,6 +51,15 @@ class Action(ABC):
     def skipped(self) -> int:
         return 0
 
+    def due(self, taken: int) -> bool:
+        """Whether there may be something to do around the step of that number. Asked before every step: a few
+        comparisons, nothing that can fail."""
+        return True
+
+    def passed(self, taken: int) -> None:
+        """A step was taken that was not due."""
+        self.taken = taken
+
     def before_step(self) -> None:  # noqa: B027  # most have nothing to do here
         """Called before the wrapped step, when the loop's gradients are there (with a closure, its last call's)."""
 

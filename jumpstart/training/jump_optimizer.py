@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ..errors import InputError
 from ..objectives.objective import Objective
@@ -140,14 +141,30 @@ class JumpOptimizer(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """The wrapped optimizer's step, and a jump where one is due; returns what the wrapped step returns."""
+        return self._hooked(closure) if self._has_hooks() else self._stepped(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # torch's own wrapper would take a tenth of a small step, twice
+
+    def _has_hooks(self) -> bool:
+        own = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+        return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
+
+    def _stepped(self, closure: Callable[[], Any] | None = None) -> Any:
         if closure is None and self._idle():
             return self.inner.step()
-        self._tell(self.action.prepare())
+        due = self.action.due(self.taken + 1)
+        if due:
+            self._tell(self.action.prepare())
         answer = self.inner.step() if closure is None else self.inner.step(closure)
         self.taken += 1
-        left = None if self.total is None else max(0, self.total - self.effective_steps)
-        self._tell(self.action.follow(self.taken, left))
+        if due:
+            left = None if self.total is None else max(0, self.total - self.effective_steps)
+            self._tell(self.action.follow(self.taken, left))
+        else:
+            self.action.passed(self.taken)
         return answer
+
+    _hooked = torch.optim.Optimizer.profile_hook_step(_stepped)
 
     def _idle(self) -> bool:
         """Whether a step would change no weight: torch.distributed.checkpoint makes an optimizer's state by such."""

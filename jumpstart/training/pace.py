@@ -37,7 +37,7 @@ class Pace:
 
     def ready(self, taken: int, effective: int, budget: float, price: float) -> bool:
         """Whether a try that may lose ``price`` is due after so many steps, taken and effective."""
-        return taken >= self.wait and self.lost + price <= OVERDRAFT + budget * effective
+        return taken >= self.wait and self.lost - self.saved + price <= OVERDRAFT + budget * effective
 
     def learn(self, saved: float, taken: int) -> None:
         """From a try: steps that it saved, less its cost."""

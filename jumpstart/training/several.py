@@ -37,6 +37,14 @@ class Several(Action):
         """Those from which most is expected first; where that is equal, as they were given."""
         return sorted(self.actions, key=lambda action: -action.expected)
 
+    def due(self, taken: int) -> bool:
+        return any(action.due(taken) for action in self.actions)
+
+    def passed(self, taken: int) -> None:
+        super().passed(taken)
+        for action in self.actions:
+            action.passed(taken)
+
     def prepare(self) -> list[tuple[str, Any]]:
         found = [(action.name, action.prepare()) for action in self.actions]
         return [(name, self.book(result)) for name, result in found if result is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -12,7 +13,9 @@ from torch import Tensor
 from ..errors import InputError
 from ..objectives.objective import Objective
 from ..optim import adapters
+from ..skipping.forecast import SECANTS
 from ..skipping.noise import minibatch_noise
+from ..skipping.rehearsal import Rehearsal, rehearse
 from ..skipping.replay import clipped
 from ..skipping.replica import Replica
 from ..skipping.result import SkipOutcome, SkipResult
@@ -23,16 +26,18 @@ from ..utils.cost import FORWARD, GRADIENT, Ledger
 from ..utils.warn import warn
 from .acceptance import by_sample, improves
 from .pace import BUDGET, Pace, require_budget
+from .past import FEWEST, Past, held
 from .samples import Samples, Sampling
+from .scale import FAR, NUMBERS, Scale
 from .schedule import Schedule, schedule
 
 AUTO = "auto"
 WARM = 5  # steps before the first: moments must have something in them
 SAME = 0.02  # relative difference up to which the loop's gradient is the objective's
+EXACT = 1e-3  # the same, up to which both are points of one forecast
 ALONG = 0.999  # cosine from which one is the other times a number
 SHARE = 0.8  # of what a sample's loss falls by that others' must fall by as well
-FAR = 3.0  # times the objective's, or less than its inverse: minibatches do not do that in the mean
-LOOKS = 3  # minibatches after which that is said; no steps are skipped before, either
+REHEARSAL = 1.0  # steps' worth of work, about
 AGAIN = 10  # tries after which that is looked at again
 MEDDLING = 3  # such steps, after which it is said
 MOST = 10**9  # steps of a skip
@@ -88,13 +93,19 @@ class Skipping(Sampling):
         self.skip, self.budget = skip, budget
         self.options = {"tolerance": tolerance, "scheduler": scheduler, "clip": clip}
         self._due = schedule(1 if at is None else at)
+        # Who says when is taken at his word; the loop's gradients are no points of a sample's, nor clipped ones.
+        self._rehearses = at is None and self.samples.fixed and batch is None and clip is None
+        self.past = Past()
+        self.apart = 0.0  # the loop's gradient from the objective's, relative, when last compared
         self.pace, self.window, self.most = Pace(), OPENING, MOST
         self._skipped = 0
         self.follows: bool | None = None  # whether the loop's gradients are the objective's; None while nobody knows
-        self.compared = (0, 0.0)  # minibatches, and the sum of their gradients' shares of the objective's
+        self.scale = Scale()  # of minibatches' gradients
         self._written: list[int] | None = None  # how often each parameter was, after the last step
         self._meddling = 0  # steps before which somebody else had written to them
         self._said: set[str] = set()
+        self._rehearsal: Rehearsal | None = None
+        self._newest: tuple[Objective, Tensor] | None = None  # what moves of the objective, and the loop's gradient
         self._here: tuple[Objective, Tensor] | None = None  # what moves of the objective, and the weights
 
     @property
@@ -107,15 +118,31 @@ class Skipping(Sampling):
 
     # ---- around a step ------------------------------------------------------------------------------------------
 
+    def due(self, taken: int) -> bool:
+        return self._rehearsal is not None or self._ready(taken, 1 + SECANTS * self._remembers)
+
+    def passed(self, taken: int) -> None:
+        super().passed(taken)
+        self._written = None
+
     def before_step(self) -> None:
         """Where the step starts from, if a skip may follow it: the loop's gradient belongs to these weights."""
-        self._here = None
+        self._here = self._newest = None
         taken = self.taken + 1
-        if taken < WARM or not self._affordable(taken) or not self._due(taken) or self._meddled():
+        if self._meddled():
+            self._forget()
+            return
+        tries = self._rehearsal is not None or (taken >= WARM and self._ready(taken, 0) and self._due(taken))
+        if not tries and not self._remembers:
             return
         objective = self.samples.reach.moving(self.samples.given())
-        if objective is not None and self._affordable(taken):
-            self._here = objective, objective.theta()
+        if objective is None or not (self._remembers or self._ready(taken, 0)):
+            return  # only now is it known how many samples there are
+        theta = objective.theta()
+        newest = self._remember(objective, theta, taken) if self._remembers else None
+        if tries and (not self._remembers or self._rehearsed(objective, theta, taken)):
+            self._here = objective, theta
+        self._newest = None if newest is None else (objective, newest)
 
     def _meddled(self) -> bool:
         """Whether somebody has written to the weights since the last step: a replay would not do that."""
@@ -135,19 +162,26 @@ class Skipping(Sampling):
 
     def follow(self, taken: int, limit: int | None = None) -> Any:
         result = super().follow(taken, limit)
-        self._written = self._versions() if taken + 1 >= WARM and self._affordable(taken + 1) else None
+        self._written = self._versions() if self.due(taken + 1) else None
         return result
 
     def after_step(self, taken: int, limit: int | None) -> SkipResult | None:
+        if self._newest is not None:
+            (objective, newest), self._newest = self._newest, None
+            gradient = self._loops_gradient(objective)
+            if gradient is None or not torch.equal(gradient, newest):  # a closure's, and a step's that changes them
+                self._forget()
+                self.apart = math.inf
         if self._here is None or limit == 0:
             return None
         (objective, theta), self._here = self._here, None
+        spent, self._rehearsal = 0.0 if self._rehearsal is None else self._rehearsal.cost, None
         known, lost = self._compared(objective, theta)
+        lost += spent
         if known is None:
             self.pace.learn(-lost, taken)
             return None
-        skipper = Skipper(objective, self.optimizer, **self.options)
-        skipper.window = self.window
+        skipper = self._skipper(objective)
         conditions = Conditions(
             rate=self.samples.rate,
             known=known,
@@ -157,7 +191,52 @@ class Skipping(Sampling):
         )
         result = skipper.skip(self._count(limit), conditions)
         self.window = skipper.window
+        if result.accepted:
+            self._forget()
         return self._learn(result, lost, taken, limit)
+
+    def _skipper(self, objective: Objective) -> Skipper:
+        skipper = Skipper(objective, self.optimizer, **self.options)
+        skipper.window = self.window
+        return skipper
+
+    # ---- rehearsals: after a try that failed, and before the first ----------------------------------------------
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether points of the loop are kept: where its gradients are the objective's, so far as anybody knows."""
+        return self._rehearses and self.follows is not False and self.apart <= EXACT
+
+    def _remember(self, objective: Objective, theta: Tensor, taken: int) -> Tensor | None:
+        """Keep the loop's gradient (P,) at these weights, and return it; None where there is none."""
+        gradient = self._loops_gradient(objective)
+        if gradient is None:
+            self._forget()
+        else:
+            self.past.add(theta, gradient, taken)
+        return gradient
+
+    def _forget(self) -> None:
+        self.past.clear()
+        self._rehearsal = None
+
+    def _rehearsed(self, objective: Objective, theta: Tensor, taken: int) -> bool:
+        """Whether a skip may be tried now: the last one went well, or one was rehearsed and would have."""
+        known = self._rehearsal
+        if known is None:
+            if (self.pace.tries and not self.pace.failures) or held(theta.numel()) < FEWEST:
+                return True
+            if self.past.tells:
+                self._rehearse(objective, theta, taken)
+            return False
+        if not known.reached(theta, taken):
+            return False
+        if window := known.window(self.options["tolerance"]):
+            self.window = window
+            return True
+        self._rehearsal = None
+        self.pace.learn(-known.cost, taken)
+        return False
 
     def _learn(self, result: SkipResult, lost: float, taken: int, limit: int | None) -> SkipResult:
         self._skipped += result.steps
@@ -175,19 +254,36 @@ class Skipping(Sampling):
             )
         return self.book(result)
 
+    def _rehearse(self, objective: Objective, theta: Tensor, taken: int) -> None:
+        """Begin a rehearsal, unless the loop's gradients are none of the objective's."""
+        lost = 0.0
+        if self.follows is None:
+            known, lost = self._compared(objective, theta)
+            if known is None:
+                self.pace.learn(-lost, taken)
+                return
+        self._rehearsal = rehearse(self._skipper(objective), self.past.points, taken)
+        if self._rehearsal is None:
+            self.pace.learn(-lost, taken)
+        else:
+            self._rehearsal.cost += lost
+
     # ---- what is asked, and what it may cost --------------------------------------------------------------------
 
     @property
     def price(self) -> float:
-        """Of a try that fails: two gradients, a look at the end, and the comparison."""
+        """Of a try that fails: two gradients, a look at the end, the comparison; of a rehearsal, next to nothing."""
+        if self._remembers and self._rehearsal is None and (self.pace.failures or not self.pace.tries):
+            return REHEARSAL
         return (2 * GRADIENT + FORWARD + (GRADIENT if self._asks() else 0.0) + self.samples.draws) * self.samples.rate
 
-    def _affordable(self, taken: int) -> bool:
-        return self.pace.ready(taken, self.effective + 1, self.budget, self.price)
+    def _ready(self, taken: int, ahead: int) -> bool:
+        """Whether a try is due at this step, or at one of so many after it."""
+        return self.pace.ready(taken + ahead, self.effective + 1 + ahead, self.budget, self.price)
 
     def _asks(self) -> bool:
         """Whether the loop's gradient is to be held against the objective's: at first, and now and then."""
-        return self.follows is None or not self.samples.fixed or self.pace.tries % AGAIN == 0
+        return self.follows is None or not self.samples.fixed or self.pace.tries % AGAIN == AGAIN - 1
 
     def _count(self, limit: int | None) -> int:
         most = min(self.most, max(WITHOUT_END, self.effective) if limit is None else limit)
@@ -200,14 +296,14 @@ class Skipping(Sampling):
         loops = self._loops_gradient(objective)
         if not self._asks() and loops is not None and self.follows:
             # A clipped gradient is none of the objective's, which is what is forecast.
-            return (((theta, loops),) if self.options["clip"] is None else ()), 0.0
+            return ((*self._before(theta), (theta, loops)) if self.options["clip"] is None else ()), 0.0
         gradient = objective.evaluate(theta)[1]
         own = clipped(gradient, self.options["clip"])
         cost = self.samples.rate * (GRADIENT + self.samples.draws)
         if loops is not None and bool(torch.isfinite(loops).all()) and bool((own != 0).any()):
             self.follows, times = self._held_against(loops.double(), own.double())
             if times is not None:
-                if self.follows is False and (self.compared[0] == 0 or self.compared[0] >= LOOKS):
+                if self.scale.count == 0 or self.scale.surely(self._noisy):
                     self._say(
                         f"the loop's gradient is the objective's times {times:.3g}: no steps are skipped. Give the "
                         "objective the loop's own loss (scale and reduction) and modes, and clip= where the loop clips "
@@ -220,7 +316,12 @@ class Skipping(Sampling):
                 "skipped. Give batch=, the rows of the loop's minibatches, so that costs can be compared."
             )
             return None, cost
-        return ((theta, gradient),), cost
+        return (*self._before(theta), (theta, gradient)), cost
+
+    def _before(self, theta: Tensor) -> Known:
+        """The points that are remembered, but for the newest, where that is of these weights."""
+        points = self.past.points if self._remembers else []
+        return tuple(points[:-1]) if points and torch.equal(points[-1][0], theta) else ()
 
     def _held_against(self, loops: Tensor, own: Tensor) -> tuple[bool, float | None]:
         """Whether the loop's gradient is the objective's own; and if not, the number that it is off by, if it is.
@@ -228,14 +329,20 @@ class Skipping(Sampling):
         Along minibatches that number is the mean over all that were compared: a single one is mostly noise.
         """
         dot, square = float(torch.dot(loops, own)), float(torch.dot(own, own))
-        if float(torch.linalg.vector_norm(loops - own)) <= SAME * square**0.5:
+        self.apart = float(torch.linalg.vector_norm(loops - own)) / square**0.5
+        if self.apart <= SAME:
             return True, None
         cosine = abs(dot) / max(square**0.5 * float(torch.linalg.vector_norm(loops)), 1e-300)
         if cosine >= ALONG:
             return False, dot / square
-        self.compared = (self.compared[0] + 1, self.compared[1] + dot / square)
-        times = self.compared[1] / self.compared[0]
+        self.scale = self.scale.including(loops, own)
+        times = self.scale.times(self._noisy)
         return False, None if 1 / FAR <= times <= FAR else times
+
+    @property
+    def _noisy(self) -> float | None:
+        """Rows of the objective over those of a minibatch, where it is a sample of the data itself."""
+        return None if self.samples.whole else self.samples.rate
 
     def _loops_gradient(self, objective: Objective) -> Tensor | None:
         """The gradient that the step was taken along (P,), of what is to be lowered; None where a part is missing."""
@@ -287,13 +394,15 @@ class Skipping(Sampling):
 
     def moved(self, taken: int) -> None:
         super().moved(taken)
-        self._here = self._written = None
+        self._here = self._newest = self._written = None
+        self._forget()
 
     def not_tried(self, cause: str) -> SkipResult:
         return SkipResult.untried(cause)
 
     def broke_off(self, cause: str) -> SkipResult:
-        self._here = None
+        self._here = self._newest = None
+        self._forget()
         self.pace.learn(0.0, self.taken)
         return self.failed(cause)
 
@@ -305,7 +414,10 @@ class Skipping(Sampling):
             "most": self.most,
             "rows": self.samples.rows,
             "follows": self.follows,
-            "compared": list(self.compared),
+            "scale": list(self.scale.numbers),
+            "apart": self.apart,
+            "past": self.past.state_dict(),
+            "rehearsal": None if self._rehearsal is None else self._rehearsal.state_dict(),
             "pace": self.pace.state_dict(),
             "objective": self.samples.state_dict(),
         }
@@ -318,25 +430,32 @@ class Skipping(Sampling):
                 raise InputError(f"this is no state of skips: {name}={brief(state[name])}.")
         if state["follows"] not in (None, True, False):
             raise InputError(f"this is no state of skips: follows={brief(state['follows'])}.")
-        looks = state["compared"]
-        if (
-            not isinstance(looks, (list, tuple))
-            or len(looks) != 2
-            or not all(isinstance(n, (int, float)) for n in looks)
-        ):
-            raise InputError(f"this is no state of skips: compared={brief(looks)}.")
+        looks = state["scale"]
+        if not isinstance(looks, (list, tuple)) or len(looks) != NUMBERS or not all(map(_number, looks)):
+            raise InputError(f"this is no state of skips: scale={brief(looks)}.")
+        if not _number(state["apart"]):
+            raise InputError(f"this is no state of skips: apart={brief(state['apart'])}.")
         Pace.read(state["pace"])
+        Past.read(state["past"])
+        if state["rehearsal"] is not None:
+            Rehearsal.read(state["rehearsal"])
 
     def load_state_dict(self, state: Any) -> None:
         if state is None:
             self.taken = self._skipped = 0
             self.window, self.most, self.follows, self.pace = OPENING, MOST, None, Pace()
-            self.compared = (0, 0.0)
+            self.scale, self.apart, self.past, self._rehearsal = Scale(), 0.0, Past(), None
             return
         self.check(state)
         self.samples.load_state_dict(state["objective"])
         self.taken = state["taken"]
         self._skipped, self.window, self.most = state["skipped"], state["window"], state["most"]
         self.follows, self.samples.rows = state["follows"], state["rows"]
-        self.compared = (int(state["compared"][0]), float(state["compared"][1]))
-        self.pace = Pace.read(state["pace"])
+        self.scale = Scale(tuple(map(float, state["scale"])))
+        self.apart, self.past, self.pace = state["apart"], Past.read(state["past"]), Pace.read(state["pace"])
+        known = state["rehearsal"]
+        self._rehearsal = None if known is None else Rehearsal.read(known)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -121,15 +121,15 @@ CALLS = 12  # operations that an optimizer's step takes for each tensor, as Adam
 WRITES = 6.0  # numbers that it writes for each number in them
 
 
-def optimizer_step(theta: torch.Tensor, tensors: int) -> float:
-    """Seconds that an optimizer's own step is predicted to take, on weights θ (P,) in so many tensors."""
+def optimizer_step(theta: torch.Tensor, calls: int) -> float:
+    """Seconds that an optimizer's own step of so many operations is predicted to take, on weights θ (P,)."""
     kind = theta.device.type if theta.device.type in CALL else "cpu"
-    return CALLS * tensors * CALL[kind] + WRITES * theta.numel() / ELEMENTS[kind]
+    return calls * CALL[kind] + WRITES * theta.numel() / ELEMENTS[kind]
 
 
 def loop_step(work: Work, theta: torch.Tensor, tensors: int) -> float:
     """Seconds that a step of a training loop is predicted to take, a forward pass being ``work``."""
-    return work.seconds(theta.dtype, theta.device) / FORWARD + optimizer_step(theta, tensors)
+    return work.seconds(theta.dtype, theta.device) / FORWARD + optimizer_step(theta, CALLS * tensors)
 
 
 class Counting(TorchDispatchMode):

@@ -269,3 +269,45 @@ def test_closures_and_sparse_gradients_are_refused_by_name():
     model = nn.Linear(2, 1).to(torch.complex128)
     with pytest.raises(js.errors.InputError, match="complex"):
         Replica(torch.optim.SGD(model.parameters(), 0.1), ParameterSpace(model), model)
+
+
+PLAIN = {
+    "Adam": lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1),
+    "AdamW": lambda p: torch.optim.AdamW(p, 0.01, betas=(0.8, 0.99)),
+    "SGD": lambda p: torch.optim.SGD(p, 0.1, weight_decay=0.1),
+    "momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, dampening=0.2, weight_decay=0.1),
+    "Nesterov": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, 0.01, alpha=0.9, weight_decay=0.1),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, 0.1, lr_decay=0.1, weight_decay=0.1),
+    "uphill": lambda p: torch.optim.Adam(p, 0.01, maximize=True),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", PLAIN)
+def test_kernels_take_the_steps_of_their_classes(kind, dtype):
+    model = net().to(dtype)
+    optimizer = PLAIN[kind](model.parameters())
+    really(model, optimizer, gradients(model, 3))
+    replica = Replica(optimizer, ParameterSpace(model), model)
+    assert replica._kernel is not None
+    assert replica.calls < 12
+    follows(model, optimizer, tolerance=1e-12 if dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.Adam(p, 0.01, amsgrad=True),
+        lambda p: torch.optim.Adam(p, torch.tensor(0.01)),
+        lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9),
+        lambda p: torch.optim.RMSprop(p, 0.01, centered=True),
+        lambda p: torch.optim.NAdam(p, 0.01),
+        type("Mine", (torch.optim.SGD,), {}),
+    ],
+)
+def test_other_options_and_classes_are_stepped_by_themselves(make):
+    model = net()
+    optimizer = make(model.parameters())
+    really(model, optimizer, gradients(model, 3))
+    assert Replica(optimizer, ParameterSpace(model), model)._kernel is None
