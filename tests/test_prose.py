@@ -24,7 +24,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ALL = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs" / "decisions").glob("*.md"))]
 EXPERIMENTS = sorted(
-    [p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem not in ("__init__", "common", "pages", "benchmarks")]
+    [
+        p.stem
+        for p in (ROOT / "experiments").glob("*.py")
+        if p.stem not in ("__init__", "common", "pages", "texts", "benchmarks")
+    ]
     + [p.parent.name for p in (ROOT / "experiments").glob("*/__main__.py")]
 )
 WORD = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Pc")  # Unicode's kinds in Ruby's [[:word:]]
