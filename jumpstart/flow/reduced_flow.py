@@ -118,13 +118,15 @@ class ReducedFlow(LinearizedRun):
         """Φ of the linearized outputs, one number for each row of c."""
         return self.loss.value(self.outputs(c))
 
-    def gradient(self, c: Tensor, present: Tensor | None = None) -> Tensor:
+    def gradient(self, c: Tensor, present: Tensor | None = None, shifts: Tensor | None = None) -> Tensor:
         """Eᵀ∇Φ(u₀ + E c) + H c + h, shaped like c (…, k).
 
         Args:
             present: (…, n) factors of the samples' own gradients, 0 where a sample is left out of that row's run.
+            shifts: (…, n, …) how far from u₀ each row's run starts.
         """
-        g = self.loss.grad(self.outputs(c))
+        u = self.outputs(c)
+        g = self.loss.grad(u if shifts is None else u + shifts)
         if present is not None:
             g = g.reshape(*present.shape, -1) * present[..., None]
         g = g.reshape(*c.shape[:-1], -1) @ self.images.T

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..flow.horizon import Times
 from ..flow.reduced_flow import ReducedFlow
-from .integrated import Masks
+from .integrated import Masks, own
 
 NODES = 15  # of the contour: relative error 10⁻¹³ or so at every horizon (Weideman & Trefethen 2007)
 END = 1e4  # relaxation times of the slowest mode that stand for t = ∞ where the limit is not taken
@@ -21,8 +21,12 @@ LIMIT = 1e-20  # z, in units of the slowest rate, that stands for the limit z �
 ENTRIES = 2**25  # numbers in one block of work, at most
 
 
-def closed(flow: ReducedFlow, horizon: Times, masks: Masks) -> Tensor:
-    """(T, G, m, …): the outputs of each group's samples from the run without that group, at each flow time."""
+def closed(flow: ReducedFlow, horizon: Times, masks: Masks, shifts: Tensor | None = None) -> Tensor:
+    """(T, G, m, …): the outputs of each group's samples from the run without that group, at each flow time.
+
+    Args:
+        shifts: (G, n, …) of the runs' starts: a gradient of its own at the start of each.
+    """
     times = torch.tensor(horizon.values, dtype=torch.float64, device=flow.u.device)
     unit = Unit.of(flow)
     # Equation 18 keeps its digits in short runs, equation 19 in long ones.
@@ -30,11 +34,11 @@ def closed(flow: ReducedFlow, horizon: Times, masks: Masks) -> Tensor:
     out = flow.u.new_zeros(len(times), masks.groups, masks.size, *flow.u.shape[1:])
     for chosen, way in ((~long, None), (long, unit)):
         if bool(chosen.any()):
-            out[chosen] = _at(flow, times[chosen], masks, way)
+            out[chosen] = _at(flow, times[chosen], masks, way, shifts)
     return out
 
 
-def _at(flow: ReducedFlow, times: Tensor, masks: Masks, unit: Unit | None) -> Tensor:
+def _at(flow: ReducedFlow, times: Tensor, masks: Masks, unit: Unit | None, shifts: Tensor | None) -> Tensor:
     n, shape = flow.u.shape[0], flow.u.shape[1:]
     c = flow.u.numel() // n
     d = masks.size * c
@@ -44,11 +48,15 @@ def _at(flow: ReducedFlow, times: Tensor, masks: Masks, unit: Unit | None) -> Te
     block = max(1, ENTRIES // max(1, d * d * max(flow.size, 2 * z.numel())))
     for at in range(0, masks.groups, block):
         some = masks.block(at, block)
-        g = (g0[some.rows] * some.keep[..., None]).reshape(some.groups, d)
-        solved = _general(flow, some, g, z) if unit is None else unit.solve(some, g, z)
+        moved = None if shifts is None else flow.loss.grad(flow.u + shifts[at : at + block]).reshape(-1, n, c)
+        g = g0[some.rows] if moved is None else own(moved, some)
+        g = (g * some.keep[..., None]).reshape(some.groups, d)
+        pulls = None if moved is None else moved.reshape(len(moved), -1)
+        solved = _general(flow, some, g, z, pulls) if unit is None else unit.solve(some, g, z, pulls)
         shift = -(weight[..., None, None] * solved).sum(1).imag  # 1/z is part of the weights
         out[:, at : at + block] = torch.where((times > 0)[:, None, None], shift, torch.zeros_like(shift))
-    start = flow.u.reshape(n, c)[masks.rows].reshape(masks.groups, d)
+    start = flow.u[masks.rows] if shifts is None else flow.u[masks.rows] + own(shifts, masks)
+    start = start.reshape(masks.groups, d)
     return (start + out).reshape(len(times), masks.groups, masks.size, *shape)
 
 
@@ -89,8 +97,13 @@ class Unit:
         shaped = unit.reshape(flow.size, flow.u.shape[0], -1)
         return Unit(shaped, flow.start.rates, beta, damping, unit @ g, drift, 64 * eps * math.sqrt(flow.size))
 
-    def solve(self, masks: Masks, g: Tensor, z: Tensor) -> Tensor:
-        """(T, Z, G, d): z times the transform of the groups' displacement, for their own gradients g (G, d)."""
+    def solve(self, masks: Masks, g: Tensor, z: Tensor, pulls: Tensor | None) -> Tensor:
+        """(T, Z, G, d): z times the transform of the groups' displacement, for their own gradients g (G, d).
+
+        Args:
+            pulls: (G, N) each run's gradient at its start, None where all start together.
+        """
+        gradient = self.gradient if pulls is None else pulls @ self.u.reshape(len(self.u), -1).T
         groups, d = g.shape
         f = (self.u[:, masks.rows] * masks.keep[..., None]).reshape(len(self.u), groups, d).permute(1, 2, 0)
         leverage = f @ f.transpose(1, 2)
@@ -99,10 +112,11 @@ class Unit:
         free = torch.where(bound, torch.zeros_like(free), free)
         f = axes.transpose(1, 2) @ f  # everything in the axes of I − P_gg from here on
         g = (axes.transpose(1, 2) @ g[..., None])[..., 0]
-        others = torch.where(bound, torch.zeros_like(g), f @ self.gradient - (1 - free) * g)
+        towards = f @ gradient if pulls is None else (f @ gradient[..., None])[..., 0]
+        others = torch.where(bound, torch.zeros_like(g), towards - (1 - free) * g)
         resolvent, ahead = 1 / (z[..., None] + self.rates), (z + self.damping)[..., None, None]
         inner = against(resolvent, f, f)
-        moved = against(resolvent, f, self.gradient) - (inner @ g[..., None].to(z))[..., 0]
+        moved = _pulled(resolvent, f, gradient) - (inner @ g[..., None].to(z))[..., 0]
         # Bound rows are divided by z + ρ, which they are proportional to.
         scale = torch.where(bound, 1 / ahead, torch.ones_like(ahead))
         right = others * scale - ahead * scale * moved + self.beta * scale * against(resolvent, f, self.drift)
@@ -111,23 +125,24 @@ class Unit:
         return (axes.to(z) @ solved)[..., 0] / self.beta
 
 
-def _general(flow: ReducedFlow, masks: Masks, g: Tensor, z: Tensor) -> Tensor:
-    """(T, Z, G, d): equation 18 as it stands, for any modes, weights and gates."""
+def _general(flow: ReducedFlow, masks: Masks, g: Tensor, z: Tensor, pulls: Tensor | None) -> Tensor:
+    """(T, Z, G, d): equation 18 as it stands, for any modes, weights and gates; pulls as in :meth:`Unit.solve`."""
     groups, d = g.shape
     n = flow.u.shape[0]
     modal = flow.start.into(flow.images.T).T.reshape(flow.size, n, -1)  # F = E V
     f = (modal[:, masks.rows] * masks.keep[..., None]).reshape(flow.size, groups, d).permute(1, 2, 0)
-    b, resolvent = flow.start.into(flow.initial_gradient), 1 / (z[..., None] + flow.start.rates)
+    pull = flow.initial_gradient if pulls is None else pulls @ flow.images.T
+    b, resolvent = flow.start.into(pull), 1 / (z[..., None] + flow.start.rates)
     curve = _curvature(flow, masks)  # (G, d, d)
     inner = against(resolvent, f, f)  # R: (T, Z, G, d, d)
-    q = against(resolvent, f, b) - (inner @ g[..., None].to(z))[..., 0]
+    q = _pulled(resolvent, f, b) - (inner @ g[..., None].to(z))[..., 0]
     eye = torch.eye(d, dtype=z.dtype, device=z.device)
     solved = torch.linalg.solve(eye - inner @ curve.to(z), q[..., None])
     if bool((flow.gates == 1).all()):
         return solved[..., 0]
     # D b_g + D Fᵀ B (I − R B)⁻¹ q, read with gated rows F Γ.
     left, bent = f * flow.gates, curve.to(z) @ solved - g[..., None].to(z)
-    return against(resolvent, left, b) + (against(resolvent, left, f) @ bent)[..., 0]
+    return _pulled(resolvent, left, b) + (against(resolvent, left, f) @ bent)[..., 0]
 
 
 def against(resolvent: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -142,6 +157,11 @@ def against(resolvent: Tensor, left: Tensor, right: Tensor) -> Tensor:
         shape = (*lead, 2, left.shape[0], left.shape[1], right.shape[1])
     found = (r @ products.T).reshape(shape)
     return torch.complex(found[:, :, 0].contiguous(), found[:, :, 1].contiguous())
+
+
+def _pulled(resolvent: Tensor, left: Tensor, b: Tensor) -> Tensor:
+    """The same for gradients b, one (k,) for all groups or one for each (G, k): (T, Z, G, d)."""
+    return against(resolvent, left, b) if b.dim() == 1 else against(resolvent, left, b[:, None])[..., 0]
 
 
 def _curvature(flow: ReducedFlow, masks: Masks) -> Tensor:

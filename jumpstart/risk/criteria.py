@@ -20,6 +20,7 @@ from ..losses.weighted import unweighted
 from ..utils.brief import brief
 from . import leave_out as holdout
 from .leave_out import Groups
+from .starts import Starts
 
 PER_DECADE = 8  # horizons of the default grid
 DECADES = 7.0  # from a tenth of the fastest relaxation time on
@@ -60,6 +61,7 @@ def leave_out(
     groups: Groups = None,
     samples: int | Tensor | None = None,
     tolerance: float = 1e-5,
+    start: Starts | None = None,
 ) -> LeftOut:
     """Leave samples out of the linearized run, one by one or in groups, exactly.
 
@@ -67,13 +69,14 @@ def leave_out(
         groups: (n,) labels, or index tensors: samples that are left out together (folds, duplicates, users).
         samples: leave out only so many samples, or these, one by one.
         tolerance: local error of the integration, for losses that are not quadratic.
+        start: where the runs without each group start, if a first stage was fitted on these samples (``fit_head``).
     """
     n = flow.u.shape[0]
     if not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
         raise InputError(f"leave_out(tolerance={brief(tolerance)}): give a relative local error between 0 and 1.")
     require_modes(flow)
     chosen = holdout.as_groups(groups, samples, n)
-    outputs = torch.cat(holdout.left_out(flow, horizon, chosen, tolerance), 1)
+    outputs = torch.cat(holdout.left_out(flow, horizon, chosen, tolerance, start), 1)
     indices = torch.cat(chosen).to(flow.u.device)
     if indices.unique().numel() != indices.numel():
         raise InputError("groups overlap: a sample can be left out in one of them only.")
@@ -134,7 +137,7 @@ def estimate(flow: ReducedFlow, horizon: Parsed, criterion: str, **options) -> T
     table = {"gcv": gcv, "population": population}
     if criterion != "loo" and criterion not in table:
         raise InputError(f"criterion={brief(criterion)} is none of 'loo', 'gcv', 'population'.")
-    known = ("groups", "samples", "tolerance") if criterion == "loo" else ()
+    known = ("groups", "samples", "tolerance", "start") if criterion == "loo" else ()
     unknown = [name for name in options if name not in known]
     if unknown:
         raise InputError(f"criterion={brief(criterion)} takes {list(known)}, not {unknown[0]!r}.")
@@ -177,7 +180,11 @@ def best(flow: ReducedFlow, criterion: str, times: Tensor | None, limit: float, 
     at = lowest(risks)
     if times is not None:
         return float(coarse[at])
-    if bool(flow.predicted_loss(torch.zeros_like(flow.initial_gradient)) <= risks[at]):
+    if options.get("start") is None:
+        still = flow.predicted_loss(torch.zeros_like(flow.initial_gradient))
+    else:  # the first stage has its own leave-one-out
+        still = estimate(flow, Times.at(0.0), criterion, **options)
+    if bool(still <= risks[at]):
         return 0.0  # no training at all looks best
     low, high = float(coarse[max(at - 1, 0)]), float(coarse[min(at + 1, len(coarse) - 1)])
     fine = torch.logspace(math.log10(low), math.log10(high), 9, dtype=torch.float64, device="cpu").clamp(max=high)

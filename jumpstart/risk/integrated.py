@@ -56,8 +56,8 @@ class Masks:
         return full.scatter_reduce(1, self.rows, 1 - self.keep, "amin")
 
 
-def descend(flow: ReducedFlow, horizon: Steps, masks: Masks) -> Tensor:
-    """(1, G, m, …): gradient descent of every copy, step for step."""
+def descend(flow: ReducedFlow, horizon: Steps, masks: Masks, shifts: Tensor | None = None) -> Tensor:
+    """(1, G, m, …): gradient descent of every copy, step for step; shifts (G, n, …) of their starts."""
     if horizon.count > MOST_STEPS:
         raise HorizonError(
             f"js.steps({horizon.count}, …): runs with samples left out are followed step for step, up to "
@@ -66,33 +66,46 @@ def descend(flow: ReducedFlow, horizon: Steps, masks: Masks) -> Tensor:
     present = masks.present(flow.u.shape[0])
     c = before = flow.initial_gradient.new_zeros(masks.groups, flow.size)
     for _ in range(horizon.count):
-        c, before = c - horizon.lr * flow.gradient(c, present) + horizon.momentum * (c - before), c
-    return _read(flow, c, masks)[None]
+        c, before = c - horizon.lr * flow.gradient(c, present, shifts) + horizon.momentum * (c - before), c
+    return _read(flow, c, masks, shifts)[None]
 
 
-def integrate(flow: ReducedFlow, horizon: Times, masks: Masks, tolerance: float) -> Tensor:
-    """(T, G, m, …) at each flow time, in blocks of copies."""
+def integrate(
+    flow: ReducedFlow, horizon: Times, masks: Masks, tolerance: float, shifts: Tensor | None = None
+) -> Tensor:
+    """(T, G, m, …) at each flow time, in blocks of copies; shifts (G, n, …) of their starts."""
     count = max(1, ENTRIES // max(1, flow.u.numel()))
     blocks = track(range(0, masks.groups, count), label="runs with samples left out")
-    return torch.cat([_integrate(flow, horizon, masks.block(at, count), tolerance) for at in blocks], 1)
+    found = []
+    for at in blocks:
+        some = None if shifts is None else shifts[at : at + count]
+        found.append(_integrate(flow, horizon, masks.block(at, count), tolerance, some))
+    return torch.cat(found, 1)
 
 
-def _integrate(flow: ReducedFlow, horizon: Times, masks: Masks, tolerance: float) -> Tensor:
+def _integrate(flow: ReducedFlow, horizon: Times, masks: Masks, tolerance: float, shifts: Tensor | None) -> Tensor:
     present = masks.present(flow.u.shape[0])
     present = torch.cat([present, torch.ones_like(present[:1])])  # the last row is the run with every sample
-    integrator = flow.integrator(lambda c: -flow.gradient(c, present), tolerance, SETTLED)
+    moved = None if shifts is None else torch.cat([shifts, torch.zeros_like(shifts[:1])])
+    integrator = flow.integrator(lambda c: -flow.gradient(c, present, moved), tolerance, SETTLED)
     order = sorted(range(len(horizon.values)), key=lambda i: horizon.values[i])
     out = flow.u.new_zeros(len(order), *masks.rows.shape, *flow.u.shape[1:])
     state = flow.origin(masks.groups + 1)
     for i in order:
         state = integrator.advance(state, horizon.values[i])
-        out[i] = _read(flow, state.rows[:-1], masks)
+        out[i] = _read(flow, state.rows[:-1], masks, shifts)
     return out
 
 
-def _read(flow: ReducedFlow, c: Tensor, masks: Masks) -> Tensor:
+def own(u: Tensor, masks: Masks) -> Tensor:
+    """(G, m, …): of outputs u (G, n, …) for each group those of its own samples."""
+    return u[torch.arange(masks.groups, device=u.device)[:, None], masks.rows]
+
+
+def _read(flow: ReducedFlow, c: Tensor, masks: Masks, shifts: Tensor | None) -> Tensor:
     """(G, m, …): outputs of the left-out samples only."""
     c, n = flow.through_gates(c), flow.u.shape[0]
     rows = flow.images.reshape(flow.size, n, -1)[:, masks.rows]  # (k, G, m, c)
     shift = torch.einsum("gk,kgmc->gmc", c, rows)
-    return flow.u[masks.rows] + shift.reshape(*masks.rows.shape, *flow.u.shape[1:])
+    start = flow.u[masks.rows] if shifts is None else flow.u[masks.rows] + own(shifts, masks)
+    return start + shift.reshape(*masks.rows.shape, *flow.u.shape[1:])

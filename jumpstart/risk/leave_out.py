@@ -19,27 +19,37 @@ from ..flow.reduced_flow import ReducedFlow
 from ..utils.brief import brief
 from .closed_form import closed
 from .integrated import Masks, descend, integrate
+from .starts import Starts, require
 
 Groups = Tensor | Sequence[Any] | None
 
 
-def left_out(flow: ReducedFlow, horizon: Parsed, groups: Sequence[Tensor], tolerance: float = 1e-5) -> list[Tensor]:
+def left_out(
+    flow: ReducedFlow,
+    horizon: Parsed,
+    groups: Sequence[Tensor],
+    tolerance: float = 1e-5,
+    start: Starts | None = None,
+) -> list[Tensor]:
     """Outputs of each group of samples from the run without that group: (T, m_g, …) for group g.
 
     Args:
         groups: index tensors; each group is left out by itself.
         tolerance: local error of the integration, for losses that are not quadratic.
+        start: where the runs without each group start, if a first stage was fitted on these samples.
     """
+    shifts = None if start is None else require(start).shifts(flow, len(groups))
     masks = Masks.of(groups, flow.u.shape[0], flow.u.device)
     if flow.size == 0:  # the gradient vanishes everywhere: no run moves
         count = len(horizon.values) if isinstance(horizon, Times) else 1
-        return [flow.u[group].expand(count, *flow.u[group].shape).clone() for group in groups]
+        own = [flow.u[k] if shifts is None else flow.u[k] + shifts[g, k] for g, k in enumerate(groups)]
+        return [u.expand(count, *u.shape).clone() for u in own]
     if isinstance(horizon, Steps):
-        found = descend(flow, horizon, masks)
+        found = descend(flow, horizon, masks, shifts)
     elif flow.is_closed(horizon):
-        found = closed(flow, horizon, masks)
+        found = closed(flow, horizon, masks, shifts)
     else:
-        found = integrate(flow, horizon, masks, tolerance)
+        found = integrate(flow, horizon, masks, tolerance, shifts)
     return [found[:, g, : len(group)] for g, group in enumerate(groups)]
 
 

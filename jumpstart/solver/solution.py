@@ -24,6 +24,7 @@ from ..objectives.objective import Objective
 from ..risk import criteria as risks
 from ..risk import leave_out as holdout
 from ..risk.criteria import LeftOut
+from ..risk.starts import Starts
 from ..surrogate.select import Plan, explain
 from ..utils.brief import brief
 from ..utils.guard import guarded
@@ -263,13 +264,19 @@ class Solution:
         return found
 
     @_entry
-    def leave_out(self, t: Horizon, *, groups=None, samples=None, tolerance: float = 1e-5) -> LeftOut:
+    def leave_out(
+        self, t: Horizon, *, groups=None, samples=None, tolerance: float = 1e-5, start: Starts | None = None
+    ) -> LeftOut:
         """The run without each sample, or each group of them, and what it predicts there (``risk.leave_out``).
 
         Exact for the linearized run; of a gated one the gates stay those of the run with every sample.
+
+        Args:
+            start: ``js.fit_head(objective).without_each()``, where the run goes on from a head that was fitted on
+                these samples: each starts from the head without its own; the kernel is that at the head of all.
         """
         horizon = self._asked(t, truncated=False)
-        return risks.leave_out(self.flow, horizon, groups=groups, samples=samples, tolerance=tolerance)
+        return risks.leave_out(self.flow, horizon, groups=groups, samples=samples, tolerance=tolerance, start=start)
 
     @_entry
     def risk(self, t: Horizon, criterion: str = "loo", **options) -> float | Tensor:
@@ -279,7 +286,8 @@ class Solution:
 
         Args:
             criterion: "loo", the exact leave-one-out of the whole run (options ``groups``, ``samples``,
-                ``tolerance`` as in ``leave_out``); "gcv" (squared loss); "population", the paper's unbiased decrease.
+                ``tolerance``, ``start`` as in ``leave_out``); "gcv" (squared loss); "population", the paper's unbiased
+                decrease.
         """
         horizon = self._asked(t, truncated=False)
         values = risks.estimate(self.flow, horizon, criterion, **options)

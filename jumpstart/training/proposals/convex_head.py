@@ -80,7 +80,7 @@ class HeadProblem:
             tell: called with every fit that is compared.
         """
         if not len(self.sizes):  # features that are all the same: there is the bias alone
-            return self._newton_fit(damping or 0.0)[0]
+            return self.newton_fit(damping or 0.0)[0]
         return self._ridge(damping, tell) if self.loss.curvature is not None else self._path(damping, tell)
 
     # ---- squared losses ----------------------------------------------------------------------------------------
@@ -123,16 +123,16 @@ class HeadProblem:
                 f"outputs) are more than the {LARGEST} that Newton's method is done with: fit on fewer samples."
             )
         if damping is not None:
-            fit, _ = self._newton_fit(damping)
+            fit, _ = self.newton_fit(damping)
             tell(fit)
             return fit
         z, zero = self.rows, self.features.new_zeros(self.shape)
-        bends = self._bends(zero).diagonal(dim1=1, dim2=2).mean(1)
+        bends = self.bends(zero).diagonal(dim1=1, dim2=2).mean(1)
         scale = float(torch.linalg.eigvalsh((z * bends[:, None]).T @ z)[-1])
         best, start, worse = None, None, 0
         starts: dict[float, Tensor] = {}
         for share in PATH:
-            fit, start = self._newton_fit(share * scale, start)
+            fit, start = self.newton_fit(share * scale, start)
             tell(fit)
             starts[fit.damping] = start
             if best is None or fit.leave_one_out < best.leave_one_out:
@@ -144,12 +144,13 @@ class HeadProblem:
         assert best is not None
         middle = best
         for factor in (10**0.5, 10**-0.5):
-            fit, _ = self._newton_fit(middle.damping * factor, starts[middle.damping])
+            fit, _ = self.newton_fit(middle.damping * factor, starts[middle.damping])
             tell(fit)
             best = fit if fit.leave_one_out < best.leave_one_out else best
         return best
 
-    def _newton_fit(self, damping: float, start: Tensor | None = None) -> tuple[Fit, Tensor]:
+    def newton_fit(self, damping: float, start: Tensor | None = None) -> tuple[Fit, Tensor]:
+        """The fit at one damping by Newton's method from weights ``start`` (C, q) on :attr:`rows`, and such weights."""
         z, c = self.rows, self.classes
         w = z.new_zeros(c, z.shape[1]) if start is None else start
         free = torch.full((z.shape[1],), damping, dtype=z.dtype, device=z.device)
@@ -157,13 +158,13 @@ class HeadProblem:
             free[-1] = 0.0
 
         def total(w: Tensor) -> float:
-            return float(self.loss.value(self._outputs(z, w)) + 0.5 * (free * w.square()).sum())
+            return float(self.loss.value(self.outputs(z, w)) + 0.5 * (free * w.square()).sum())
 
         value = total(w)
         for _ in range(NEWTON):
-            u = self._outputs(z, w)
+            u = self.outputs(z, w)
             slope = self.loss.grad(u).reshape(len(z), c).T @ z + free * w
-            factor = self._factor(z, self._bends(u), free)
+            factor = self.factor(z, self.bends(u), free)
             step = -torch.cholesky_solve(slope.reshape(-1, 1), factor).reshape(w.shape)
             fall = -float((slope * step).sum())
             if not fall > SETTLED * max(abs(value), 1e-300):
@@ -175,21 +176,22 @@ class HeadProblem:
                 break
             w = w + length * step
             value = total(w)
-        u = self._outputs(z, w)
+        u = self.outputs(z, w)
         weight = (w[:, : len(self.sizes)]) @ self.right
         bias = w[:, -1] - weight @ self.center if self.bias else None
         return Fit(weight, bias, damping, float(self.loss.value(u)), self._leave_one_out(z, w, u, free)), w
 
-    def _outputs(self, z: Tensor, w: Tensor) -> Tensor:
+    def outputs(self, z: Tensor, w: Tensor) -> Tensor:
+        """u (n, …) of weights w (C, q) on rows z (n, q)."""
         return (z @ w.T).reshape(self.shape)
 
-    def _bends(self, u: Tensor) -> Tensor:
+    def bends(self, u: Tensor) -> Tensor:
         """Each sample's own Hessian of the loss in its outputs, (n, C, C)."""
         probes = torch.eye(self.classes, dtype=u.dtype, device=u.device)
         probes = probes[:, None].expand(-1, len(u), -1).reshape(self.classes, *self.shape)
         return self.loss.hvp(u, probes).reshape(self.classes, len(u), self.classes).permute(1, 2, 0)
 
-    def _factor(self, z: Tensor, bends: Tensor, free: Tensor) -> Tensor:
+    def factor(self, z: Tensor, bends: Tensor, free: Tensor) -> Tensor:
         """Cholesky factor of the Hessian (C·q, C·q), by outputs first."""
         c, q = self.classes, z.shape[1]
         size = c * q
@@ -201,16 +203,18 @@ class HeadProblem:
                 h[i, :, j] = (z * bends[:, i, j, None]).T @ z
                 if j < i:
                     h[j, :, i] = h[i, :, j].T
+        # Where biases that all move alike change no class's share there is no curvature, and no slope: any will do.
+        if self.bias and float(bends.sum(2).abs().max()) <= 1e-10 * float(bends.abs().max()):
+            h[:, -1, :, -1] += h.diagonal(dim1=0, dim2=2).diagonal().mean()
         h = h.reshape(size, size)
         h.diagonal().add_(free.repeat(c))
-        # Biases that all move alike change no class's share: that direction has no curvature, and no slope either.
         h.diagonal().add_(1e-13 * h.diagonal().mean())
         return torch.linalg.cholesky(h)
 
     def _leave_one_out(self, z: Tensor, w: Tensor, u: Tensor, free: Tensor) -> float:
         c, q, n = self.classes, z.shape[1], len(z)
-        bends = self._bends(u)
-        inverse = torch.cholesky_inverse(self._factor(z, bends, free)).reshape(c, q, c, q)
+        bends = self.bends(u)
+        inverse = torch.cholesky_inverse(self.factor(z, bends, free)).reshape(c, q, c, q)
         self._charge(2.0 * n * (c * q) ** 2 + (c * q) ** 3, PRODUCTS)
         a = z.new_empty(n, c, c)
         for i in range(c):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...objectives.objective import Objective, require_finite_outputs
+from ...risk.starts import Starts
 from ...utils.brief import brief
 from ...utils.cost import Ledger
 from ...utils.guard import guarded
 from ...utils.interrupts import uninterrupted
 from .convex_head import Fit, HeadProblem
 from .features import head_of
+from .refits import outputs, without_each
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class HeadResult:
         model: it belongs to. layer: its name. weight, bias: in float64; no bias where the layer has none.
         damping: λ of Φ + ½ λ‖weight‖². before: training loss of the present weights. training: of the fitted ones.
         leave_one_out: loss of each sample under the fit without it; exact for squared losses, else of one Newton step
-            away. path: (damping, training loss, leave-one-out loss) of the fits that were compared.
+            away. path: (damping, training loss, leave-one-out loss) of the fits that were compared. problem: features
+            and loss that it was fitted to.
     """
 
     model: nn.Module
@@ -41,6 +44,7 @@ class HeadResult:
     leave_one_out: float
     path: tuple[tuple[float, float, float], ...]
     seconds: float
+    problem: HeadProblem = field(repr=False)
 
     def named(self) -> dict[str, Tensor]:
         """Weight and bias by their names in the model."""
@@ -54,6 +58,15 @@ class HeadResult:
         with uninterrupted(), torch.no_grad():
             for name, value in self.named().items():
                 present[name].copy_(value)
+
+    def without_each(self) -> Starts:
+        """The head really refitted without each sample, at this damping: training outputs of all samples, (n, n, …).
+
+        A run that goes on from here, judged by leaving samples out, starts from there:
+        ``solution.best_horizon(start=result.without_each())`` is 0 unless that run beats the head itself.
+        """
+        fit = Fit(self.weight, self.bias, self.damping, self.training, self.leave_one_out)
+        return Starts(outputs(self.problem, fit), without_each(self.problem, fit))
 
     def __str__(self) -> str:
         return (
@@ -116,7 +129,7 @@ def fitted(objective: Objective, theta: Tensor, head: str | None, damping: float
     before = float(objective.loss.to(found.outputs).value(found.outputs))
     return HeadResult(
         objective.model, found.layer, fit.weight, fit.bias, fit.damping, before, fit.training, fit.leave_one_out,
-        tuple(path), time.perf_counter() - begun,
+        tuple(path), time.perf_counter() - begun, problem,
     )  # fmt: skip
 
 
