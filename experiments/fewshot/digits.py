@@ -1,6 +1,6 @@
 """Few samples a class: a head solved with leave-one-out damping, beside a logistic head and AdamW with their tuning.
 
-python -m experiments.fewshot [--quick] [--seeds N] [--out DIR]
+python -m experiments.fewshot --digits [--quick] [--seeds N] [--out DIR]
 
 Networks are trained on half of scikit-learn's digits; 8 to 64 samples of each of the others are learned, the rest of
 them is the test. Seconds hold the tuning of whoever needs it. One thread.
@@ -24,7 +24,7 @@ from jumpstart.report import records
 from jumpstart.report.records import Row
 from jumpstart.utils.progress import track
 
-from .common import arguments
+from ..common import arguments
 
 SHOTS, TOY_SHOTS = (8, 16, 32, 64), (8,)
 FOLDS = 5
@@ -193,10 +193,8 @@ def main() -> None:
     for kind, first, seed in track(jobs, label="few shots") if asked.progress else jobs:
         rows += measure(kind, first, seed, asked.quick)
     found = summary(rows)
-    path = records.write(asked.out, "fewshot", {"quick": asked.quick, "summary": found}, rows, range(asked.seeds))
+    path = records.write(
+        asked.out, "fewshot_digits", {"quick": asked.quick, "summary": found}, rows, range(asked.seeds)
+    )
     print(records.table(found, HEADS))
     print(f"\nwritten: {path}")
-
-
-if __name__ == "__main__":
-    main()
