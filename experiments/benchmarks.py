@@ -18,6 +18,7 @@ from typing import Any
 from jumpstart.comparison.report import Report
 from jumpstart.report import plots, records
 
+from .fewshot import summary as few_shots
 from .pages import machine, markdown, rough
 from .pinn import figures, report
 from .pinn.problems import PROBLEMS
@@ -352,6 +353,12 @@ def training() -> str:
     )
 
 
+def fewshot() -> str:
+    """Few samples a class: heads, second stages, training."""
+    content = measured("fewshot")
+    return UNMEASURED.format(name="fewshot") if content is None else few_shots.section(content)
+
+
 def memory() -> str:
     """What a jump's memory is worth; says so where it has not been measured."""
     if (content := measured("memory")) is None:
@@ -402,6 +409,7 @@ PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
         skipping,
         never_worse,
         training,
+        fewshot,
         memory,
         demo,
         first_jumps,

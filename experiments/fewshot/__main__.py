@@ -2,9 +2,9 @@
 
 python -m experiments.fewshot [--quick] [--seeds N] [--digits] [--out DIR]
 
-Four tasks, 8 to 64 samples a class, the lower five layers of a pretrained encoder run once for all, the sixth and the
-head to learn. Seconds are of this process on one thread, tuning included, states not. ``--digits`` instead learns
-digits that small networks have not seen.
+Four tasks, samples and test drawn at random from all texts, 8 to 64 samples a class. The lower five layers of a
+pretrained encoder are run once for all, the sixth and the head are learned. Seconds are of this process on one thread,
+tuning included, states not. ``--digits`` instead learns digits that small networks have not seen.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def measure(embedder: Embedder, task: str, texts: tuple[Texts, Texts], shots: in
         rows.append({
             "task": task, "shots": shots, "seed": seed, "contender": name, "seconds": seconds,
             "accuracy": float((u.argmax(1) == labels).float().mean()), "loss": float(F.cross_entropy(u, labels)),
-            **found.told,
+            **found.told, **found.later(),
         })  # fmt: skip
     return rows
 

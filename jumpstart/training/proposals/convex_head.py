@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ...errors import MemoryLimitError
+from ...errors import InputError, MemoryLimitError
 from ...losses.base import Loss
 from ...utils.cost import EIGEN, PRODUCTS, Ledger, rate
 
@@ -191,6 +192,12 @@ class HeadProblem:
         probes = probes[:, None].expand(-1, len(u), -1).reshape(self.classes, *self.shape)
         return self.loss.hvp(u, probes).reshape(self.classes, len(u), self.classes).permute(1, 2, 0)
 
+    @cached_property
+    def unseen(self) -> bool:
+        """Whether biases that all move alike change no loss, as with classes: no curvature, so that any will do."""
+        bends = self.bends(self.features.new_zeros(self.shape))
+        return self.bias and float(bends.sum(2).abs().max()) <= 1e-10 * float(bends.abs().max())
+
     def factor(self, z: Tensor, bends: Tensor, free: Tensor) -> Tensor:
         """Cholesky factor of the Hessian (C·q, C·q), by outputs first."""
         c, q = self.classes, z.shape[1]
@@ -203,13 +210,18 @@ class HeadProblem:
                 h[i, :, j] = (z * bends[:, i, j, None]).T @ z
                 if j < i:
                     h[j, :, i] = h[i, :, j].T
-        # Where biases that all move alike change no class's share there is no curvature, and no slope: any will do.
-        if self.bias and float(bends.sum(2).abs().max()) <= 1e-10 * float(bends.abs().max()):
+        if self.unseen:
             h[:, -1, :, -1] += h.diagonal(dim1=0, dim2=2).diagonal().mean()
         h = h.reshape(size, size)
         h.diagonal().add_(free.repeat(c))
         h.diagonal().add_(1e-13 * h.diagonal().mean())
-        return torch.linalg.cholesky(h)
+        factor, failed = torch.linalg.cholesky_ex(h)
+        if bool(failed):
+            raise InputError(
+                f"fit_head: at damping {float(free[0]):.3g} rounding is all that holds some weights: every sample "
+                "is told apart for certain: give more damping, or damping=None."
+            )
+        return factor
 
     def _leave_one_out(self, z: Tensor, w: Tensor, u: Tensor, free: Tensor) -> float:
         c, q, n = self.classes, z.shape[1], len(z)

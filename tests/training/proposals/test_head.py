@@ -130,6 +130,19 @@ def test_the_damping_is_the_one_that_leaves_out_best():
     assert best.leave_one_out < np.log(3)  # features that tell something: better than none
 
 
+def test_classes_that_are_surely_told_apart_leave_no_direction_without_curvature():
+    """Once wrong: where all are sure, biases that move alike had a curvature of rounding; Cholesky's factor failed."""
+    y = torch.arange(60) % 3
+    x = randn(0, 60, 30) + 40 * torch.nn.functional.one_hot(y, 30).double()
+    problem = HeadProblem(x, torch.zeros(60, 3).double(), CrossEntropy(y), True)
+    for damping in (1e-9, 1e-12):
+        fit = problem.fit(damping)
+        assert fit.training < 1e-3 and fit.leave_one_out < 1.0
+    assert problem.fit(None).leave_one_out < 1e-3
+    with pytest.raises(InputError, match="damping 1e-15"):
+        problem.fit(1e-15)
+
+
 def test_too_many_weights_are_refused_before_memory_is(monkeypatch):
     monkeypatch.setattr(convex_head, "LARGEST", 10)
     x, y, loss, _, shape = kind("cross_entropy")
