@@ -21,7 +21,7 @@ from jumpstart.linearization.problem import LinearizedProblem
 from .encoder import Top
 
 FOLDS, HELD = 5, 4  # of cross-validation; one sample in so many is the validation set of training
-STEPS, BATCH = (15, 30, 60), 16
+STEPS, BATCH = (12, 25, 50), 16
 RATES = {"adamw": (1e-4, 3e-4, 1e-3), "lp-ft": (3e-5, 1e-4, 3e-4)}
 TRAINED = ["value", "out", "head"]  # by the second stage: what of the layer a kernel of thousands of outputs fits
 MODES = 256  # leading ones: slower ones do not move within the horizons below
