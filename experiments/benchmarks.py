@@ -285,10 +285,7 @@ UNMEASURED = "Not measured yet: `python -m experiments.{name} --no-progress --ou
 
 def measured(name: str) -> dict[str, Any] | None:
     """An experiment's results; None where there are none yet."""
-    try:
-        return records.read(RESULTS / name)
-    except FileNotFoundError:
-        return None
+    return records.read(RESULTS / name) if (RESULTS / name / records.NAME).is_file() else None
 
 
 def skipping() -> str:
