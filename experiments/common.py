@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import tarfile
 from collections.abc import Collection
@@ -20,17 +21,26 @@ from jumpstart.errors import JumpstartError
 
 @dataclass(frozen=True)
 class Arguments:
-    """``quick`` runs at toy size; ``seeds`` is how many; results go to ``out``; ``problems`` are those to run."""
+    """``quick`` runs at toy size; ``seeds`` is how many; results go to ``out``; ``problems`` are those to run.
+
+    Of experiments that choose settings on other seeds: ``tuning`` does that alone; after ``minutes`` no seed is begun.
+    """
 
     quick: bool
     seeds: int
     out: Path
     progress: bool
     problems: tuple[str, ...] = ()
+    tuning: bool = False
+    minutes: float = math.inf
 
 
-def arguments(name: str, description: str | None, seeds: int, problems: Collection[str] = ()) -> Arguments:
-    """Parse ``python -m experiments.NAME [--quick] [--seeds N] [--out DIR]``, and ``--problems`` if there are any."""
+def arguments(
+    name: str, description: str | None, seeds: int, problems: Collection[str] = (), tuned: bool = False
+) -> Arguments:
+    """Parse ``python -m experiments.NAME [--quick] [--seeds N] [--out DIR]``, ``--problems`` if there are any, and
+    ``[--tuning] [--minutes M]`` where settings are ``tuned``.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=description)
     parser.add_argument("--quick", action="store_true", help="toy size, seconds instead of minutes")
     parser.add_argument("--seeds", type=int, default=seeds, help="how many seeds (default: %(default)s)")
@@ -39,11 +49,17 @@ def arguments(name: str, description: str | None, seeds: int, problems: Collecti
     if problems:
         text = "those to run anew, with commas; the rows of others are kept (default: all)"
         parser.add_argument("--problems", default="", help=text)
+    if tuned:
+        parser.add_argument("--tuning", action="store_true", help="choose settings, on seeds that nothing is told of")
+        parser.add_argument("--minutes", type=float, default=math.inf, help="begin no seed after so many")
     found = parser.parse_args()
     if found.seeds < 1:
         parser.error("--seeds must be at least 1")
     named = names(parser, "problems", getattr(found, "problems", ""), problems)
-    return Arguments(found.quick, found.seeds, found.out, not found.no_progress, named or tuple(problems))
+    return Arguments(
+        found.quick, found.seeds, found.out, not found.no_progress, named or tuple(problems),
+        getattr(found, "tuning", False), getattr(found, "minutes", math.inf),
+    )  # fmt: skip
 
 
 def names(parser: argparse.ArgumentParser, option: str, text: str, known: Collection[str]) -> tuple[str, ...]:
