@@ -41,7 +41,7 @@ TOY = {"toy": Task(digits, lambda data: nn.Sequential(nn.Linear(64, 16), nn.ReLU
 SHARES = (0.1, 0.2)  # of the run that an ending has
 CONSTANT, LINEAR, COSINE, AVERAGE = "constant rate", "linear decay", "cosine decay", "average action"
 TRAJECTORY, SKIP, SEARCH, JUMP = "trajectory action", "skip along the mean gradient", "search=True", "js.jump"
-# Three options each. Decays: the factor they begin and end at. Averages: decay, or steps between weights. Others: samples.
+# Three each. Decays: the factor they begin and end at. Averages: decay, or steps between weights. Others: samples.
 DECAYS = ((1.0, 0.0), (1.0, 0.1), (2.0, 0.0))
 INTERVALS = (5, 10, 25)
 OPTIONS: dict[str, tuple[Any, ...]] = {
@@ -121,7 +121,7 @@ def start(task: Task, data: Data, seed: int) -> State:
 
 
 def trunk(state: State, options: dict[str, tuple[Any, ...]]) -> tuple[dict[float, State], float, list[Row]]:
-    """The run at constant rate: where its endings begin, its seconds a step, and what it and averages along it end at."""
+    """The run at constant rate: where endings begin, its seconds a step, what it and averages along it end at."""
     steps = state.task.steps
     at = {round((1 - share) * steps): share for share in SHARES}
     parameters = list(state.model.parameters())

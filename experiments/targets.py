@@ -3,9 +3,10 @@
 python -m experiments.targets --tuning [--seeds N] [--out DIR]      chooses settings, by default for the other command
 python -m experiments.targets [--quick] [--seeds N] [--minutes M] [--problems a,b] [--out DIR]
 
-The target is AdamW's best test error (median of seeds) at the rate and schedule with which it gets lowest. Every contender
-then has the setting that gets it to 1.02 of that soonest, AdamW as well; all choose from the same grid of rates and
-schedules, on other seeds and on a validation part of the training data. One thread; seconds of the process, tests apart.
+The target is AdamW's best test error (median of seeds) at the rate and schedule with which it gets lowest. Every
+contender then has the setting that gets it to 1.02 of that soonest, AdamW as well; all choose from the same grid of
+rates and schedules, on other seeds and on a validation part of the training data. One thread; seconds of the process,
+tests apart.
 """
 
 from __future__ import annotations
@@ -200,7 +201,11 @@ def run(of: tuple[Data, Callable[[Data], nn.Module]], contender: str, setting: S
         seconds -= time.process_time()
     found: Row = {"curves": curves}
     if wrapped:
-        found |= {"taken": optimizer.taken, "tries": optimizer.jumps, "kept": sum(r.accepted for r in optimizer.results)}
+        found |= {
+            "taken": optimizer.taken,
+            "tries": optimizer.jumps,
+            "kept": sum(r.accepted for r in optimizer.results),
+        }
     return found
 
 
