@@ -25,6 +25,7 @@ from jumpstart.report import plots, records
 from jumpstart.report.records import Row
 
 from . import training
+from .pages import machine, markdown
 from .random_problems import ledger
 from .random_problems.ledger import Ledger, Options
 from .random_problems.problems import Data, Problem, problem
@@ -77,7 +78,8 @@ def variants() -> dict[str, dict[str, dict[str, Any]]]:
     return {
         "forecast": {name: {} for name in ("predicted, not corrected", "1 secant", "2 secants")},
         "tolerance": {f"tolerance {value:g}": {"tolerance": value} for value in (0.1, 0.4)},
-        "moments": {name: {} for name in (FROZEN, RESET)},
+        # Of skips of 20 steps: after one to the end of the run nobody asks for moments.
+        "moments": {name: {"skip": 20} for name in ("as replayed", FROZEN, RESET)},
         "actions": {
             **{f"skips, {name}": {"actions": ("skip", name)} for name in ("line", "trajectory", "average", "head")},
             "all five": {"actions": ("skip", "line", "trajectory", "average", "head")},
@@ -204,6 +206,20 @@ def exp(value: float | None) -> float | None:
     return None if value is None else math.exp(value)
 
 
+def page(content: Row) -> str:
+    """What docs/benchmarks.md says of it."""
+    found = content["settings"]["summary"]
+    return "\n\n".join(
+        (
+            f"{found['problems']} problems, {content['settings']['steps']} steps; medians of ratios to the bare run's "
+            "(of the same batch), numbers of problems:",
+            markdown(found["lines"], COLUMNS),
+            "![costs and held-out losses by variant](results/ablation/ablation.png)",
+            f"<sub>{machine(content)}</sub>",
+        )
+    )
+
+
 def picture(rows: Sequence[Row]) -> Any:
     """Evaluations over the bare run's against the share of runs that end worse; a dot a variant."""
     lines = summarized(rows)
@@ -260,7 +276,10 @@ def main() -> None:
     wrapped(lambda: Run.start(full(0)), 30, DEFAULT, {}, False)  # what is imported at first steps is nobody's time
     rows = ledger.work(book, jobs(asked), asked)
     summary = {"problems": len(rows), "lines": summarized(rows), "faults": faults(rows)}
-    settings = {"quick": asked.quick, "problems": asked.problems, "sources": book.source, "summary": summary}
+    settings = {
+        "quick": asked.quick, "problems": asked.problems, "steps": TOY_STEPS if asked.quick else STEPS,
+        "sources": book.source, "summary": summary,
+    }  # fmt: skip
     path = records.write(asked.out, "ablation", settings, rows, range(1))
     content = records.read(asked.out)
     lines, troubles = content["settings"]["summary"]["lines"], content["settings"]["summary"]["faults"]

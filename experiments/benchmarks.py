@@ -19,6 +19,9 @@ from jumpstart.comparison.report import Report
 from jumpstart.report import plots, records
 
 from .fewshot import summary as few_shots
+from . import ablation as parts
+from . import endings as last
+from . import targets as race
 from .pages import machine, markdown, rough
 from .pinn import figures, report
 from .pinn.problems import PROBLEMS
@@ -356,6 +359,27 @@ def fewshot() -> str:
     return UNMEASURED.format(name="fewshot") if content is None else few_shots.section(content)
 
 
+def told(name: str, page: Callable[[dict[str, Any]], str]) -> str:
+    """An experiment's page from its results; says so where there are none."""
+    content = measured(name)
+    return UNMEASURED.format(name=name) if content is None else page(content)
+
+
+def targets() -> str:
+    """Time to where tuned AdamW ends."""
+    return told("targets", race.page)
+
+
+def endings() -> str:
+    """A jump in place of the learning rate's decay."""
+    return told("endings", last.page)
+
+
+def ablation() -> str:
+    """What each part of the wrapper is worth."""
+    return told("ablation", parts.page)
+
+
 def memory() -> str:
     """What a jump's memory is worth; says so where it has not been measured."""
     if (content := measured("memory")) is None:
@@ -407,6 +431,9 @@ PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
         never_worse,
         training,
         fewshot,
+        targets,
+        endings,
+        ablation,
         memory,
         demo,
         first_jumps,

@@ -29,6 +29,7 @@ from jumpstart.training.proposals import Average
 from jumpstart.utils.progress import counter
 
 from .common import Arguments, arguments, spread
+from .pages import machine, markdown
 from .random_problems.ledger import rounded
 from .training import SHARE, TASKS, Data, dense
 
@@ -365,6 +366,24 @@ def none(value: float) -> float | None:
 
 def words(setting: Setting) -> str:
     return f"{setting.rate:g}, {setting.schedule}" + (f", {setting.average:g}" if setting.average is not None else "")
+
+
+def page(content: Row) -> str:
+    """What docs/benchmarks.md says of it."""
+    settings, summary = content["settings"], content["settings"]["summary"]
+    names = list(dict.fromkeys(row["task"] for row in summary))
+    means = ", ".join(
+        f"{name} {records.show(next(r['target'] for r in summary if r['task'] == name))}" for name in names
+    )
+    return "\n\n".join(
+        (
+            f"{settings['steps']:,} steps of {settings['batch']} samples. The target is the median of AdamW's best "
+            f"test errors, at its best rate and schedule: {means}. Medians of runs; a dash where most of them failed:",
+            markdown(summary, HEADS),
+            "![test error against seconds](results/targets/targets.png)",
+            f"<sub>{machine(content)}</sub>",
+        )
+    )
 
 
 def picture(rows: Sequence[Row]) -> Any:

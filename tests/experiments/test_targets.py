@@ -74,7 +74,13 @@ def test_a_cosine_ends_at_nothing_and_half_as_long_is_half_as_many_steps():
     for setting, steps in ((Setting(1e-3, COSINE), 40), (Setting(1e-3, SHORT), 20)):
         assert targets.length(setting, 40) == steps
         found = targets.run(of, ADAMW, setting, 0, 40)["curves"]
-        assert found[ADAMW][-1][0] == steps and set(found) == {ADAMW, (EMA, 0.99), (EMA, 0.998), (LAWA, 50), (LAWA, 250)}
+        assert found[ADAMW][-1][0] == steps and set(found) == {
+            ADAMW,
+            (EMA, 0.99),
+            (EMA, 0.998),
+            (LAWA, 50),
+            (LAWA, 250),
+        }
     p = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([p], lr=1.0)
     schedule = targets.scheduler(optimizer, Setting(1.0, COSINE), 10)
