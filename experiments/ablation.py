@@ -76,7 +76,9 @@ def full(number: int) -> Problem:
 def variants() -> dict[str, dict[str, dict[str, Any]]]:
     """Part -> name -> options of the wrapper; what is in ``CHANGES`` by name as well, or a policy of moments."""
     return {
-        "forecast": {name: {} for name in ("predicted, not corrected", "1 secant", "2 secants")},
+        "forecast": {
+            name: {} for name in ("predicted, not corrected", "1 secant", "2 secants", "5 secants", "8 secants")
+        },
         "tolerance": {f"tolerance {value:g}": {"tolerance": value} for value in (0.1, 0.4)},
         # Of skips of 20 steps: after one to the end of the run nobody asks for moments.
         "moments": {name: {"skip": 20} for name in ("as replayed", FROZEN, RESET)},

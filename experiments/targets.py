@@ -155,9 +155,9 @@ def error_with(model: nn.Module, data: Data, weights: Sequence[Tensor]) -> float
     """The test error with other weights."""
     parameters = list(model.parameters())
     before = [p.detach().clone() for p in parameters]
-    torch._foreach_copy_(parameters, list(weights))
+    torch._foreach_copy_(tuple(parameters), list(weights))
     found = error(model, data)
-    torch._foreach_copy_(parameters, before)
+    torch._foreach_copy_(tuple(parameters), before)
     return found
 
 

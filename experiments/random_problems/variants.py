@@ -51,7 +51,6 @@ class PredictOnly(windows.Walk):
         if kept < count:
             back()
             self.replay.roll(known, kept)
-            self.ledger.dense += kept * self.virtual
         return kept, errors.get(kept, math.inf)
 
 
@@ -64,7 +63,7 @@ PLAIN = ((wrapper, "improves", anyhow), (judgement, "improves", anyhow), (wrappe
 CHANGES: dict[str, tuple[tuple[ModuleType | type, str, Any], ...]] = {
     "predicted, not corrected": ((skipping, "Walk", PredictOnly),),
     "1 secant": ((forecast, "SECANTS", 1),),
-    "2 secants": ((forecast, "SECANTS", 2),),
+    **{f"{count} secants": ((forecast, "SECANTS", count),) for count in (2, 5, 8)},
     "others: any fall of the mean": PLAIN,
     "the same samples: any fall": ((Samples, "whole", True),),
 }
