@@ -30,9 +30,11 @@ from jumpstart.training.proposals import Average
 from jumpstart.utils.progress import counter
 
 from .common import Arguments, arguments, spread
+from .loops.averages import EMA, KINDS, LAWA
+from .loops.data import drawn, validation
 from .pages import machine, markdown
 from .random_problems.ledger import rounded
-from .targets import EMA, FIRST, KINDS, LAWA, drawn, validation
+from .targets import FIRST
 from .training import LOSSES, TASKS, Data, Task, digits, test
 
 CHOSEN = Path(__file__).resolve().parent.parent / "docs" / "results" / "endings" / "tuning"

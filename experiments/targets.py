@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,11 @@ from jumpstart.training.proposals import Average
 from jumpstart.utils.progress import counter
 
 from .common import Arguments, arguments, spread
+from .loops.averages import EMA, KINDS, LAWA
+from .loops.data import drawn, validation
 from .pages import machine, markdown
 from .random_problems.ledger import rounded
-from .training import SHARE, TASKS, Data, dense
+from .training import TASKS, Data, dense
 
 CHOSEN = Path(__file__).resolve().parent.parent / "docs" / "results" / "targets" / "tuning"
 FIRST = 100  # seed of the tuning
@@ -42,7 +44,7 @@ RATES = (1e-3, 3e-3, 1e-2)
 CONSTANT, COSINE, SHORT = "constant", "cosine", "cosine, half as long"
 SCHEDULES = (CONSTANT, COSINE, SHORT)
 LEVELS = (1.0, 1.02)
-ADAMW, EMA, LAWA = "AdamW", "EMA", "LAWA"
+ADAMW = "AdamW"
 WRAPPED: dict[str, tuple[Any, ...]] = {
     "skips": ("skip",),
     "skips, average": ("skip", Average(adopt="always")),
@@ -52,7 +54,6 @@ WRAPPED: dict[str, tuple[Any, ...]] = {
 CONTENDERS = (ADAMW, EMA, LAWA, *WRAPPED)
 # Averages beside a bare run: how they are made, and with which of these parameters.
 AVERAGES = {EMA: (0.99, 0.998), LAWA: (50, 250)}
-LATEST = 6  # weights in LAWA's mean
 
 
 @dataclass(frozen=True)
@@ -68,45 +69,6 @@ class Setting:
         return {"rate": self.rate, "schedule": self.schedule, "average": self.average}
 
 
-class Ema:
-    """A moving average of weights, taken in after each step."""
-
-    def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
-        self.parameters, self.decay, self.taken = parameters, decay, 0
-        self.mean = [p.detach().clone() for p in parameters]
-
-    @torch.no_grad()
-    def step(self) -> None:
-        self.taken += 1
-        share = min(self.decay, self.taken / (self.taken + 10))  # as is usual while it is young
-        torch._foreach_lerp_(self.mean, list(self.parameters), 1 - share)
-
-    def weights(self) -> list[Tensor]:
-        return self.mean
-
-
-class Lawa:
-    """The mean of the last weights at intervals of so many steps."""
-
-    def __init__(self, parameters: Sequence[Tensor], interval: float) -> None:
-        self.parameters, self.interval, self.taken = parameters, int(interval), 0
-        self.kept: list[list[Tensor]] = []
-
-    @torch.no_grad()
-    def step(self) -> None:
-        self.taken += 1
-        if self.taken % self.interval == 0:
-            self.kept = [*self.kept[1 - LATEST :], [p.detach().clone() for p in self.parameters]]
-
-    def weights(self) -> list[Tensor]:
-        if not self.kept:
-            return [p.detach() for p in self.parameters]
-        return [torch.stack(same).mean(0) for same in zip(*self.kept, strict=True)]
-
-
-KINDS: dict[str, Callable[[Sequence[Tensor], float], Any]] = {EMA: Ema, LAWA: Lawa}
-
-
 def toy() -> Data:
     """A made-up regression, for quick runs."""
     x = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
@@ -116,12 +78,6 @@ def toy() -> Data:
 
 def task(name: str) -> tuple[Data, Callable[[Data], nn.Module]]:
     return (toy(), dense(16, out=1)) if name == "toy" else (TASKS[name].data(), TASKS[name].network)
-
-
-def validation(data: Data) -> Data:
-    """The training part alone, the last of it in place of the test: what choices are made on."""
-    at = int(SHARE * len(data.x))
-    return Data(data.x[:at], data.y[:at], data.x[at:], data.y[at:])
 
 
 def scheduler(optimizer: torch.optim.Optimizer, setting: Setting, steps: int) -> Any:
@@ -135,14 +91,6 @@ def scheduler(optimizer: torch.optim.Optimizer, setting: Setting, steps: int) ->
 
 def length(setting: Setting, steps: int) -> int:
     return steps // 2 if setting.schedule == SHORT else steps
-
-
-def drawn(data: Data, batch: int, seed: int) -> Iterator[Tensor]:
-    """Rows of minibatches, pass by pass, without end."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        order = torch.randperm(len(data.x), generator=generator)
-        yield from order[: len(order) // batch * batch].split(batch)
 
 
 @torch.no_grad()

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from experiments import targets
-from experiments.targets import ADAMW, CONSTANT, COSINE, EMA, LAWA, LOWEST, SHORT, Setting
+from experiments.loops import averages
+from experiments.loops import data as loop_data
+from experiments.loops.averages import EMA, LAWA
+from experiments.targets import ADAMW, CONSTANT, COSINE, LOWEST, SHORT, Setting
 
 
 def row(contender, setting, curve, seed=100):
@@ -48,7 +51,7 @@ def test_failures_and_medians_are_told():
 
 def test_averages_are_what_they_say():
     p = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
-    ema, lawa, seen, mean = targets.Ema([p], 0.9), targets.Lawa([p], 3), [], 0.0
+    ema, lawa, seen, mean = averages.Ema([p], 0.9), averages.Lawa([p], 3), [], 0.0
     for step in range(1, 41):
         with torch.no_grad():
             p.fill_(step**0.5)
@@ -57,7 +60,7 @@ def test_averages_are_what_they_say():
         mean = share * mean + (1 - share) * step**0.5
         seen += [step**0.5] if step % 3 == 0 else []
     assert float(ema.weights()[0].detach()[0]) == pytest.approx(mean)
-    assert float(lawa.weights()[0].detach()[0]) == pytest.approx(sum(seen[-targets.LATEST :]) / targets.LATEST)
+    assert float(lawa.weights()[0].detach()[0]) == pytest.approx(sum(seen[-averages.LATEST :]) / averages.LATEST)
 
 
 def test_a_look_with_other_weights_leaves_the_model():
@@ -92,6 +95,6 @@ def test_a_cosine_ends_at_nothing_and_half_as_long_is_half_as_many_steps():
 
 def test_choices_are_made_without_the_test_samples():
     data, _ = targets.task("toy")
-    part = targets.validation(data)
+    part = loop_data.validation(data)
     assert len(part.x) + len(part.xt) == len(data.x)
     assert torch.equal(torch.cat([part.x, part.xt]), data.x)
