@@ -33,8 +33,8 @@ from .random_problems.runs import Batches, Finished, Run, bare, recorded, spent
 from .random_problems.tables import WORSE, against, faults, median, tried
 from .random_problems.variants import CHANGES, FROZEN, RESET, Moments, replaced
 
-PROBLEMS, TOY = 300, 2
-STEPS, TOY_STEPS = 200, 60
+PROBLEMS, TOY = 300, 1
+STEPS, TOY_STEPS = 200, 40
 LEAST = 32  # samples of a problem, so that an eighth of them is a minibatch
 TASKS = ("digits", "energy")  # of experiments.training
 BARE, DEFAULT = "bare", "as it is"

@@ -340,6 +340,7 @@ def page(content: Row) -> str:
             "that of the next one.",
             markdown([{**row, "share": f"{row['share']:.0%}"} for row in rows], HEADS),
             "![test loss less the linear decay's](results/endings/endings.png)",
+            "[What the tuning chose](results/endings/tuning/results.json).",
             f"<sub>{machine(content)}</sub>",
         )
     )

@@ -331,6 +331,7 @@ def page(content: Row) -> str:
             f"test errors, at its best rate and schedule: {means}. Medians of runs; a dash where most of them failed:",
             markdown(summary, HEADS),
             "![test error against seconds](results/targets/targets.png)",
+            "[What the tuning chose](results/targets/tuning/results.json).",
             f"<sub>{machine(content)}</sub>",
         )
     )
