@@ -56,6 +56,7 @@ BRANCHED = (LINEAR, COSINE, AVERAGE, TRAJECTORY, SKIP, SEARCH, JUMP)
 SPARED = (SKIP, SEARCH, JUMP)  # moves at the very end, whose cost is kept free
 LATER = 500  # steps: a skip at the end goes as far, or as long as windows pay
 DEPTH = 6  # of the Krylov basis
+WINDOW = 8  # samples that a window of characters, with its many predictions, counts as
 STATISTICS = 2048  # samples that BatchNorm's statistics are computed from
 
 
@@ -87,7 +88,8 @@ class State:
     def objectives(self, samples: int) -> Callable[[], js.Objective]:
         """Fresh samples at each call."""
         generator = torch.Generator().manual_seed(20_000 + self.seed)
-        count = min(samples, len(self.data.x))
+        per = WINDOW if self.data.y.dim() > 1 else 1
+        count = min(samples // per, len(self.data.x))
 
         def make() -> js.Objective:
             rows = torch.randperm(len(self.data.x), generator=generator)[:count]
