@@ -380,6 +380,21 @@ def ablation() -> str:
     return told("ablation", parts.page)
 
 
+def lora() -> str:
+    """Time to tuned AdamW's best loss in fine-tuning."""
+    if (content := measured("lora")) is None:
+        return UNMEASURED.format(name="lora")
+    heads = {
+        "task": "task", "contender": "", "reached": "seeds there", "best": "lowest loss: median", "steps": "steps",
+        "gradients": "gradient evaluations", "seconds": "seconds", "faster": "times faster than AdamW",
+    }  # fmt: skip
+    rows = [{**row, "reached": f"{row['reached']}/{row['runs']}"} for row in content["settings"]["summary"]]
+    return (
+        f"{markdown(rows, heads)}\n\n![validation loss against seconds](results/lora/lora.png)\n\n"
+        f"<sub>{machine(content)}</sub>"
+    )
+
+
 def memory() -> str:
     """What a jump's memory is worth; says so where it has not been measured."""
     if (content := measured("memory")) is None:
@@ -434,6 +449,7 @@ PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
         targets,
         endings,
         ablation,
+        lora,
         memory,
         demo,
         first_jumps,

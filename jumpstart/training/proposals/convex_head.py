@@ -3,7 +3,8 @@
 Minimized is Φ(X Wᵀ + b) + ½ λ‖W‖²; the bias is free. Where Φ = ½β‖u − y‖² both the fit and its leave-one-out loss are
 closed forms. Other losses are fitted by Newton's method, and a sample's outputs without itself are those of one Newton
 step away from the fit (approximate leave-one-out, Rad and Maleki 2020): with A = X_i H⁻¹ X_iᵀ and B its own Hessian,
-u_i + A (I − B A)⁻¹ ∇ℓ_i, exact where B is constant. All in float64.
+u_i + A (I − B A)⁻¹ ∇ℓ_i, exact where B is constant. Where the Hessians would
+take too long, folds are left out in place of samples (:mod:`.folds`). All in float64.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from torch import Tensor
 from ...errors import InputError, MemoryLimitError
 from ...losses.base import Loss
 from ...utils.cost import EIGEN, PRODUCTS, Ledger, rate
+from . import folds
 
+DENSE = 2e11  # flops of a path of dampings with Hessians, seconds; dearer ones go by folds
 LARGEST = 8_000  # weights of a Newton step's Hessian, 512 MB
 NEWTON = 100  # steps
 SETTLED = 1e-14  # of the loss
@@ -52,14 +55,14 @@ class HeadProblem:
         self.loss, self.ledger = loss.to(u.new_zeros(u.shape, dtype=torch.float64)), ledger or Ledger()
         self.classes = u[0].numel()
         n, d = features.shape
-        self._charge(20.0 * n * d * min(n, d), EIGEN)
+        self.charge(20.0 * n * d * min(n, d), EIGEN)
         # Weights that lower the loss lie in the span of the features: as many as have a rank, orthogonal.
         self.center = features.mean(0) if bias else torch.zeros_like(features[0])
         left, sizes, right = torch.linalg.svd(features - self.center, full_matrices=False)
         keep = sizes > torch.finfo(torch.float64).eps * max(n, d) * (sizes[0] if len(sizes) else 0.0)
         self.left, self.sizes, self.right = left[:, keep], sizes[keep], right[keep]
 
-    def _charge(self, flops: float, table: dict[str, float]) -> None:
+    def charge(self, flops: float, table: dict[str, float]) -> None:
         self.ledger.charge(flops / rate(table, self.features.device))
 
     def require(self) -> None:
@@ -68,11 +71,9 @@ class HeadProblem:
         Raises:
             BudgetError: says how much.
         """
-        size = self.classes * (len(self.sizes) + self.bias)
-        fit = 2.0 * len(self.features) * size**2 + size**3 / 3
+        flops = folds.work(self) if self.by_folds else self.path_flops
         if self.loss.curvature is None and self.ledger.step_seconds > 0:
-            seconds = TYPICAL * fit / rate(PRODUCTS, self.features.device)
-            self.ledger.require(seconds / self.ledger.step_seconds)
+            self.ledger.require(flops / rate(PRODUCTS, self.features.device) / self.ledger.step_seconds)
 
     def fit(self, damping: float | None = None, tell: Callable[[Fit], None] = lambda fit: None) -> Fit:
         """At a damping λ, or at the one with the lowest leave-one-out loss.
@@ -110,6 +111,21 @@ class HeadProblem:
     # ---- other losses ------------------------------------------------------------------------------------------
 
     @property
+    def size(self) -> int:
+        """Weights that the features tell apart."""
+        return self.classes * (len(self.sizes) + self.bias)
+
+    @property
+    def path_flops(self) -> float:
+        """Of a whole path of dampings with Hessians."""
+        return TYPICAL * (2.0 * len(self.features) * self.size**2 + self.size**3 / 3)
+
+    @property
+    def by_folds(self) -> bool:
+        """Whether folds are left out, because to leave out each sample would take too long, or too much memory."""
+        return self.loss.curvature is None and (self.path_flops > DENSE or self.size > LARGEST)
+
+    @property
     def rows(self) -> Tensor:
         """Z (n, q): features in their own axes, and a one for the bias."""
         z = self.left * self.sizes
@@ -117,12 +133,8 @@ class HeadProblem:
 
     def _path(self, damping: float | None, tell: Callable[[Fit], None]) -> Fit:
         """Down from strong dampings, each from the last one's weights, then halfway to either side of the best."""
-        size = self.classes * (len(self.sizes) + self.bias)
-        if size > LARGEST:
-            raise MemoryLimitError(
-                f"fit_head: {size} weights that the features tell apart ({len(self.sizes)} directions, {self.classes} "
-                f"outputs) are more than the {LARGEST} that Newton's method is done with: fit on fewer samples."
-            )
+        if self.by_folds:
+            return folds.fit_by_folds(self, damping, tell)
         if damping is not None:
             fit, _ = self.newton_fit(damping)
             tell(fit)
@@ -177,10 +189,13 @@ class HeadProblem:
                 break
             w = w + length * step
             value = total(w)
-        u = self.outputs(z, w)
+        return self.fit_of(w, damping, self._leave_one_out(z, w, self.outputs(z, w), free)), w
+
+    def fit_of(self, w: Tensor, damping: float, left_out: float) -> Fit:
+        """Of weights (C, q) on :attr:`rows`."""
         weight = (w[:, : len(self.sizes)]) @ self.right
         bias = w[:, -1] - weight @ self.center if self.bias else None
-        return Fit(weight, bias, damping, float(self.loss.value(u)), self._leave_one_out(z, w, u, free)), w
+        return Fit(weight, bias, damping, float(self.loss.value(self.outputs(self.rows, w))), left_out)
 
     def outputs(self, z: Tensor, w: Tensor) -> Tensor:
         """u (n, …) of weights w (C, q) on rows z (n, q)."""
@@ -202,8 +217,13 @@ class HeadProblem:
         """Cholesky factor of the Hessian (C·q, C·q), by outputs first."""
         c, q = self.classes, z.shape[1]
         size = c * q
-        self._charge(2.0 * len(z) * size**2, PRODUCTS)
-        self._charge(size**3 / 3, PRODUCTS)
+        if size > LARGEST:
+            raise MemoryLimitError(
+                f"fit_head: {size} weights that the features tell apart ({q} directions, {c} outputs) are more than "
+                f"the {LARGEST} whose Hessian is kept, by which each sample is left out: take fewer samples."
+            )
+        self.charge(2.0 * len(z) * size**2, PRODUCTS)
+        self.charge(size**3 / 3, PRODUCTS)
         h = z.new_empty(c, q, c, q)
         for i in range(c):
             for j in range(i + 1):
@@ -227,7 +247,7 @@ class HeadProblem:
         c, q, n = self.classes, z.shape[1], len(z)
         bends = self.bends(u)
         inverse = torch.cholesky_inverse(self.factor(z, bends, free)).reshape(c, q, c, q)
-        self._charge(2.0 * n * (c * q) ** 2 + (c * q) ** 3, PRODUCTS)
+        self.charge(2.0 * n * (c * q) ** 2 + (c * q) ** 3, PRODUCTS)
         a = z.new_empty(n, c, c)
         for i in range(c):
             for j in range(i + 1):
