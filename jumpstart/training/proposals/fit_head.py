@@ -30,8 +30,8 @@ class HeadResult:
         model: it belongs to. layer: its name. weight, bias: in float64; no bias where the layer has none.
         damping: λ of Φ + ½ λ‖weight‖². before: training loss of the present weights. training: of the fitted ones.
         leave_one_out: loss of each sample under the fit without it; exact for squared losses, else of one Newton step
-            away; of dear heads by three folds. path: (damping, training loss, leave-one-out loss) of the fits that were compared. problem: features
-            and loss that it was fitted to.
+            away; of dear heads by three folds. path: (damping, training loss, leave-one-out loss) of the fits that were
+            compared. problem: features and loss that it was fitted to.
     """
 
     model: nn.Module
@@ -80,7 +80,7 @@ def fit_head(objective: Objective, head: str | None = None, *, damping: float | 
     """Solve the convex problem of the last linear layer, on the features that the network has now.
 
     Squared losses have a closed form; others are solved by Newton's method. The damping is the one with the lowest
-    leave-one-out loss, which needs no validation data; by three folds where leaving out each sample would take too long.
+    leave-one-out loss, which needs no validation data; by three folds where leaving out each would take too long.
 
     Args:
         objective: whose outputs are those of a linear layer, one row of features a sample.

@@ -124,6 +124,8 @@ class _Together:
         loss, u = self.loss, self.outputs(self.w)
         diagonal = (self.curvatures() + free).clamp_min(1e-30)
         value = self._total(u, self.w, free)
+        zero = self.losses(torch.zeros_like(u[:1])).sum()
+        least = self.rounding * zero  # separable samples have a loss of next to nothing
         for _ in range(NEWTON):
             slope = self.pulled(self._each(loss.grad, u)) + free * self.w
 
@@ -133,7 +135,7 @@ class _Together:
 
             step = _conjugate(product, -slope, diagonal)
             fall = -(slope * step).sum((1, 2))
-            if not bool((fall > tolerance * value.abs().clamp_min(1e-30)).any()):
+            if not bool((fall > torch.maximum(tolerance * value.abs(), least)).any()):
                 return
             moved = self.outputs(step)
             length = torch.ones_like(value)

@@ -96,21 +96,20 @@ def test_77_classes_are_fitted_in_a_network():
     torch.manual_seed(0)
     centers = torch.randn(77, 120)
     y = torch.arange(77).repeat(5)
-    x = centers[y] + 0.7 * torch.randn(len(y), 120)
+    x = centers[y] + 2.0 * torch.randn(len(y), 120)
     model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(120, 77))
     result = js.fit_head(js.supervised(model, x, y, loss="cross_entropy"))
     assert result.problem.size == 77 * 121 > convex_head.LARGEST  # was refused
-    assert result.training < result.leave_one_out < 1.0 < result.before
+    assert result.training < result.leave_one_out < 2.0 < result.before
     with pytest.raises(MemoryLimitError, match="9317 weights"):
         result.without_each()
 
 
 def test_the_work_is_booked_and_too_much_of_it_refused(many):
     x, y = data(3)
-    ledger = Ledger()
+    ledger = Ledger(step_seconds=1e-3)
     HeadProblem(x, torch.zeros(90, 3, dtype=torch.float64), CrossEntropy(y), True, ledger).fit()
     assert ledger.dense > 0
-    poor = Ledger(allowance=1e-9)
-    poor.step_seconds = 1e-3
+    poor = Ledger(allowance=1e-9, step_seconds=1e-3)
     with pytest.raises(BudgetError):
         HeadProblem(x, torch.zeros(90, 3, dtype=torch.float64), CrossEntropy(y), True, poor).require()
