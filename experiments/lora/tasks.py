@@ -106,10 +106,10 @@ def states_of(name: str, model: Any, tokens: list[Tensor]) -> list[Tensor]:
     return list(states.split(lengths))
 
 
-def parts(states: list[Tensor], targets: Tensor, sizes: tuple[int, int, int]) -> list[Cached]:
+def parts(states: list[Tensor], targets: Tensor, sizes: tuple[int, int, int]) -> tuple[Cached, Cached, Cached]:
     data = Cached(states, targets)
-    train, *held = (data.part(places) for places in torch.arange(len(data)).split(list(sizes)))
-    return [train, *(part.by_length() for part in held)]
+    train, tuning, reported = (data.part(places) for places in torch.arange(len(data)).split(list(sizes)))
+    return train, tuning.by_length(), reported.by_length()
 
 
 def chosen(count: int, sizes: tuple[int, int, int]) -> Tensor:
