@@ -18,10 +18,10 @@ from typing import Any
 from jumpstart.comparison.report import Report
 from jumpstart.report import plots, records
 
-from .fewshot import summary as few_shots
 from . import ablation as parts
 from . import endings as last
 from . import targets as race
+from .fewshot import summary as few_shots
 from .pages import machine, markdown, rough
 from .pinn import figures, report
 from .pinn.problems import PROBLEMS

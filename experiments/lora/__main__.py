@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from jumpstart.errors import JumpstartError
 from jumpstart.report import plots, records
 from jumpstart.report.records import Row
 from jumpstart.utils.progress import counter
@@ -28,13 +29,15 @@ BESIDE = ("EMA", "LAWA")  # of AdamW's own run
 CONTENDERS = (ADAMW, "Fast Forward", "schedule-free", "LP-FT", "fit_head", *ACTIONS)
 
 
-def settings(task: str) -> dict[str, tuple[float, str]]:
+def settings(task: str, names: list[str]) -> dict[str, tuple[float, str]]:
     """Rate and schedule by contender, as tuned; what wraps AdamW's loop has AdamW's."""
     if task in TOY:
-        return dict.fromkeys(CONTENDERS, (1e-2, SCHEDULE))
+        return dict.fromkeys(names, (1e-2, SCHEDULE))
     rows = [row for row in records.read(FOLDER)["settings"]["choices"] if row["task"] == task]
     found = {row["contender"]: (row["rate"], row["schedule"]) for row in rows}
-    return {name: found.get(name, found[ADAMW]) for name in CONTENDERS}
+    if untuned := [name for name in names if name not in found and name not in ACTIONS]:
+        raise JumpstartError(f"{task}: {untuned} are not tuned: python -m experiments.lora.tuning --problems {task}")
+    return {name: found.get(name, found[ADAMW]) for name in names}
 
 
 def contenders(problem: Problem, quick: bool) -> list[str]:
@@ -48,7 +51,7 @@ def contenders(problem: Problem, quick: bool) -> list[str]:
 def raced(task: str, problem: Problem, seeds: range, quick: bool, count: Any) -> list[Row]:
     """AdamW on all seeds, which sets the target, then everybody else, interleaved."""
     rows: list[Row] = []
-    chosen = settings(task)
+    chosen = settings(task, contenders(problem, quick))
 
     def one(name: str, seed: int, target: float) -> None:
         rate, schedule = chosen[name]

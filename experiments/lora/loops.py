@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import jumpstart as js
+from jumpstart.training.pace import BUDGET as DEFAULT_BUDGET
 from jumpstart.utils.cost import FORWARD
 
 from .tasks import Batch, Cached, Problem, batches, collate, cross_entropy
@@ -129,7 +130,9 @@ def solved_head(model: Any, problem: Problem, clock: Clock) -> None:
 
 def logistic_head(model: Any, problem: Problem, clock: Clock) -> None:
     """scikit-learn's, its damping by cross-validation: what LP-FT starts from."""
-    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn import linear_model
+
+    made: Any = linear_model.LogisticRegressionCV  # its stubs know another version
 
     train, features = problem.train, []
     with torch.no_grad():
@@ -139,7 +142,7 @@ def logistic_head(model: Any, problem: Problem, clock: Clock) -> None:
     clock.gradients += FORWARD * len(train) / problem.batch
     x = torch.cat(features).double()
     scale = float(x.std())
-    found = LogisticRegressionCV(
+    found = made(
         Cs=[0.1, 1.0, 10.0, 100.0],
         cv=3,
         scoring="neg_log_loss",
@@ -223,7 +226,7 @@ def run(
             model, loader, loss="cross_entropy", samples=min(SAMPLES * problem.batch, len(train) // 2), seed=seed
         )
         optimizer = js.JumpOptimizer(
-            optimizer, data, actions=ACTIONS[name], **({} if name == "auto" else {"budget": BUDGET})
+            optimizer, data, actions=ACTIONS[name], budget=DEFAULT_BUDGET if name == "auto" else BUDGET
         )
     averages = Averages(model) if name == "AdamW" else None
     stream, booked, taken, seen = endless(train, problem.batch, seed), 0, 0, False

@@ -182,16 +182,20 @@ class Walk:
                 break
             earlier = replace(way, earlier=None, undo=None)  # one is enough, and a long way would hold many copies
             way = Way(first, point, way.done + kept, way.windows + 1, max(way.error, error), None, earlier, back)
-            if kept < count:
-                self.window = kept
-            elif count == self.window:
-                self.window = following(kept, error, self.tolerance)
+            self._resize(count, kept, error)
             if way.done < steps and self.window < self.prices.least:
                 way = replace(way, trouble=SkipOutcome.DEAR)
                 break
         if way.trouble is not None:
             self.window = OPENING
         return way
+
+    def _resize(self, count: int, kept: int, error: float) -> None:
+        """The next window, after so many steps of one of ``count`` were believed."""
+        if kept < count:
+            self.window = kept
+        elif count == self.window:
+            self.window = following(kept, error, self.tolerance)
 
     def _unasked(self, back: Callable[[], None]) -> bool:
         """Whether a window failed from a start whose gradient was a forecast; it is known then."""

@@ -11,15 +11,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ...utils.cost import PRODUCTS
 
-if TYPE_CHECKING:
-    from .convex_head import Fit, HeadProblem
+
+class Problem(Protocol):
+    """What is used of a :class:`.convex_head.HeadProblem`."""
+
+    features: Tensor
+    shape: torch.Size
+    bias: bool
+    loss: Any
+    classes: int
+    sizes: Tensor
+
+    @property
+    def rows(self) -> Tensor: ...
+    @property
+    def size(self) -> int: ...
+    def bends(self, u: Tensor) -> Tensor: ...
+    def charge(self, flops: float, table: dict[str, float]) -> None: ...
+    def fit_of(self, w: Tensor, damping: float, left_out: float) -> Any: ...
+
 
 FOLDS = 3
 TYPICAL = 150  # products with all Hessians, of a whole path
@@ -30,12 +47,12 @@ SHARES = [10.0 ** (k / 2) for k in range(2, -17, -1)]  # dampings, of the larges
 PATIENCE = 2  # dampings in a row that are no better
 
 
-def work(problem: HeadProblem) -> float:
+def work(problem: Problem) -> float:
     """Flops that a whole path is expected to take."""
     return TYPICAL * FOLDS * 4.0 * len(problem.features) * problem.size
 
 
-def fit_by_folds(problem: HeadProblem, damping: float | None, tell: Callable[[Fit], None]) -> Fit:
+def fit_by_folds(problem: Problem, damping: float | None, tell: Callable[[Any], None]) -> Any:
     """At a damping, or at the one with the lowest loss of the samples left out."""
     z, n = problem.rows, len(problem.features)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).to(
@@ -56,7 +73,7 @@ def fit_by_folds(problem: HeadProblem, damping: float | None, tell: Callable[[Fi
     return problem.fit_of(alone.w[0], damping, out)
 
 
-def _chosen(together: _Together, tell: Callable[[Fit], None]) -> float:
+def _chosen(together: _Together, tell: Callable[[Any], None]) -> float:
     """Down from strong dampings, each from the last one's weights."""
     scale = together.scale()
     best, kept, worse = (math.inf, 0.0), together.w, 0
@@ -77,7 +94,7 @@ def _chosen(together: _Together, tell: Callable[[Fit], None]) -> float:
 class _Together:
     """Fits of weights w (k, C, q) to the samples that are present (k, n) in each."""
 
-    def __init__(self, problem: HeadProblem, z: Tensor, present: Tensor) -> None:
+    def __init__(self, problem: Problem, z: Tensor, present: Tensor) -> None:
         self.problem, self.z, self.present = problem, z, present
         self.w = z.new_zeros(len(present), problem.classes, z.shape[1])
         self.rounding = 10 * torch.finfo(z.dtype).eps  # of a loss
