@@ -12,10 +12,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..objectives.objective import Objective
-from ..optim import adapters
 from ..skipping.forecast import SECANTS
 from ..skipping.noise import minibatch_noise
-from ..skipping.rehearsal import Rehearsal, rehearse
 from ..skipping.replay import clipped
 from ..skipping.replica import Replica
 from ..skipping.result import SkipOutcome, SkipResult
@@ -25,19 +23,15 @@ from ..utils.brief import brief
 from ..utils.cost import FORWARD, GRADIENT, Ledger
 from ..utils.warn import warn
 from .acceptance import by_sample, improves
+from .following import Following
 from .pace import BUDGET, Pace, require_budget
-from .past import FEWEST, Past, held
+from .rehearsing import COST, Rehearsing
 from .samples import Samples, Sampling
-from .scale import FAR, NUMBERS, Scale
 from .schedule import Schedule, schedule
 
 AUTO = "auto"
 WARM = 5  # steps before the first: moments must have something in them
-SAME = 0.02  # relative difference up to which the loop's gradient is the objective's
-EXACT = 1e-3  # the same, up to which both are points of one forecast
-ALONG = 0.999  # cosine from which one is the other times a number
 SHARE = 0.8  # of what a sample's loss falls by that others' must fall by as well
-REHEARSAL = 1.0  # steps' worth of work, about
 AGAIN = 10  # tries after which that is looked at again
 MEDDLING = 3  # such steps, after which it is said
 MOST = 10**9  # steps of a skip
@@ -61,7 +55,8 @@ class Skipping(Sampling):
         at: steps after which one may be tried; None for all.
         batch: rows of the loop's minibatches, in the objective's units. Needed where the loop's gradients are not the
             objective's; a loader says it by itself.
-        budget: share of the run that tries which lose may take.
+        budget: share of the run that tries may lose, on balance with what others saved; one that was rehearsed well is
+            made in any case.
         params: which of the objective's parameters move; None for all.
         options: tolerance, scheduler, clip of :class:`jumpstart.Skipper`.
     """
@@ -95,17 +90,12 @@ class Skipping(Sampling):
         self._due = schedule(1 if at is None else at)
         # Who says when is taken at his word; the loop's gradients are no points of a sample's, nor clipped ones.
         self._rehearses = at is None and self.samples.fixed and batch is None and clip is None
-        self.past = Past()
-        self.apart = 0.0  # the loop's gradient from the objective's, relative, when last compared
         self.pace, self.window, self.most = Pace(), OPENING, MOST
         self._skipped = 0
-        self.follows: bool | None = None  # whether the loop's gradients are the objective's; None while nobody knows
-        self.scale = Scale()  # of minibatches' gradients
+        self.following, self.rehearsing = Following(optimizer, self.samples), Rehearsing()
         self._written: list[int] | None = None  # how often each parameter was, after the last step
         self._meddling = 0  # steps before which somebody else had written to them
         self._said: set[str] = set()
-        self._rehearsal: Rehearsal | None = None
-        self._newest: tuple[Objective, Tensor] | None = None  # what moves of the objective, and the loop's gradient
         self._here: tuple[Objective, Tensor] | None = None  # what moves of the objective, and the weights
 
     @property
@@ -119,7 +109,7 @@ class Skipping(Sampling):
     # ---- around a step ------------------------------------------------------------------------------------------
 
     def due(self, taken: int) -> bool:
-        return self._rehearsal is not None or self._ready(taken, 1 + SECANTS * self._remembers)
+        return self.rehearsing.running is not None or self._ready(taken, 1 + SECANTS * self._remembers)
 
     def passed(self, taken: int) -> None:
         super().passed(taken)
@@ -127,22 +117,23 @@ class Skipping(Sampling):
 
     def before_step(self) -> None:
         """Where the step starts from, if a skip may follow it: the loop's gradient belongs to these weights."""
-        self._here = self._newest = None
+        self._here = None
         taken = self.taken + 1
         if self._meddled():
-            self._forget()
+            self.rehearsing.forget()
             return
-        tries = self._rehearsal is not None or (taken >= WARM and self._ready(taken, 0) and self._due(taken))
+        under_way = self.rehearsing.running is not None
+        tries = under_way or (taken >= WARM and self._ready(taken, 0) and self._due(taken))
         if not tries and not self._remembers:
             return
         objective = self.samples.reach.moving(self.samples.given())
         if objective is None or not (self._remembers or self._ready(taken, 0)):
             return  # only now is it known how many samples there are
         theta = objective.theta()
-        newest = self._remember(objective, theta, taken) if self._remembers else None
+        if self._remembers:
+            self.rehearsing.note(objective, theta, self.following.gradient(objective), taken)
         if tries and (not self._remembers or self._rehearsed(objective, theta, taken)):
             self._here = objective, theta
-        self._newest = None if newest is None else (objective, newest)
 
     def _meddled(self) -> bool:
         """Whether somebody has written to the weights since the last step: a replay would not do that."""
@@ -166,16 +157,15 @@ class Skipping(Sampling):
         return result
 
     def after_step(self, taken: int, limit: int | None) -> SkipResult | None:
-        if self._newest is not None:
-            (objective, newest), self._newest = self._newest, None
-            gradient = self._loops_gradient(objective)
-            if gradient is None or not torch.equal(gradient, newest):  # a closure's, and a step's that changes them
-                self._forget()
-                self.apart = math.inf
+        if (noted := self.rehearsing.noted()) is not None:
+            gradient = self.following.gradient(noted[0])
+            if gradient is None or not torch.equal(gradient, noted[1]):  # a closure's, or the step has changed them
+                self.rehearsing.forget()
+                self.following.apart = math.inf
         if self._here is None or limit == 0:
             return None
         (objective, theta), self._here = self._here, None
-        spent, self._rehearsal = 0.0 if self._rehearsal is None else self._rehearsal.cost, None
+        spent = self.rehearsing.end()
         known, lost = self._compared(objective, theta)
         lost += spent
         if known is None:
@@ -192,7 +182,7 @@ class Skipping(Sampling):
         result = skipper.skip(self._count(limit), conditions)
         self.window = skipper.window
         if result.accepted:
-            self._forget()
+            self.rehearsing.forget()
         return self._learn(result, lost, taken, limit)
 
     def _skipper(self, objective: Objective) -> Skipper:
@@ -200,33 +190,20 @@ class Skipping(Sampling):
         skipper.window = self.window
         return skipper
 
-    # ---- rehearsals: after a try that failed, and before the first ----------------------------------------------
+    # ---- rehearsals: before the first try, and after one that failed --------------------------------------------
 
     @property
     def _remembers(self) -> bool:
         """Whether points of the loop are kept: where its gradients are the objective's, so far as anybody knows."""
-        return self._rehearses and self.follows is not False and self.apart <= EXACT
-
-    def _remember(self, objective: Objective, theta: Tensor, taken: int) -> Tensor | None:
-        """Keep the loop's gradient (P,) at these weights, and return it; None where there is none."""
-        gradient = self._loops_gradient(objective)
-        if gradient is None:
-            self._forget()
-        else:
-            self.past.add(theta, gradient, taken)
-        return gradient
-
-    def _forget(self) -> None:
-        self.past.clear()
-        self._rehearsal = None
+        return self._rehearses and self.following.exact
 
     def _rehearsed(self, objective: Objective, theta: Tensor, taken: int) -> bool:
         """Whether a skip may be tried now: the last one went well, or one was rehearsed and would have."""
-        known = self._rehearsal
+        known = self.rehearsing.running
         if known is None:
-            if (self.pace.tries and not self.pace.failures) or held(theta.numel()) < FEWEST:
+            if (self.pace.tries and not self.pace.failures) or not self.rehearsing.possible(theta.numel()):
                 return True
-            if self.past.tells:
+            if self.rehearsing.past.tells:
                 self._rehearse(objective, theta, taken)
             return False
         if not known.reached(theta, taken):
@@ -234,9 +211,19 @@ class Skipping(Sampling):
         if window := known.window(self.options["tolerance"]):
             self.window = window
             return True
-        self._rehearsal = None
-        self.pace.learn(-known.cost, taken)
+        self.pace.learn(-self.rehearsing.end(), taken)
         return False
+
+    def _rehearse(self, objective: Objective, theta: Tensor, taken: int) -> None:
+        """Begin a rehearsal, unless the loop's gradients are none of the objective's."""
+        lost = 0.0
+        if self.following.follows is None:
+            known, lost = self._compared(objective, theta)
+            if known is None:
+                self.pace.learn(-lost, taken)
+                return
+        if not self.rehearsing.begin(self._skipper(objective), taken, lost):
+            self.pace.learn(-lost, taken)
 
     def _learn(self, result: SkipResult, lost: float, taken: int, limit: int | None) -> SkipResult:
         self._skipped += result.steps
@@ -254,27 +241,13 @@ class Skipping(Sampling):
             )
         return self.book(result)
 
-    def _rehearse(self, objective: Objective, theta: Tensor, taken: int) -> None:
-        """Begin a rehearsal, unless the loop's gradients are none of the objective's."""
-        lost = 0.0
-        if self.follows is None:
-            known, lost = self._compared(objective, theta)
-            if known is None:
-                self.pace.learn(-lost, taken)
-                return
-        self._rehearsal = rehearse(self._skipper(objective), self.past.points, taken)
-        if self._rehearsal is None:
-            self.pace.learn(-lost, taken)
-        else:
-            self._rehearsal.cost += lost
-
     # ---- what is asked, and what it may cost --------------------------------------------------------------------
 
     @property
     def price(self) -> float:
         """Of a try that fails: two gradients, a look at the end, the comparison; of a rehearsal, next to nothing."""
-        if self._remembers and self._rehearsal is None and (self.pace.failures or not self.pace.tries):
-            return REHEARSAL
+        if self._remembers and self.rehearsing.running is None and (self.pace.failures or not self.pace.tries):
+            return COST
         return (2 * GRADIENT + FORWARD + (GRADIENT if self._asks() else 0.0) + self.samples.draws) * self.samples.rate
 
     def _ready(self, taken: int, ahead: int) -> bool:
@@ -283,7 +256,7 @@ class Skipping(Sampling):
 
     def _asks(self) -> bool:
         """Whether the loop's gradient is to be held against the objective's: at first, and now and then."""
-        return self.follows is None or not self.samples.fixed or self.pace.tries % AGAIN == AGAIN - 1
+        return self.following.follows is None or not self.samples.fixed or self.pace.tries % AGAIN == AGAIN - 1
 
     def _count(self, limit: int | None) -> int:
         most = min(self.most, max(WITHOUT_END, self.effective) if limit is None else limit)
@@ -293,72 +266,34 @@ class Skipping(Sampling):
 
     def _compared(self, objective: Objective, theta: Tensor) -> tuple[Known | None, float]:
         """Known gradients to start from, None where no skip would follow the loop; and what finding out has cost."""
-        loops = self._loops_gradient(objective)
-        if not self._asks() and loops is not None and self.follows:
+        loops, following = self.following.gradient(objective), self.following
+        before = self.rehearsing.before(theta) if self._remembers else ()
+        if not self._asks() and loops is not None and following.follows:
             # A clipped gradient is none of the objective's, which is what is forecast.
-            return ((*self._before(theta), (theta, loops)) if self.options["clip"] is None else ()), 0.0
+            return ((*before, (theta, loops)) if self.options["clip"] is None else ()), 0.0
         gradient = objective.evaluate(theta)[1]
         own = clipped(gradient, self.options["clip"])
         cost = self.samples.rate * (GRADIENT + self.samples.draws)
         if loops is not None and bool(torch.isfinite(loops).all()) and bool((own != 0).any()):
-            self.follows, times = self._held_against(loops.double(), own.double())
+            times = following.compare(loops.double(), own.double())
             if times is not None:
-                if self.scale.count == 0 or self.scale.surely(self._noisy):
+                if following.surely_scaled:
                     self._say(
                         f"the loop's gradient is the objective's times {times:.3g}: no steps are skipped. Give the "
                         "objective the loop's own loss (scale and reduction) and modes, and clip= where the loop clips "
                         "gradients."
                     )
                 return None, cost
-        if not self.follows and self.samples.batch is None:
+        if not following.follows and self.samples.batch is None:
             self._say(
                 "the loop's gradients are not the objective's (minibatches, dropout, augmentation?): no steps are "
                 "skipped. Give batch=, the rows of the loop's minibatches, so that costs can be compared."
             )
             return None, cost
-        return (*self._before(theta), (theta, gradient)), cost
-
-    def _before(self, theta: Tensor) -> Known:
-        """The points that are remembered, but for the newest, where that is of these weights."""
-        points = self.past.points if self._remembers else []
-        return tuple(points[:-1]) if points and torch.equal(points[-1][0], theta) else ()
-
-    def _held_against(self, loops: Tensor, own: Tensor) -> tuple[bool, float | None]:
-        """Whether the loop's gradient is the objective's own; and if not, the number that it is off by, if it is.
-
-        Along minibatches that number is the mean over all that were compared: a single one is mostly noise.
-        """
-        dot, square = float(torch.dot(loops, own)), float(torch.dot(own, own))
-        self.apart = float(torch.linalg.vector_norm(loops - own)) / square**0.5
-        if self.apart <= SAME:
-            return True, None
-        cosine = abs(dot) / max(square**0.5 * float(torch.linalg.vector_norm(loops)), 1e-300)
-        if cosine >= ALONG:
-            return False, dot / square
-        self.scale = self.scale.including(loops, own)
-        times = self.scale.times(self._noisy)
-        return False, None if 1 / FAR <= times <= FAR else times
-
-    @property
-    def _noisy(self) -> float | None:
-        """Rows of the objective over those of a minibatch, where it is a sample of the data itself."""
-        return None if self.samples.whole else self.samples.rate
-
-    def _loops_gradient(self, objective: Objective) -> Tensor | None:
-        """The gradient that the step was taken along (P,), of what is to be lowered; None where a part is missing."""
-        present = dict(objective.model.named_parameters())
-        climbs = adapters.climbing(self.optimizer)
-        found = {}
-        for name in objective.space.names:
-            p = present[name]
-            if p.grad is not None and p.grad.is_sparse:
-                return None
-            grad = torch.zeros_like(p) if p.grad is None else p.grad
-            found[name] = -grad if p in climbs else grad
-        return objective.space.flatten(found)
+        return (*(before if self._remembers else ()), (theta, gradient)), cost
 
     def _noise(self, objective: Objective, known: Known) -> Callable[[Replica], None] | None:
-        if self.follows or not known:
+        if self.following.follows or not known:
             return None
         return minibatch_noise(self.optimizer, objective.space, objective.model, known[0][1])
 
@@ -390,19 +325,19 @@ class Skipping(Sampling):
     # ---- the contract -------------------------------------------------------------------------------------------
 
     def parameters_added(self) -> None:
-        self.follows = None
+        self.following.follows = None
 
     def moved(self, taken: int) -> None:
         super().moved(taken)
-        self._here = self._newest = self._written = None
-        self._forget()
+        self._here = self._written = None
+        self.rehearsing.forget()
 
     def not_tried(self, cause: str) -> SkipResult:
         return SkipResult.untried(cause)
 
     def broke_off(self, cause: str) -> SkipResult:
-        self._here = self._newest = None
-        self._forget()
+        self._here = None
+        self.rehearsing.forget()
         self.pace.learn(0.0, self.taken)
         return self.failed(cause)
 
@@ -413,11 +348,8 @@ class Skipping(Sampling):
             "window": self.window,
             "most": self.most,
             "rows": self.samples.rows,
-            "follows": self.follows,
-            "scale": list(self.scale.numbers),
-            "apart": self.apart,
-            "past": self.past.state_dict(),
-            "rehearsal": None if self._rehearsal is None else self._rehearsal.state_dict(),
+            "following": self.following.state_dict(),
+            "rehearsing": self.rehearsing.state_dict(),
             "pace": self.pace.state_dict(),
             "objective": self.samples.state_dict(),
         }
@@ -428,34 +360,19 @@ class Skipping(Sampling):
         for name, least in (("taken", 0), ("skipped", 0), ("window", 1), ("most", 1), ("rows", 0)):
             if isinstance(state[name], bool) or not isinstance(state[name], int) or state[name] < least:
                 raise InputError(f"this is no state of skips: {name}={brief(state[name])}.")
-        if state["follows"] not in (None, True, False):
-            raise InputError(f"this is no state of skips: follows={brief(state['follows'])}.")
-        looks = state["scale"]
-        if not isinstance(looks, (list, tuple)) or len(looks) != NUMBERS or not all(map(_number, looks)):
-            raise InputError(f"this is no state of skips: scale={brief(looks)}.")
-        if not _number(state["apart"]):
-            raise InputError(f"this is no state of skips: apart={brief(state['apart'])}.")
+        self.following.check(state["following"])
         Pace.read(state["pace"])
-        Past.read(state["past"])
-        if state["rehearsal"] is not None:
-            Rehearsal.read(state["rehearsal"])
+        Rehearsing.read(state["rehearsing"])
 
     def load_state_dict(self, state: Any) -> None:
         if state is None:
             self.taken = self._skipped = 0
-            self.window, self.most, self.follows, self.pace = OPENING, MOST, None, Pace()
-            self.scale, self.apart, self.past, self._rehearsal = Scale(), 0.0, Past(), None
+            self.window, self.most, self.pace, self.rehearsing = OPENING, MOST, Pace(), Rehearsing()
+            self.following.reset()
             return
         self.check(state)
         self.samples.load_state_dict(state["objective"])
-        self.taken = state["taken"]
+        self.taken, self.samples.rows = state["taken"], state["rows"]
         self._skipped, self.window, self.most = state["skipped"], state["window"], state["most"]
-        self.follows, self.samples.rows = state["follows"], state["rows"]
-        self.scale = Scale(tuple(map(float, state["scale"])))
-        self.apart, self.past, self.pace = state["apart"], Past.read(state["past"]), Pace.read(state["pace"])
-        known = state["rehearsal"]
-        self._rehearsal = None if known is None else Rehearsal.read(known)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+        self.following.load_state_dict(state["following"])
+        self.pace, self.rehearsing = Pace.read(state["pace"]), Rehearsing.read(state["rehearsing"])

@@ -104,7 +104,7 @@ def test_effective_steps_end_where_the_run_does(total, skip):
 def test_a_full_batch_loop_is_followed_to_where_it_leads(make):
     model, optimizer = wrapped(make=make)
     assert run(model, optimizer, 100) == []
-    assert optimizer.action.follows is True
+    assert optimizer.action.following.follows is True
     assert optimizer.skipped >= 20
     assert apart(model, bare(make, 100)) < 0.1
 
@@ -171,7 +171,7 @@ def test_minibatches_that_are_told_of_cost_what_they_cost():
     for _ in optimizer.steps(200):
         step(model, optimizer, batch(optimizer.taken, 20))
     assert optimizer.effective_steps == 200
-    assert optimizer.action.follows is False
+    assert optimizer.action.following.follows is False
     for k, result in enumerate(optimizer.results):
         once = 0 if k else 2 / 3  # two passes of a model that is new, which are no cost of a skip
         assert result.cost == pytest.approx(3 * (result.gradient_evaluations - once) + result.dense_work)
@@ -243,7 +243,7 @@ def test_a_function_that_returns_the_same_data_is_followed():
     model = net()
     _, optimizer = wrapped(model, objective=lambda: js.supervised(model, X, Y))
     assert run(model, optimizer, 60) == []
-    assert optimizer.action.follows is True
+    assert optimizer.action.following.follows is True
     assert optimizer.skipped > 0
     assert apart(model, bare("momentum", 60)) < 0.1
 
