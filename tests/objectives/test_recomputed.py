@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import jumpstart as js
+from jumpstart.objectives import pure
 
 from ..problems import mlp, randn, relative
 
@@ -48,3 +49,24 @@ def test_modes_are_those_of_the_objective():
     torch.nn.utils.vector_to_parameters(theta, model.parameters())
     nn.functional.mse_loss(model.inside(x), y).backward()
     assert relative(own, torch.cat([p.grad.reshape(-1) for p in model.parameters()])) < 1e-12
+
+
+def test_an_evaluation_swaps_weights_once(monkeypatch):
+    """The forward and the backward pass of a gradient find the weights that were swapped in for both."""
+    calls, kept = [], pure.functional_call
+    monkeypatch.setattr(pure, "functional_call", lambda *a, **k: calls.append(1) or kept(*a, **k))
+    model, x, y = mlp(1), randn(2, 8, 4), randn(3, 8, 3)
+    objective = js.supervised(model, x, y)
+    theta = objective.theta() + 0.1
+    objective.evaluate(theta)
+    calls.clear()
+    value, gradient, u = objective.evaluate(theta)
+    assert len(calls) == 1
+    torch.nn.utils.vector_to_parameters(theta, model.parameters())
+    own = nn.functional.mse_loss(model(x), y)
+    assert relative(value, own.detach()) < 1e-14
+    assert relative(u, model(x).detach()) < 1e-14
+    assert (
+        relative(gradient, torch.cat([g.reshape(-1) for g in torch.autograd.grad(own, list(model.parameters()))]))
+        < 1e-12
+    )
