@@ -201,6 +201,8 @@ class Walk:
         """Whether a window failed from a start whose gradient was a forecast; it is known then."""
         back()
         start = self.replay.theta.clone()
+        if self._spent(0) > self.ledger.allowance:
+            return False
         if any(torch.equal(start, theta) for theta, _ in self.forecast.points):
             return False
         point = self.ask(start)

@@ -24,12 +24,13 @@ from ..utils.cost import FORWARD, GRADIENT, Ledger
 from ..utils.warn import warn
 from .acceptance import by_sample, improves
 from .following import Following
-from .pace import BUDGET, Pace, require_budget
+from .pace import Pace, require_budget
 from .rehearsing import COST, Rehearsing
 from .samples import Samples, Sampling
 from .schedule import Schedule, schedule
 
 AUTO = "auto"
+BUDGET = 0.02  # of the run, which tries may lose
 WARM = 5  # steps before the first: moments must have something in them
 SHARE = 0.8  # of what a sample's loss falls by that others' must fall by as well
 AGAIN = 10  # tries after which that is looked at again
@@ -51,7 +52,7 @@ class Skipping(Sampling):
         objective: what the loop descends: all of its training data, or a large batch of them; or a function that
             returns it for the next skip (:func:`jumpstart.from_loader`).
         skip: how many steps at once; "auto" for as many as pay, up to the end of ``optimizer.steps(total)``, or as
-            many again as the run has had.
+            many again as the run has had, and none in loops along minibatches.
         at: steps after which one may be tried; None for all.
         batch: rows of the loop's minibatches, in the objective's units. Needed where the loop's gradients are not the
             objective's; a loader says it by itself.
@@ -109,7 +110,11 @@ class Skipping(Sampling):
     # ---- around a step ------------------------------------------------------------------------------------------
 
     def due(self, taken: int) -> bool:
-        return self.rehearsing.running is not None or self._ready(taken, 1 + SECANTS * self._remembers)
+        if self.rehearsing.running is not None:
+            return True
+        if taken + 1 + SECANTS < self.pace.wait:
+            return False
+        return self._ready(taken, 1 + SECANTS * self._remembers)
 
     def passed(self, taken: int) -> None:
         super().passed(taken)
@@ -290,6 +295,8 @@ class Skipping(Sampling):
                 "skipped. Give batch=, the rows of the loop's minibatches, so that costs can be compared."
             )
             return None, cost
+        if not following.follows and self.skip == AUTO:
+            return None, cost  # skips along a mean take the noise of minibatches away, and hardly ever pay (0025)
         return (*(before if self._remembers else ()), (theta, gradient)), cost
 
     def _noise(self, objective: Objective, known: Known) -> Callable[[Replica], None] | None:

@@ -167,7 +167,7 @@ def test_minibatches_are_said_once_and_nothing_skipped():
 
 @pytest.mark.filterwarnings("error")
 def test_minibatches_that_are_told_of_cost_what_they_cost():
-    model, optimizer = wrapped(batch=20, make="SGD")
+    model, optimizer = wrapped(batch=20, make="SGD", skip=20, budget=0.05)
     for _ in optimizer.steps(200):
         step(model, optimizer, batch(optimizer.taken, 20))
     assert optimizer.effective_steps == 200
@@ -176,6 +176,15 @@ def test_minibatches_that_are_told_of_cost_what_they_cost():
         once = 0 if k else 2 / 3  # two passes of a model that is new, which are no cost of a skip
         assert result.cost == pytest.approx(3 * (result.gradient_evaluations - once) + result.dense_work)
         assert not result.accepted or result.steps > 3 * result.windows, "a window costs three of the loop's steps"
+
+
+def test_along_minibatches_nothing_is_skipped_unless_it_is_asked_for():
+    for skip, some in (("auto", False), (20, True)):
+        model, optimizer = wrapped(batch=30, make="SGD", skip=skip, budget=1.0)
+        for _ in optimizer.steps(300):
+            step(model, optimizer, batch(optimizer.taken, 30))
+        assert bool(optimizer.jumps) == some
+        assert optimizer.action.following.follows is False
 
 
 def test_dropout_in_the_loop_is_another_function():
