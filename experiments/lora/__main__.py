@@ -134,8 +134,10 @@ def picture(rows: list[Row]) -> Any:
         axis.set_title(task)
         axis.set_xlabel("seconds")
     axes[0][0].set_ylabel("validation loss")
-    axes[0][-1].legend(fontsize=7)
+    found = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.tight_layout()
+    figure.legend([found[name] for name in names], names, fontsize=8, loc="outside lower center", ncols=6)
+    figure.subplots_adjust(bottom=0.3)
     return figure
 
 
