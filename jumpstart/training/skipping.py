@@ -97,6 +97,7 @@ class Skipping(Sampling):
         self._written: list[int] | None = None  # how often each parameter was, after the last step
         self._meddling = 0  # steps before which somebody else had written to them
         self._said: set[str] = set()
+        self._broke = False  # the last try raised: nothing is looked at before the next
         self._here: tuple[Objective, Tensor] | None = None  # what moves of the objective, and the weights
 
     @property
@@ -114,7 +115,7 @@ class Skipping(Sampling):
             return True
         if taken + 1 + SECANTS < self.pace.wait:
             return False
-        return self._ready(taken, 1 + SECANTS * self._remembers)
+        return self._ready(taken, 1 + SECANTS * (self._remembers and not self._broke))
 
     def passed(self, taken: int) -> None:
         super().passed(taken)
@@ -129,12 +130,12 @@ class Skipping(Sampling):
             return
         under_way = self.rehearsing.running is not None
         tries = under_way or (taken >= WARM and self._ready(taken, 0) and self._due(taken))
-        if not tries and not self._remembers:
+        if not tries and (self._broke or not self._remembers):
             return
         objective = self.samples.reach.moving(self.samples.given())
         if objective is None or not (self._remembers or self._ready(taken, 0)):
             return  # only now is it known how many samples there are
-        theta = objective.theta()
+        theta, self._broke = objective.theta(), False
         if self._remembers:
             self.rehearsing.note(objective, theta, self.following.gradient(objective), taken)
         if tries and (not self._remembers or self._rehearsed(objective, theta, taken)):
@@ -343,7 +344,7 @@ class Skipping(Sampling):
         return SkipResult.untried(cause)
 
     def broke_off(self, cause: str) -> SkipResult:
-        self._here = None
+        self._here, self._broke = None, True
         self.rehearsing.forget()
         self.pace.learn(0.0, self.taken)
         return self.failed(cause)

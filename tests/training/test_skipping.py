@@ -585,3 +585,15 @@ def test_hooks_of_the_wrapper_are_called_once_a_step():
     after.remove()
     step(model, optimizer)
     assert seen == ["before", "after"]
+
+
+def test_weights_that_are_no_numbers_are_said_a_few_times():
+    model, optimizer = wrapped()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in optimizer.steps(60):
+            if optimizer.taken == 6:
+                model[0].weight.data[0, 0] = float("nan")
+            step(model, optimizer)
+    assert optimizer.effective_steps == 60
+    assert 0 < len(said) <= 7, "waits double"
