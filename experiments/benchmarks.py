@@ -357,16 +357,15 @@ def training() -> str:
     )
 
 
-def fewshot() -> str:
-    """Few samples a class: heads, second stages, training."""
-    content = measured("fewshot")
-    return UNMEASURED.format(name="fewshot") if content is None else few_shots.section(content)
-
-
 def told(name: str, page: Callable[[dict[str, Any]], str]) -> str:
     """An experiment's page from its results; says so where there are none."""
     content = measured(name)
     return UNMEASURED.format(name=name) if content is None else page(content)
+
+
+def fewshot() -> str:
+    """Few samples a class: heads, second stages, training."""
+    return told("fewshot", few_shots.section)
 
 
 def targets() -> str:
