@@ -23,6 +23,7 @@ from ..utils.brief import brief
 from ..utils.cost import FORWARD, GRADIENT, Ledger
 from ..utils.warn import warn
 from .acceptance import by_sample, improves
+from .data import Stream
 from .following import Following
 from .pace import Pace, require_budget
 from .rehearsing import COST, Rehearsing
@@ -96,6 +97,7 @@ class Skipping(Sampling):
         self.following, self.rehearsing = Following(optimizer, self.samples), Rehearsing()
         self._written: list[int] | None = None  # how often each parameter was, after the last step
         self._meddling = 0  # steps before which somebody else had written to them
+        self.stream = Stream()  # whether a function's data change
         self._said: set[str] = set()
         self._broke = False  # the last try raised: nothing is looked at before the next
         self._here: tuple[Objective, Tensor] | None = None  # what moves of the objective, and the weights
@@ -136,6 +138,10 @@ class Skipping(Sampling):
         if objective is None or not (self._remembers or self._ready(taken, 0)):
             return  # only now is it known how many samples there are
         theta, self._broke = objective.theta(), False
+        if not self.samples.whole:
+            self.stream.add(objective)
+            if self.skip == AUTO and self.stream.changes is None:
+                return  # the next call says whether its data change
         if self._remembers:
             self.rehearsing.note(objective, theta, self.following.gradient(objective), taken)
         if tries and (not self._remembers or self._rehearsed(objective, theta, taken)):
@@ -274,7 +280,8 @@ class Skipping(Sampling):
         """Known gradients to start from, None where no skip would follow the loop; and what finding out has cost."""
         loops, following = self.following.gradient(objective), self.following
         before = self.rehearsing.before(theta) if self._remembers else ()
-        if not self._asks() and loops is not None and following.follows:
+        known = self.samples.whole or self.stream.changes is False
+        if not self._asks() and loops is not None and following.follows and known:
             # A clipped gradient is none of the objective's, which is what is forecast.
             return ((*before, (theta, loops)) if self.options["clip"] is None else ()), 0.0
         gradient = objective.evaluate(theta)[1]
@@ -296,7 +303,8 @@ class Skipping(Sampling):
                 "skipped. Give batch=, the rows of the loop's minibatches, so that costs can be compared."
             )
             return None, cost
-        if not following.follows and self.skip == AUTO:
+        other = not self.samples.whole and self.stream.changes is not False  # the very batch of each step, it may be
+        if (not following.follows or other) and self.skip == AUTO:
             return None, cost  # skips along a mean take the noise of minibatches away, and hardly ever pay (0025)
         return (*(before if self._remembers else ()), (theta, gradient)), cost
 
@@ -358,6 +366,7 @@ class Skipping(Sampling):
             "rows": self.samples.rows,
             "following": self.following.state_dict(),
             "rehearsing": self.rehearsing.state_dict(),
+            "stream": [self.stream.changes, self.stream.last],
             "pace": self.pace.state_dict(),
             "objective": self.samples.state_dict(),
         }
@@ -377,10 +386,12 @@ class Skipping(Sampling):
             self.taken = self._skipped = 0
             self.window, self.most, self.pace, self.rehearsing = OPENING, MOST, Pace(), Rehearsing()
             self.following.reset()
+            self.stream = Stream()
             return
         self.check(state)
         self.samples.load_state_dict(state["objective"])
         self.taken, self.samples.rows = state["taken"], state["rows"]
         self._skipped, self.window, self.most = state["skipped"], state["window"], state["most"]
         self.following.load_state_dict(state["following"])
+        self.stream = Stream(*state["stream"])
         self.pace, self.rehearsing = Pace.read(state["pace"]), Rehearsing.read(state["rehearsing"])

@@ -597,3 +597,15 @@ def test_weights_that_are_no_numbers_are_said_a_few_times():
             step(model, optimizer)
     assert optimizer.effective_steps == 60
     assert 0 < len(said) <= 7, "waits double"
+
+
+def test_the_very_batch_of_each_step_is_not_skipped_along():
+    """Its gradient is the loop's own, and yet what comes next is another batch."""
+    model, now = net(), {}
+    optimizer = js.JumpOptimizer(
+        MAKES["SGD"](model.parameters()), lambda: js.supervised(model, X[now["rows"]], Y[now["rows"]])
+    )
+    for _ in optimizer.steps(60):
+        now["rows"] = batch(optimizer.taken, 20)
+        step(model, optimizer, now["rows"])
+    assert optimizer.skipped == 0
