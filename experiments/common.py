@@ -47,7 +47,7 @@ def arguments(
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder (default: %(default)s)")
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
     if problems:
-        text = "those to run anew, with commas; the rows of others are kept (default: all)"
+        text = "those to run, with commas; the results are of them alone (default: all)"
         parser.add_argument("--problems", default="", help=text)
     if tuned:
         parser.add_argument("--tuning", action="store_true", help="choose settings, on seeds that nothing is told of")

@@ -253,7 +253,6 @@ def picture(rows: list[Row]) -> Any:
         ratios = [row["seconds"] / bare[row["seed"]] for row in chosen if row["arm"] == AUTO]
         axis.plot(ratios, [i] * len(ratios), "o", color=plots.COLOURS[0])
     axis.axvline(1.0, color="grey", linewidth=1)
-    axis.set_xscale("log")
     axis.set_yticks(range(len(names)), names)
     axis.set_xlabel("seconds of the wrapped run over those of the bare one, at equal effective steps")
     figure.tight_layout()

@@ -79,10 +79,11 @@ class Adapter:
 
     def fits(self, optimizer: Optimizer, state: State, group: Group) -> bool:
         """Whether this is the kind of optimizer, and everything that is read is there and nothing else."""
+        if self.types and not any(_is(optimizer, kind) for kind in self.types):
+            return False
         present = {key for key, value in state.items() if value is not None}
         return (
-            (not self.types or any(_is(optimizer, kind) for kind in self.types))
-            and present >= set(self.state)
+            present >= set(self.state)
             and present <= {*self.state, *self.optional}
             and all(key in group for key in self.group)
         )
@@ -206,6 +207,8 @@ def tell(optimizer: Optimizer, moved: Mapping[Tensor, Tensor]) -> None:
 def listeners(optimizer: Optimizer) -> list[Callable[[Optimizer, Mapping[Tensor, Tensor]], None]]:
     """What adapters ask to be called after an accepted jump, each once."""
     found = []
+    if all(adapter.told is None for adapter in REGISTRY):
+        return found
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             adapter = find(optimizer, parameter, group)

@@ -8,8 +8,6 @@ docs/theory.md, section 10.
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -47,23 +45,27 @@ class Forecast:
         self._inverse: Tensor | None = None
         if len(self.points) == 1:
             return
-        newest_first = self.points[::-1]
-        pairs = list(itertools.pairwise(newest_first))
-        steps = torch.stack([older[0] - newer[0] for newer, older in pairs])
-        slopes = torch.stack([older[1] - newer[1] for newer, older in pairs])
+        positions, values = (torch.stack(found) for found in zip(*self.points[::-1], strict=True))  # newest first
+        steps, slopes = positions[1:] - positions[:-1], values[1:] - values[:-1]
         lengths = torch.linalg.vector_norm(steps, dim=1, keepdim=True, dtype=torch.float64)  # squares underflow
         lengths = lengths.to(steps.dtype)
         steps, slopes = steps / lengths, slopes / lengths
         gram = (steps @ steps.T).double().cpu().numpy()
         # A direction nearer to the span of newer ones than rounding in its gradient tells apart says nothing.
         kept = _independent(gram, max(1e2 * torch.finfo(steps.dtype).eps, 1e-13) ** 0.75)
-        inverse = torch.from_numpy(np.linalg.inv(gram[np.ix_(kept, kept)])).to(steps)
-        self._inverse = inverse @ steps[kept]
-        self._slopes = slopes[kept].T
+        if len(kept) < len(gram):
+            gram, steps, slopes = gram[np.ix_(kept, kept)], steps[kept], slopes[kept]
+        self._inverse = torch.from_numpy(np.linalg.inv(gram)).to(steps) @ steps
+        self._slopes = slopes.T
 
 
 def _independent(gram: np.ndarray, least: float) -> list[int]:
     """Which of some unit vectors are further from the span of those before them, squared, than ``least``."""
+    try:
+        if bool((np.diagonal(np.linalg.cholesky(gram)) ** 2 > least).all()):  # the same numbers, all of them kept
+            return list(range(len(gram)))
+    except np.linalg.LinAlgError:
+        pass  # one of them is in the span of the others
     kept: list[int] = []
     rows: list[np.ndarray] = []  # of the triangular factor
     for i in range(len(gram)):

@@ -20,7 +20,7 @@ from ..utils.guard import guarded
 from .forecast import Forecast
 from .replay import Replay
 from .skip import Skipper, repeatable
-from .windows import Prices, believed, following, relative
+from .windows import OWN_WINDOWS, Prices, believed, following, relative
 
 STEPS = 4  # of a rehearsal, or as many as a window must bring to pay
 
@@ -108,5 +108,4 @@ def _rehearse(
         forecast = forecast.including(theta, gradient)
     count = max(STEPS, least)
     marks = replay.roll(forecast, count, sorted({least, count}))
-    # A copy of the optimizer and the forecast's secants are about as much work as a step each.
-    return Rehearsal(first, start, marks, least, count, (count + 2) * prices.virtual)
+    return Rehearsal(first, start, marks, least, count, count * prices.virtual + OWN_WINDOWS * prices.own)

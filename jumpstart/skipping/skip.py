@@ -28,7 +28,7 @@ from ..utils.warn import warn
 from .buffers import refreshed
 from .replay import Replay, Scheduler, inside, require_scheduler
 from .result import SkipOutcome, SkipResult
-from .windows import OPENING, TOLERANCE, Conditions, Walk
+from .windows import OPENING, OWN_WINDOWS, TOLERANCE, Conditions, Walk
 
 
 class Skipper:
@@ -124,7 +124,7 @@ def skip(objective: Objective, optimizer: torch.optim.Optimizer, steps: int = 20
 def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Conditions) -> SkipResult:
     begun = time.perf_counter()
     objective.require_current()
-    ledger = Ledger(allowance=conditions.allowance)
+    ledger = Ledger()
     theta = objective.theta()
     require_held(skipper.optimizer, objective)
     replay = Replay(skipper.optimizer, objective, skipper.scheduler, skipper.clip, conditions.noise, conditions.behind)
@@ -145,13 +145,14 @@ def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Condit
         buffers = refreshed(objective, target, result.steps)
         ledger.forwards += bool(buffers)
         objective.move(theta, target, _Follow(replay, skipper.scheduler, buffers))
+    dense = ledger.dense + walk.prices.own * (ledger.gradients + OWN_WINDOWS)
     return replace(
         result,
         asked=steps,
         seconds=time.perf_counter() - begun,
         gradient_evaluations=ledger.gradient_evaluations + once,
-        dense_work=ledger.dense,
-        cost=conditions.rate * ledger.gradient_evaluations + ledger.dense,
+        dense_work=dense,
+        cost=conditions.rate * ledger.gradient_evaluations + dense,
     )
 
 

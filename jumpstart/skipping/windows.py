@@ -26,10 +26,12 @@ LONGEST = 2.0  # a window over the last, at most
 SAFETY = 0.9
 SURE = 0.1  # of the tolerance: a gradient this near to its forecast needs no correction of the way to it
 FLAT = 2.0  # an error that grows by less along a window is no matter of its length
-FEW, LITTLE = 3, 0.5  # windows, and the share of its cost in steps, below which a way is not gone
+FEW, LITTLE = 3, 0.5  # windows that say something, and the share of its cost in steps below which a way is not gone
 MARKS = 0.75  # ratio of neighbouring steps at which a window may end
 PAYS = 1.25  # steps that a window must bring for each step's worth of work, or the loop may as well take them
 FORECAST_CALLS = 6  # operations of a forecast, and of moving weights in and out of the copy
+OWN_CALLS = 400  # operations that a window is worth beside its passes and steps: swapped weights, secants, copies
+OWN_WINDOWS = 2  # that a skip is worth beside its windows, and a rehearsal with the past that it needs
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,6 @@ class Conditions:
 
     Attributes:
         rate: what a gradient of the objective costs in steps of the loop (its rows over those of a minibatch).
-        allowance: most that may be spent, in steps of the loop.
         known: weights (P,) and the objective's gradient (P,) there, where the loop has computed it already.
         behind: the loop steps its scheduler for its last step after the skip, and not before.
         noise: what minibatches add to second moments (``noise.minibatch_noise``).
@@ -47,7 +48,6 @@ class Conditions:
     """
 
     rate: float = 1.0
-    allowance: float = math.inf
     known: tuple[tuple[Tensor, Tensor], ...] = ()
     behind: bool = False
     noise: Callable[[Replica], None] | None = None
@@ -61,11 +61,14 @@ class Prices:
     Attributes:
         virtual: a virtual step. gradient: a gradient, in evaluations of one: where a batch is in parts, all of them are
             asked for outputs before each is for its gradient. rate: an evaluation.
+        own: what a window takes besides, on nothing. It says whether to skip again, and not where to end a skip:
+            windows grow, and who stops begins anew with short ones (docs/decisions/0026).
     """
 
     virtual: float
     gradient: float
     rate: float
+    own: float = 0.0
 
     @classmethod
     def of(cls, objective: Objective, replay: Replay, work: Work, rate: float) -> Prices:
@@ -74,7 +77,9 @@ class Prices:
         own = Work(4.0 * SECANTS * theta.numel(), 4.0 * theta.numel(), FORECAST_CALLS)
         virtual = own.seconds(theta.dtype, theta.device) + optimizer_step(theta, replay.replica.calls)
         step = loop_step(Work(work.flops / rate, work.elements / rate, work.calls), theta, len(objective.space.names))
-        return cls(virtual / max(step, 1e-12), GRADIENT + FORWARD * (len(objective.parts) > 1), rate)
+        aside = Work(calls=OWN_CALLS).seconds(theta.dtype, theta.device)
+        gradient = GRADIENT + FORWARD * (len(objective.parts) > 1)
+        return cls(virtual / max(step, 1e-12), gradient, rate, aside / max(step, 1e-12))
 
     @property
     def least(self) -> int:
@@ -157,8 +162,6 @@ class Walk:
         way, self.window = Way(first, first), window
         while way.done < steps:
             count = min(self.window, steps - way.done)
-            if self._spent(count) > self.ledger.allowance:
-                return replace(way, trouble=SkipOutcome.DEAR)
             back = self.replay.save()
             predicted = self.replay.roll(self.forecast, count, _marks(count))
             point = self.ask(predicted[count])
@@ -201,8 +204,6 @@ class Walk:
         """Whether a window failed from a start whose gradient was a forecast; it is known then."""
         back()
         start = self.replay.theta.clone()
-        if self._spent(0) > self.ledger.allowance:
-            return False
         if any(torch.equal(start, theta) for theta, _ in self.forecast.points):
             return False
         point = self.ask(start)
@@ -224,17 +225,6 @@ class Walk:
             self.replay.roll(self.forecast, kept)
             self.ledger.dense += kept * self.prices.virtual
         return kept, found.get(kept, math.inf) if bool(torch.isfinite(self.replay.theta).all()) else math.nan
-
-    def _window_cost(self, count: int) -> float:
-        return self.prices.rate * self.prices.gradient + 2 * count * self.prices.virtual
-
-    def _spent(self, count: int) -> float:
-        """What is spent after one more window and the last look, in steps of the loop."""
-        return (
-            self.prices.rate * (self.ledger.gradient_evaluations + FORWARD)
-            + self.ledger.dense
-            + self._window_cost(count)
-        )
 
     @staticmethod
     def _rises(before: float, after: float) -> bool:

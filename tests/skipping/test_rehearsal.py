@@ -50,7 +50,7 @@ def test_it_is_where_the_loop_will_be_and_asks_nothing(monkeypatch):
         assert ended == (step == 8 + found.count)
     assert max(found.errors.values()) < 1e-6
     assert found.window(0.2) >= found.count
-    assert 0 < found.cost < found.count
+    assert 0 < found.cost < skipper.skip(found.count).cost
 
 
 def test_steps_that_go_elsewhere_are_found_out():

@@ -486,7 +486,7 @@ def test_parameters_added_in_the_middle_are_skipped_with_the_others():
         model = net()
         model[0].requires_grad_(False)
         inner = MAKES["momentum"](model[2:].parameters())
-        optimizer = js.JumpOptimizer(inner, js.supervised(model, X, Y)) if wraps else inner
+        optimizer = js.JumpOptimizer(inner, js.supervised(model, X, Y), budget=1.0) if wraps else inner
         if wraps:
             assert run(model, optimizer, 20) == []
             model[0].requires_grad_(True)
@@ -514,7 +514,8 @@ def test_a_second_wrapper_is_refused():
 def test_what_tries_lose_stays_within_the_budget_and_what_others_saved():
     _, optimizer = asked(KINDS["momentum"], 1000, seed=0)
     pace = optimizer.action.pace
-    assert pace.lost <= pace.saved + OVERDRAFT + BUDGET * optimizer.effective_steps
+    last = max(-result.saved for result in optimizer.results)  # what it came to is known after it
+    assert pace.lost <= pace.saved + OVERDRAFT + BUDGET * optimizer.effective_steps + last
 
 
 def test_minibatches_whose_loss_is_a_sum_are_no_mean():
@@ -559,13 +560,13 @@ def test_a_rehearsal_that_fails_costs_no_gradient():
     x, y = torch.randn(30, 4).double(), torch.randn(30, 1).double()
     optimizer = js.JumpOptimizer(torch.optim.Rprop(model.parameters(), 0.05), js.supervised(model, x, y))
     _ = model.asked
-    for _ in optimizer.steps(40):
+    for _ in optimizer.steps(600):
         optimizer.zero_grad()
         LOSS(model(x), y).backward()
         optimizer.step()
     assert optimizer.action.pace.failures > 1
     assert optimizer.jumps == 0
-    assert model.asked <= 40 + 3
+    assert model.asked <= 600 + 3
 
 
 @pytest.mark.parametrize("at", [None, 1])
