@@ -39,7 +39,8 @@ class SkipResult:
         error: largest difference between predicted and corrected weights in a window, relative to their movement.
         windows: stretches that one real gradient each was taken for.
         gradient_evaluations: what it cost (``jumpstart.utils.cost``). dense_work: of the virtual steps and all else
-            beside the network, in steps of a loop. cost: both together, in steps of the loop, without what is asked once of a model.
+            beside the network, in steps of a loop. cost: both together, in steps of the loop, without what is asked
+            once of a model.
         cause: why it could not be tried, in words; empty otherwise.
     """
 
