@@ -1,0 +1,155 @@
+"""What is recorded of one parameter's gradient, and what speaks against it."""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, JumpstartError
+from .contributions import accumulating, contributions
+from .uses import Use, task
+
+_FINE = {torch.float64: 1e-8, torch.float32: 1e-4}  # rounding of a factor
+
+
+class Record:
+    """What is known of one parameter's gradient; it does not hold the parameter."""
+
+    def __init__(self, name: str, parameter: nn.Parameter, each: str) -> None:
+        self.name, self.each, self.find = name, each, weakref.ref(parameter)
+        self.fired: list[tuple[Use, str]] = []  # of the backward pass that runs
+        self.pending: tuple[Tensor, int, Tensor | None] | str | None = None
+        self.came: tuple[Tensor, Tensor | None] | None = None  # marks of a gradient that other hooks see as well
+        self.reset(None)
+
+    def reset(self, before: Tensor | None) -> None:
+        """Nothing recorded; a gradient that is there already is of no sample that was."""
+        self.squares: Tensor | None = None
+        self.samples, self.used = 0, False
+        self.marks: Tensor | None = None
+        self.trouble: str | None = None
+        self.missed: Tensor | None = None
+        self.leftover = None if before is None else _marks(before)[0]
+
+    def wanted(self, module: nn.Module, name: str) -> bool:
+        """Is the parameter the module's own at present (no stand-in), and not frozen?"""
+        for part in name.split(".")[:-1]:
+            module = getattr(module, part)
+        own = module._parameters.get(name.split(".")[-1])
+        return own is not None and own.requires_grad and own is self.find()
+
+    @torch.no_grad()
+    def arrive(self, gradient: Tensor) -> None:
+        """A hook on the parameter: what this backward pass adds, before it is added."""
+        parameter = self.find()
+        assert parameter is not None
+        self.came, before = None, parameter.grad
+        self.pending = self._added(parameter, gradient)
+        if len(parameter._backward_hooks or ()) > 1:
+            self.came = _marks(gradient), None if before is None else _marks(before)
+        if before is None or self.used or not (self.samples or self.trouble):
+            self.reset(before)
+        elif before.layout == torch.strided and self.squares is not None and self.marks is not None:
+            ratio = _marks(before)[0] / self.marks[0]
+            if float(ratio) == 0:
+                self.reset(None)  # zeroed
+            elif bool(torch.isfinite(ratio)):
+                self.squares *= ratio.square()
+
+    def _added(self, parameter: nn.Parameter, gradient: Tensor) -> tuple[Tensor, int, Tensor | None] | str:
+        """Squares, samples and a doubt; or why there are none."""
+        fired, self.fired = [(use, name) for use, name in self.fired if use.task == task()], []
+        if gradient.layout != torch.strided:
+            return "its gradient is sparse; give the embedding sparse=False."
+        if self.each == "microbatch":
+            return gradient.to(accumulating(gradient.dtype)).square(), 1, None
+        if not fired:
+            return (
+                "a gradient arrived that no layer was seen to add (its weight is used by a function or by another "
+                "module); use each='microbatch', or leave it out by params=."
+            )
+        try:
+            return contributions(fired, parameter, gradient)
+        except JumpstartError as error:  # a backward pass is not broken off: who asks for the noise is told
+            return str(error)
+        finally:
+            for use, _ in fired:
+                use.done()
+
+    @torch.no_grad()
+    def keep(self, parameter: Tensor) -> None:
+        """A hook after accumulation: the gradient was meant for ``p.grad``."""
+        pending, self.pending = self.pending, None
+        if parameter.grad is None or pending is None:
+            return
+        if isinstance(pending, str):
+            self.trouble = self.trouble or pending
+            return
+        squares, count, missed = pending
+        self.squares = squares if self.squares is None else self.squares.add_(squares)
+        self.samples += count
+        if missed is not None:
+            self.missed = missed if self.missed is None else self.missed | missed
+        self.marks = _marks(parameter.grad)
+        if self.came is not None:
+            g, before = self.came
+            # Sums add up, norms only on nothing.
+            off = self.marks - g if before is None else (self.marks - g - before)[1:]
+            scale = self.marks.abs().sum() + g.abs().sum() + (0 if before is None else before.abs().sum())
+            changed = off.abs().amax() > _FINE.get(parameter.dtype, 0.02) * scale
+            self.missed = changed if self.missed is None else self.missed | changed
+
+    def noise(self) -> Tensor | None:
+        parameter = self.find()
+        gradient = None if parameter is None else parameter.grad
+        if gradient is None:
+            return None
+        if self.trouble is not None:
+            raise InputError(f"{self.name}: {self.trouble}")
+        if self.squares is None or self.marks is None:
+            return None
+        b = self.samples
+        if b < 2:
+            raise InputError(f"{self.name}: a batch of one has no variance; give two samples or more before a step.")
+        now = _marks(gradient)
+        factor = torch.where(self.marks[0] > 0, now[0] / self.marks[0], torch.ones_like(now[0]))
+        self._look(gradient, now, factor)
+        wide = gradient.to(self.squares.dtype)
+        found = self.squares * (factor.square() * (b / (b - 1)))
+        return found.addcmul_(wide, wide, value=-1 / (b - 1)).clamp_min_(0)
+
+    def _look(self, gradient: Tensor, now: Tensor, factor: Tensor) -> None:
+        """All that speaks against the numbers, asked of the device at once."""
+        fine = _FINE.get(gradient.dtype, 0.02)
+        none = torch.zeros((), dtype=torch.bool, device=now.device)
+        assert self.marks is not None
+        doubts = [
+            none if self.missed is None else self.missed,
+            none if self.leftover is None else self.leftover > 0,
+            (now - factor * self.marks).abs().amax() > fine * now.abs().sum(),
+        ]
+        missed, leftover, changed = torch.stack(doubts).tolist()
+        if missed:
+            raise InputError(
+                f"{self.name}: its gradient has a part that the rows of no sample account for (a penalty on the "
+                "weight, a gradient of a gradient, a hook that changes it); use each='microbatch', or leave it out by "
+                "params=."
+            )
+        if leftover:
+            raise InputError(
+                f"{self.name}: its gradient was not zero when the record of it began; call zero_grad() after a step."
+            )
+        if changed:
+            raise InputError(
+                f"{self.name}: its gradient was changed since the backward pass by more than one factor "
+                "(clip_grad_value_, averaging over processes), so that its variance is not known."
+            )
+
+
+def _marks(t: Tensor) -> Tensor:
+    """Norm and sum: one factor changes both alike."""
+    t = t.to_dense() if t.layout != torch.strided else t
+    wide = accumulating(t.dtype)
+    return torch.stack([torch.linalg.vector_norm(t, dtype=wide), t.sum(dtype=wide)])
