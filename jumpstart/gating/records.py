@@ -21,7 +21,8 @@ class Record:
         self.name, self.each, self.find = name, each, weakref.ref(parameter)
         self.fired: list[tuple[Use, str]] = []  # of the backward pass that runs
         self.pending: tuple[Tensor, int, Tensor | None] | str | None = None
-        self.came: tuple[Tensor, Tensor | None] | None = None  # marks of a gradient that other hooks see as well
+        self.before: Tensor | None = None  # marks of the gradient that it is added to
+        self.came: Tensor | None = None  # marks of what other hooks may change on the way
         self.reset(None)
 
     def reset(self, before: Tensor | None) -> None:
@@ -31,7 +32,7 @@ class Record:
         self.marks: Tensor | None = None
         self.trouble: str | None = None
         self.missed: Tensor | None = None
-        self.leftover = None if before is None else _marks(before)[0]
+        self.leftover = None if before is None else before[0]
 
     def wanted(self, module: nn.Module, name: str) -> bool:
         """Is the parameter the module's own at present (no stand-in), and not frozen?"""
@@ -45,18 +46,9 @@ class Record:
         """A hook on the parameter: what this backward pass adds, before it is added."""
         parameter = self.find()
         assert parameter is not None
-        self.came, before = None, parameter.grad
         self.pending = self._added(parameter, gradient)
-        if len(parameter._backward_hooks or ()) > 1:
-            self.came = _marks(gradient), None if before is None else _marks(before)
-        if before is None or self.used or not (self.samples or self.trouble):
-            self.reset(before)
-        elif before.layout == torch.strided and self.squares is not None and self.marks is not None:
-            ratio = _marks(before)[0] / self.marks[0]
-            if float(ratio) == 0:
-                self.reset(None)  # zeroed
-            elif bool(torch.isfinite(ratio)):
-                self.squares *= ratio.square()
+        self.before = None if parameter.grad is None else _marks(parameter.grad)
+        self.came = _marks(gradient) if len(parameter._backward_hooks or ()) > 1 else None
 
     def _added(self, parameter: nn.Parameter, gradient: Tensor) -> tuple[Tensor, int, Tensor | None] | str:
         """Squares, samples and a doubt; or why there are none."""
@@ -81,25 +73,39 @@ class Record:
     @torch.no_grad()
     def keep(self, parameter: Tensor) -> None:
         """A hook after accumulation: the gradient was meant for ``p.grad``."""
-        pending, self.pending = self.pending, None
+        pending, before, came = self.pending, self.before, self.came
+        self.pending = self.before = self.came = None
         if parameter.grad is None or pending is None:
             return
+        self._begin(before)
         if isinstance(pending, str):
             self.trouble = self.trouble or pending
             return
         squares, count, missed = pending
         self.squares = squares if self.squares is None else self.squares.add_(squares)
         self.samples += count
-        if missed is not None:
-            self.missed = missed if self.missed is None else self.missed | missed
         self.marks = _marks(parameter.grad)
-        if self.came is not None:
-            g, before = self.came
+        if missed is not None:
+            self._doubt(missed)
+        if came is not None:
             # Sums add up, norms only on nothing.
-            off = self.marks - g if before is None else (self.marks - g - before)[1:]
-            scale = self.marks.abs().sum() + g.abs().sum() + (0 if before is None else before.abs().sum())
-            changed = off.abs().amax() > _FINE.get(parameter.dtype, 0.02) * scale
-            self.missed = changed if self.missed is None else self.missed | changed
+            off = self.marks - came if before is None else (self.marks - came - before)[1:]
+            scale = self.marks.abs().sum() + came.abs().sum() + (0 if before is None else before.abs().sum())
+            self._doubt(off.abs().amax() > _FINE.get(parameter.dtype, 0.02) * scale)
+
+    def _begin(self, before: Tensor | None) -> None:
+        """Start anew after a step; go on with a gradient that may have been scaled."""
+        if before is None or self.used or not (self.samples or self.trouble):
+            self.reset(before)
+        elif (self.marks is None or float(self.marks[0]) > 0) and float(before[0]) == 0:
+            self.reset(None)  # zeroed
+        elif self.squares is not None and self.marks is not None:
+            ratio = before[0] / self.marks[0]
+            if bool(torch.isfinite(ratio)):
+                self.squares *= ratio.square()
+
+    def _doubt(self, missed: Tensor) -> None:
+        self.missed = missed if self.missed is None else self.missed | missed
 
     def noise(self) -> Tensor | None:
         parameter = self.find()

@@ -28,7 +28,9 @@ def record(model: nn.Module, params: Iterable[nn.Parameter] | None = None, each:
     """Record Σ_i c_i² of every parameter from now on, in whatever backward passes there are, until ``remove()``.
 
     Samples are the rows of the model's first tensor input; row i of all calls that one backward pass goes through is
-    sample i. Rows that the network itself mixes are told for BatchNorm alone. The recorder is a context manager, too.
+    sample i. A layer with another number of rows is refused; where samples are in another dimension inside of the
+    model, as many as rows by chance, or where the network itself mixes rows (BatchNorm is told), use
+    ``each="microbatch"``. The recorder is a context manager, too.
 
     Args:
         params: which parameters; all that require a gradient by default.

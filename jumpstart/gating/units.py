@@ -50,6 +50,11 @@ class Unit:
     def title(self) -> str:
         return f"{self.name or 'the model'} ({type(self.module).__name__})"
 
+    @property
+    def expand(self) -> str:
+        """A way out for tables of positions."""
+        return ", or expand its indices to a row for each sample" if isinstance(self.module, nn.Embedding) else ""
+
     def formula(self, leaves: list[Any]) -> layers.Formula | None:
         return None if len(leaves) != 1 or not isinstance(leaves[0], Tensor) else layers.formula(self.module)
 
@@ -106,12 +111,12 @@ class Unit:
                 raise InputError(
                     f"{self.title} makes {tuple(out.shape)} of {shapes}, which does not have the samples of "
                     f"the model's input ({want}) in dimension {axis}: what each sample adds to its gradient cannot be "
-                    f"told; {AWAY}."
+                    f"told; {AWAY}{self.expand}."
                 )
         if isinstance(self.module, nn.Embedding) and _counts(leaves[0]):
             raise InputError(
                 f"{self.title} is asked for 0 … {len(leaves[0]) - 1}, as many as there are samples: these may be "
-                f"positions as well; {AWAY}."
+                f"positions as well; {AWAY}{self.expand}."
             )
         return inputs.pop()
 

@@ -36,7 +36,10 @@ class Positions(nn.Module):
         self.token, self.position = nn.Embedding(5, 4), nn.Embedding(9, 4)
 
     def forward(self, x):
-        return self.token(x) + self.position(torch.arange(x.shape[1]))
+        return self.token(x) + self.position(self.places(x))
+
+    def places(self, x):
+        return torch.arange(x.shape[1])
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False).eval()])
@@ -58,11 +61,18 @@ def test_batch_norm_is_refused_when_the_pass_reaches_it(norm):
 def test_rows_that_are_no_samples(length):
     """Positions, also where there happen to be as many as samples."""
     model, x = Positions(), torch.zeros(4, length, dtype=torch.long)
-    with record(model), pytest.raises(InputError, match=r"position \(Embedding\).*params="):
+    with record(model), pytest.raises(InputError, match=r"position \(Embedding\).*params=, or expand its indices"):
         model(x)
+    model.places = lambda x: torch.arange(x.shape[1]).expand(x.shape)
+    with record(model):
+        model(x).sum().backward()
+        assert samples(model.position.weight) == 4 and not noise(model.position.weight).any()
+    del model.places
+    model.zero_grad()
     with record(model, params=[model.token.weight]):
         model(x).sum().backward()
         assert samples(model.token.weight) == 4
+    model.zero_grad()
     with record(model, each="microbatch"):
         model(x).sum().backward()
         assert samples(model.position.weight) == 1
@@ -191,6 +201,19 @@ def test_packed_sequences_masks_by_sample_and_sparse_gradients():
             with pytest.raises(InputError, match="sparse=False"):
                 noise(table.weight)
             table.zero_grad()
+
+
+def test_trouble_is_over_with_the_gradient():
+    model = Functional(True).double()
+    with record(model):
+        for set_to_none in (False, True):
+            (model(X).square().sum() + model(X[:2]).sum()).backward()
+            with pytest.raises(InputError, match="2 and 4 rows"):
+                noise(model.outer.weight)
+            model.zero_grad(set_to_none=set_to_none)
+            model(X).square().sum().backward()
+            assert noise(model.outer.weight) is not None
+            model.zero_grad()
 
 
 def test_not_finite_gradients_are_not_our_complaint():
