@@ -14,7 +14,7 @@ from . import layers
 from .replayed import Call
 from .uses import Use
 
-CHUNK = 2**22  # numbers that per-sample gradients may take at a time
+CHUNK = 2**20  # numbers that per-sample gradients may take at a time: about a processor's cache
 
 
 def contributions(uses: list[tuple[Use, str]], parameter: Tensor, gradient: Tensor) -> tuple[Tensor, int, Tensor]:
@@ -75,7 +75,7 @@ def _chunked(uses: list[tuple[Use, str]], parameter: Tensor, wide: torch.dtype) 
             calls.append((None, x, [delta]))
             size += layers.work(use.unit.module, x, delta)
     squares, total = (torch.zeros_like(parameter, dtype=wide) for _ in range(2))
-    step = max(1, CHUNK // max(1, size))
+    step = _step(parameter, size)
     for low in range(0, rows, step):
         high, chunk = min(low + step, rows), None
         for (use, name), (call, x, deltas) in zip(uses, calls, strict=True):
@@ -88,7 +88,7 @@ def _chunked(uses: list[tuple[Use, str]], parameter: Tensor, wide: torch.dtype) 
             chunk = part if chunk is None else chunk + part
         assert chunk is not None
         total += chunk.sum(0)
-        squares += chunk.square().sum(0)
+        squares += chunk.square().sum(0)  # a copy: a chunk may be the gradient at an output itself
     return squares, total
 
 
@@ -102,7 +102,7 @@ def _replayed(use: Use, wide: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
         deltas, call = use.cotangents(), use.call(next(iter(chosen.values())).dtype)
         sums = {name: [torch.zeros_like(value, dtype=wide) for _ in range(2)] for name, value in chosen.items()}
         size = sum(value.numel() for value in chosen.values()) + sum(d.numel() for d in deltas) // max(1, use.rows)
-        step = max(1, CHUNK // max(1, size))
+        step = _step(deltas[0], size)
         for low in range(0, use.rows, step):
             found = call.gradients(list(chosen), deltas, low, min(low + step, use.rows))
             for name, part in found.items():
@@ -110,6 +110,11 @@ def _replayed(use: Use, wide: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
                 sums[name][1] += part.to(wide).sum(0)
         use.squared = (places, {name: (pair[0], pair[1]) for name, pair in sums.items()})
     return use.squared[1]
+
+
+def _step(at: Tensor, size: int) -> int:
+    """Samples at a time, of so many numbers each; an accelerator wants more to do at once."""
+    return max(1, (16 * CHUNK if at.is_cuda else CHUNK) // max(1, size))
 
 
 @functools.lru_cache(maxsize=64)

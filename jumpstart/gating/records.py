@@ -60,7 +60,7 @@ class Record:
         if not fired:
             return (
                 "a gradient arrived that no layer was seen to add (its weight is used by a function or by another "
-                "module); use each='microbatch', or leave it out by params=."
+                "module, or the model is compiled); use each='microbatch', or leave it out by params=."
             )
         try:
             return contributions(fired, parameter, gradient)

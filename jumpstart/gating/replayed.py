@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from ..errors import InputError, UntraceableError
@@ -46,7 +47,7 @@ class Call:
         random = generators([*rows, *deltas])
         _thread.running = True
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
                 warnings.filterwarnings("ignore", message=".*performance drop.*")
                 if not self.loops:
                     try:
