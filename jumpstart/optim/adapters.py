@@ -269,7 +269,7 @@ def _second(state: State, group: Group) -> Tensor:
     return state["max_exp_avg_sq"]
 
 
-def _adam(state: State, group: Group) -> Tensor:
+def adam(state: State, group: Group) -> Tensor:
     correction = 1 - float(group["betas"][1]) ** _steps(state)
     return 1 / ((_second(state, group) / correction).sqrt() + group["eps"])
 
@@ -322,11 +322,11 @@ def no_metric(who: str, why: str) -> Callable[[State, Group], Tensor]:
 
 # What one step from rest leaves, not what moments settle at: that would be ten steps' worth of a gradient that the
 # narrow valley of a jump's end turns at once (docs/decisions/0021).
-def _averaged(state: State, group: Group) -> float:
+def averaged(state: State, group: Group) -> float:
     return 1 - float(group["betas"][0])
 
 
-def _accumulated(state: State, group: Group) -> float:
+def accumulated(state: State, group: Group) -> float:
     return 1 - float(group["dampening"])
 
 
@@ -334,7 +334,7 @@ def _afresh(state: State, group: Group) -> float:
     return 0.0
 
 
-def _mixed(state: State, group: Group) -> float:
+def mixed(state: State, group: Group) -> float:
     return 1 - float(group.get("momentum", 0.9))
 
 
@@ -344,7 +344,7 @@ def _restart(optimizer: Optimizer, moved: Mapping[Tensor, Tensor]) -> None:
         state.clear()
 
 
-_ADAM = ("step", "exp_avg", "exp_avg_sq")
+ADAM = ("step", "exp_avg", "exp_avg_sq")
 _SCHEDULE_FREE = ("k", "weight_sum", "lr_max", "weight_lr_power")
 _LBFGS = (
     *("func_evals", "n_iter", "d", "t", "old_dirs", "old_stps"),
@@ -359,55 +359,55 @@ REGISTRY: list[Adapter] = [
         types=(torch.optim.SGD,),
         optional=("momentum_buffer",),
         group=("momentum", "dampening"),
-        moments={"momentum_buffer": _accumulated},
+        moments={"momentum_buffer": accumulated},
         elementwise=True,
     ),
     Adapter(
         "Adam",
-        state=_ADAM,
+        state=ADAM,
         optional=("max_exp_avg_sq",),
         group=("betas", "eps"),
-        metric=_adam,
+        metric=adam,
         coupled=True,
-        moments={"exp_avg": _averaged},
+        moments={"exp_avg": averaged},
         elementwise=True,
     ),
     Adapter(
         "AdamW",
         types=(torch.optim.AdamW, "adamw"),
-        state=_ADAM,
+        state=ADAM,
         optional=("max_exp_avg_sq",),
         group=("betas", "eps"),
-        metric=_adam,
-        moments={"exp_avg": _averaged},
+        metric=adam,
+        moments={"exp_avg": averaged},
         elementwise=True,
     ),
     Adapter(
         "SparseAdam",
         types=(torch.optim.SparseAdam,),
-        state=_ADAM,
+        state=ADAM,
         group=("betas", "eps"),
         metric=_sparse_adam,
-        moments={"exp_avg": _averaged},
+        moments={"exp_avg": averaged},
     ),
     Adapter(
         "RAdam",
         types=(torch.optim.RAdam, "radam"),
-        state=_ADAM,
+        state=ADAM,
         group=("betas", "eps"),
         metric=_radam,
         coupled=True,
-        moments={"exp_avg": _averaged},
+        moments={"exp_avg": averaged},
         elementwise=True,
     ),
     # Its look-ahead changes the momentum's share, not the denominator.
     Adapter(
         "NAdam",
-        state=(*_ADAM, "mu_product"),
+        state=(*ADAM, "mu_product"),
         group=("betas", "eps"),
-        metric=_adam,
+        metric=adam,
         coupled=True,
-        moments={"exp_avg": _averaged},
+        moments={"exp_avg": averaged},
         elementwise=True,
     ),
     # Its momentum is of preconditioned gradients: it starts afresh.
@@ -443,7 +443,7 @@ REGISTRY: list[Adapter] = [
         state=("step", "exp_avg", "exp_inf"),
         group=("betas",),
         metric=no_metric("Adamax", "its denominator is the largest gradient so far, not a second moment"),
-        moments={"exp_avg": _averaged},
+        moments={"exp_avg": averaged},
         elementwise=True,
     ),
     Adapter(
@@ -459,7 +459,7 @@ REGISTRY: list[Adapter] = [
         types=("muon",),
         state=("momentum_buffer",),
         metric=no_metric("Muon", "it orthogonalizes its update"),
-        moments={"momentum_buffer": _mixed},
+        moments={"momentum_buffer": mixed},
     ),
     Adapter(
         "ASGD",
@@ -519,7 +519,7 @@ UNKNOWN = Adapter(
     state=("exp_avg",),
     optional=("momentum_buffer",),
     moments={
-        "exp_avg": lambda state, group: _averaged(state, group) if "betas" in group else 0.0,
+        "exp_avg": lambda state, group: averaged(state, group) if "betas" in group else 0.0,
         "momentum_buffer": _afresh,
     },
 )

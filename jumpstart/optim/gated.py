@@ -1,0 +1,398 @@
+"""Gating an optimizer: its step, taken as far as each coordinate's signal beats its noise.
+
+    m̂² against the variance of m̂, by a rule of ``gating.rules``; weights ← decayed + gate ⊙ (stepped − decayed)
+
+The optimizer inside is torch's own class, with all of its options; a mixin adds what the gate needs: one more average a
+coordinate (streaming), or what each sample added to the gradient (exact, ``gating.record``). Source: Litman & Guo,
+arXiv:2605.01172; docs/gates.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..gating import samples
+from ..gating.averages import Average
+from ..gating.rules import RULES
+from ..utils.brief import brief
+from ..utils.warn import warn
+from .adapters import Group, State
+
+STATISTICS = ("streaming", "exact")
+REDUCE = ("parameter", "row", "tensor")
+BLOCK = 2**15  # coordinates gated at a time on a CPU: what they need stays in its cache
+LARGE = 2**18  # coordinates of a parameter that is stepped by itself on a CPU
+BEGUN = "exp_avg_var_begun"  # state: the step that this average began with
+OPTIONS = ("rule", "statistics", "correction", "alpha", "reduce", "rho")
+AJAR = 1e-2  # a gate in a metric, which must be positive: where it is shut a coordinate moves by a hundredth
+VARIANCE = "exp_avg_var"  # state: the average squared deviation of a gradient from the average before it
+
+
+@dataclass
+class _Held:
+    """A parameter with a gradient, in the course of a step: the variance of its samples, and what it was before."""
+
+    group: dict[str, Any]
+    p: Tensor
+    noise: Tensor | None = None
+    before: Tensor | None = None
+
+    @property
+    def gradient(self) -> Tensor:
+        assert self.p.grad is not None
+        return self.p.grad
+
+
+class Gated(torch.optim.Optimizer):
+    """What is added to an optimizer of torch's, which stands behind it among the bases.
+
+    Keys of each parameter group, beside the optimizer's: ``rule`` ("hard", "soft", "snr"; None is never gated),
+    ``statistics``, ``correction``, ``alpha``, ``reduce``, ``rho``. Weight decay is decoupled, and outside the gate.
+
+    A step whose gradients are not finite is left out: nothing is written, ``nonfinite`` counts it.
+    """
+
+    AVERAGE: ClassVar[str]  # the state that holds the optimizer's average of gradients
+
+    @staticmethod
+    def _averaged(group: Group, count: int) -> Average | None:
+        """The weights in that state after so many steps; None where there is no average."""
+        raise NotImplementedError
+
+    def _own(self) -> Callable[..., Any]:
+        """The optimizer's own step, without the hooks that torch wraps around it."""
+        raise NotImplementedError
+
+    @property
+    def _counts(self) -> bool:
+        """Whether torch's class keeps the number of steps itself."""
+        return isinstance(self, torch.optim.Adam)
+
+    def _fused(self, foreach: bool | None, fused: bool | None) -> bool | None:
+        """Torch's fused kernel, where nobody has said otherwise: the gate takes its passes over the weights besides."""
+        plain = all(
+            p.is_floating_point() and p.device.type in ("cpu", "cuda") for g in self.param_groups for p in g["params"]
+        )
+        if foreach is None and fused is None and plain:
+            for group in self.param_groups:
+                group["fused"] = True
+            return True
+        return fused
+
+    def _gate(self, **options: Any) -> None:
+        """Take the gate's options in, at the end of ``__init__``."""
+        self.defaults.update(options, nonfinite=0)
+        self._step_supports_amp_scaling = False  # scaled gradients would be taken for gradients
+        for group in self.param_groups:
+            self._complete(group)
+
+    def _complete(self, group: dict[str, Any]) -> None:
+        for name in (*OPTIONS, "nonfinite"):
+            group.setdefault(name, self.defaults[name])
+        _require_options(group, type(self).__name__)
+        if group["rule"] is None:
+            return
+        if group["statistics"] == "streaming" and self._averaged(group, 1) is None:
+            raise InputError(
+                f"{type(self).__name__}: statistics='streaming' holds an average of gradients against its noise, and "
+                "momentum=0 keeps none: give momentum=0.9, or statistics='exact'."
+            )
+        if any(p.is_complex() for p in group["params"]):
+            raise InputError(
+                f"{type(self).__name__} does not gate complex parameters: give them a group with rule=None."
+            )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        if "nonfinite" in self.defaults:  # else this is the constructor of torch's class
+            try:
+                self._complete(self.param_groups[-1])
+            except BaseException:
+                self.param_groups.pop()
+                raise
+
+    @property
+    def nonfinite(self) -> int:
+        """Steps left out because a gradient was NaN or infinite."""
+        return max((group["nonfinite"] for group in self.param_groups), default=0)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for group in self.param_groups:
+            for p in group["params"]:
+                samples.used(p)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step; returns what the closure returns.
+
+        Raises:
+            InputError: sparse gradients; statistics='exact' where no sample was recorded, or a batch of one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.no_grad():
+            # As torch does for those of its own that it cannot trace: a compiled loop breaks its graph here.
+            _untraced(self) if torch.compiler.is_compiling() else self._stepped()
+        return loss
+
+    def _stepped(self) -> None:
+        held = [_Held(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for one in held:
+            if one.gradient.is_sparse:
+                raise InputError(f"{type(self).__name__} does not support sparse gradients.")
+        for one in held:
+            if one.group["rule"] is not None and one.group["statistics"] == "exact":
+                one.noise = _exact(one.p)
+        if not _finite([one.gradient for one in held]):
+            for group in self.param_groups:
+                group["nonfinite"] += 1
+            if self.nonfinite == 1:
+                warn(f"{type(self).__name__}: a gradient is NaN or infinite; such steps are left out and counted "
+                     "(optimizer.nonfinite).", RuntimeWarning)  # fmt: skip
+        else:
+            for part in _parts(held):
+                self._part(part)
+        for one in held:
+            samples.used(one.p)
+
+    def _part(self, held: list[_Held]) -> None:
+        """The step of some parameters."""
+        for one in held:
+            if one.group["rule"] is not None and one.group["statistics"] == "streaming":
+                self._before(one.group, one.p)
+            one.before = one.p.clone() if self._gates(one.group, one.p) else None
+        whole, chosen = [group["params"] for group in self.param_groups], {id(one.p) for one in held}
+        try:
+            for group in self.param_groups:
+                group["params"] = [p for p in group["params"] if id(p) in chosen]
+            self._own()(self)
+        finally:
+            for group, params in zip(self.param_groups, whole, strict=True):
+                group["params"] = params
+        for one in held:
+            if not self._counts:
+                self.state[one.p]["step"] = self.state[one.p].get("step", torch.zeros(())) + 1
+            if one.group["rule"] is not None and one.group["statistics"] == "streaming":
+                self._begin(one.group, one.p)
+            if one.before is not None:
+                self._after(one.group, one.p, one.before, one.noise)
+            one.before = one.noise = None
+
+    def _before(self, group: dict[str, Any], p: Tensor) -> None:
+        """Take a gradient's deviation from the average before it into the variance."""
+        state, count = self.state[p], self._count(p)
+        if VARIANCE not in state:
+            return  # torch's classes make their state at the first step, and of none but their own
+        average, known = state[self.AVERAGE], self._averaged(group, count)
+        assert known is not None
+        if group["correction"]:
+            share, weight = 1 / known.total, (1 - group["rho"]) / (1 + known.variance)
+        else:  # as published: the average starts from zero
+            share, weight = self._from_zero(group, count) / known.total, 1 - group["rho"]
+        share = -share if group.get("maximize") else share  # an average of gradients turned round
+        assert p.grad is not None
+        for gradient, variance, before in _blocks([p.grad, state[VARIANCE], average]):
+            deviation = torch.sub(gradient.to(variance.dtype), before, alpha=share)
+            variance.mul_(group["rho"]).addcmul_(deviation, deviation, value=weight)
+
+    def _begin(self, group: dict[str, Any], p: Tensor) -> None:
+        """The variance at a first step: one gradient says nothing of its noise; as published, all of it is that."""
+        state = self.state[p]
+        if VARIANCE in state:
+            return
+        assert p.grad is not None
+        wide = torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
+        state[VARIANCE] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
+        state[BEGUN] = self._count(p)
+        if not group["correction"]:
+            state[VARIANCE].addcmul_(p.grad.to(wide), p.grad.to(wide), value=1 - group["rho"])
+
+    def _from_zero(self, group: dict[str, Any], count: int) -> float:
+        """The sum of the weights of an average from zero."""
+        beta = group["betas"][0] if "betas" in group else group["momentum"]
+        return 1 - float(beta) ** count
+
+    def _count(self, p: Tensor) -> int:
+        """Steps that a parameter has taken."""
+        return int(self.state[p].get("step", 0))
+
+    def _gates(self, group: dict[str, Any], p: Tensor) -> bool:
+        """Whether this step is gated: of a streaming variance nothing is known at a parameter's first."""
+        return group["rule"] is not None and (group["statistics"] == "exact" or VARIANCE in self.state[p])
+
+    def _after(self, group: dict[str, Any], p: Tensor, before: Tensor, exact: Tensor | None) -> None:
+        signal, noise, times = self._held_against(group, p, exact)
+        left = 1 - float(group["lr"]) * float(group["weight_decay"])
+        for own, base, m, s in _blocks([p, before, signal, noise], group["reduce"] == "parameter"):
+            if left != 1:
+                base.mul_(left)
+            torch.lerp(base, own, opened(group, m, s, times).to(own.dtype), out=own)
+
+    def _held_against(self, group: dict[str, Any], p: Tensor, exact: Tensor | None) -> tuple[Tensor, Tensor, float]:
+        """A signal and a variance, and what that is to be multiplied by to be the signal's."""
+        count = self._count(p)
+        average = self._averaged(group, count)
+        state = self.state[p]
+        if exact is None:
+            return streamed(group, state, state[self.AVERAGE], average)
+        if average is None or not group["correction"]:
+            assert p.grad is not None
+            return p.grad, exact, 1.0  # the batch's own mean
+        return state[self.AVERAGE], exact, average.square
+
+    def gate(self, parameter: Tensor) -> Tensor:
+        """How far a streaming gate stands open after the last step, in [0, 1], shaped to broadcast with the parameter.
+
+        Raises:
+            InputError: the parameter is not held; its gate is exact, and known while a step is taken alone.
+        """
+        group = next((g for g in self.param_groups if any(p is parameter for p in g["params"])), None)
+        if group is None:
+            raise InputError(
+                f"gate: this {type(self).__name__} does not hold the parameter of shape {tuple(parameter.shape)}."
+            )
+        if group["rule"] is None or not settled(self.state[parameter]):
+            return torch.ones((), dtype=parameter.dtype, device=parameter.device)
+        if group["statistics"] == "exact":
+            raise InputError(
+                "gate: with statistics='exact' it belongs to a batch and is not kept; watch it by js.gating.Monitor."
+            )
+        return opened(group, *self._held_against(group, parameter, None))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Torch's, of this kind of optimizer.
+
+        Raises:
+            InputError: it is another optimizer's.
+        """
+        groups = state_dict.get("param_groups", []) if isinstance(state_dict, dict) else []
+        lacking = sorted({name for group in groups for name in OPTIONS if name not in group})
+        if not groups or lacking:
+            raise InputError(f"this is no state of {type(self).__name__}: its groups lack {lacking or 'everything'}.")
+        for group in groups:
+            _require_options(group, type(self).__name__)
+        wide = {i: s[VARIANCE] for i, s in state_dict["state"].items() if VARIANCE in s}
+        super().load_state_dict(state_dict)
+        held = [p for group in self.param_groups for p in group["params"]]
+        numbers = [i for group in groups for i in group["params"]]
+        for number, p in zip(numbers, held, strict=True):  # torch casts states to the parameter's dtype
+            if number in wide and wide[number].dtype != p.dtype:
+                self.state[p][VARIANCE] = wide[number].detach().clone().to(p.device)
+
+
+_untraced = torch._disable_dynamo(Gated._stepped)
+
+
+def opened(group: Group, signal: Tensor, noise: Tensor, times: float = 1.0) -> Tensor:
+    """The gate of a group for a signal and its variance times a number, both shaped like a parameter.
+
+    Rules know no unit, so that an average need not be divided by the sum of its weights.
+    """
+    square = _reduced(signal.to(noise.dtype).square(), group["reduce"])
+    rule, alpha = group["rule"], group["alpha"]
+    if rule == "soft":
+        return RULES[rule](square, _reduced(noise, group["reduce"]) * times, alpha=alpha)
+    return RULES[rule](square, _reduced(noise, group["reduce"]) * (times * alpha))
+
+
+def streamed(group: Group, state: State, signal: Tensor, average: Average | None) -> tuple[Tensor, Tensor, float]:
+    """A settled signal, the variance that is kept, and what that is to be multiplied by to be the signal's."""
+    assert average is not None
+    seen = int(state["step"]) - state[BEGUN] + (not group["correction"])
+    times = average.square if group["correction"] else average.total**2
+    return signal, state[VARIANCE], times / (1 - group["rho"] ** seen)
+
+
+def settled(state: State) -> bool:
+    """Whether a parameter's state says anything of its noise."""
+    return VARIANCE in state and int(state["step"]) > state[BEGUN]
+
+
+def ajar(group: Group, state: State, signal: str, average: Average | None) -> Tensor:
+    """The gate that a parameter's state says, for a metric: nowhere shut; 1 where nothing is known of noise."""
+    if not settled(state):
+        return torch.ones_like(state[signal])
+    gate = opened(group, *streamed(group, state, state[signal], average)).clamp_min(AJAR)
+    return gate.to(state[signal].dtype).expand_as(state[signal]).contiguous()
+
+
+def _reduced(values: Tensor, reduce: str) -> Tensor:
+    if reduce == "tensor":
+        return values.mean()
+    if reduce == "row" and values.dim() > 1:
+        return values.mean(dim=tuple(range(1, values.dim())), keepdim=True)
+    return values
+
+
+def _parts(held: list[_Held]) -> Iterator[list[_Held]]:
+    """All at once on a GPU; on a CPU large ones by themselves: a copy of one is in the cache when it is used."""
+    small = [one for one in held if one.p.numel() <= LARGE or one.p.device.type != "cpu"]
+    if small:
+        yield small
+    yield from ([one] for one in held if one.p.numel() > LARGE and one.p.device.type == "cpu")
+
+
+def _blocks(tensors: list[Tensor], split: bool = True) -> Iterator[list[Tensor]]:
+    """Tensors of one shape, or parts of them at a time."""
+    size = tensors[0].numel()
+    flat = split and size > BLOCK and tensors[0].device.type == "cpu" and all(t.is_contiguous() for t in tensors)
+    if not flat:
+        yield tensors
+        return
+    yield from map(list, zip(*(t.view(-1).split(BLOCK) for t in tensors), strict=True))
+
+
+def unwrapped(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A class's ``step`` without the hooks that torch wraps around it: who calls it from a step has called them."""
+    return getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step
+
+
+def _finite(gradients: list[Tensor]) -> bool:
+    sums = [g.sum(dtype=torch.float64 if g.dtype == torch.float64 else torch.float32) for g in gradients]
+    if all(math.isfinite(float(s.real if s.is_complex() else s)) for s in sums):
+        return True
+    return all(bool(torch.isfinite(g).all()) for g in gradients)  # a sum of finite numbers may overflow
+
+
+def _exact(p: Tensor) -> Tensor:
+    found = samples.noise(p)
+    if found is None:
+        raise InputError(
+            f"statistics='exact': nothing is known of what each sample added to the gradient of a parameter of shape "
+            f"{tuple(p.shape)}: call js.gating.record(model) before the forward pass, give its group rule=None, or "
+            "statistics='streaming'."
+        )
+    return found
+
+
+def _require_options(group: dict[str, Any], who: str) -> None:
+    rule, statistics, alpha, rho = (group[name] for name in ("rule", "statistics", "alpha", "rho"))
+    if rule is not None and rule not in RULES:
+        raise InputError(f"{who}: rule={brief(rule)} is none of {sorted(RULES)}, nor None.")
+    if statistics not in STATISTICS:
+        raise InputError(f"{who}: statistics={brief(statistics)} is none of {STATISTICS}.")
+    if group["reduce"] not in REDUCE:
+        raise InputError(f"{who}: reduce={brief(group['reduce'])} is none of {REDUCE}.")
+    if not isinstance(group["correction"], bool):
+        raise InputError(f"{who}: correction={brief(group['correction'])}: give True or False.")
+    if not _number(alpha) or not 0 < alpha < math.inf:
+        hint = " At full batch b/(n − b) is infinite: every gate is shut." if alpha == math.inf else ""
+        raise InputError(f"{who}: alpha={brief(alpha)}: give a positive number.{hint}")
+    if not _number(rho) or not 0 < rho < 1:
+        raise InputError(f"{who}: rho={brief(rho)}: give a number between 0 and 1.")
+    for option in ("differentiable", "capturable"):
+        if group.get(option):
+            raise InputError(f"{who}: {option}=True is not supported: leave it out.")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
