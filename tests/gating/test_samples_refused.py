@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from jumpstart.errors import InputError, NoParametersError
-from jumpstart.gating.samples import noise, record, samples
+from jumpstart.gating.samples import noise, record, samples, used
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)
 
@@ -137,8 +137,13 @@ def test_gradients_that_were_changed():
         nn.utils.clip_grad_value_(model.parameters(), float(model[0].weight.grad.abs().median()))
         with pytest.raises(InputError, match="more than one factor"):
             noise(model[0].weight)
-    model.zero_grad()
-    model(X).sum().backward()
+        model.zero_grad()
+        model(X).sum().backward()
+        used(model[0].weight)  # and no zero_grad()
+        assert noise(model[0].weight) is not None
+        model(X).sum().backward()
+        with pytest.raises(InputError, match="not zero when the record"):
+            noise(model[0].weight)
     with record(model):
         model(X).sum().backward()
         with pytest.raises(InputError, match="not zero when the record"):
