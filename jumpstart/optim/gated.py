@@ -30,7 +30,7 @@ REDUCE = ("parameter", "row", "tensor")
 BLOCK = 2**15  # coordinates gated at a time on a CPU: what they need stays in its cache
 LARGE = 2**18  # coordinates of a parameter that is stepped by itself on a CPU
 BEGUN = "exp_avg_var_begun"  # state: the step that this average began with
-OPTIONS = ("rule", "statistics", "correction", "alpha", "reduce", "rho")
+OPTIONS = ("rule", "statistics", "correction", "alpha", "reduce", "rho", "isometry")
 AJAR = 1e-2  # a gate in a metric, which must be positive: where it is shut a coordinate moves by a hundredth
 VARIANCE = "exp_avg_var"  # state: the average squared deviation of a gradient from the average before it
 
@@ -54,7 +54,8 @@ class Gated(torch.optim.Optimizer):
     """What is added to an optimizer of torch's, which stands behind it among the bases.
 
     Keys of each parameter group, beside the optimizer's: ``rule`` ("hard", "soft", "snr"; None is never gated),
-    ``statistics``, ``correction``, ``alpha``, ``reduce``, ``rho``. Weight decay is decoupled, and outside the gate.
+    ``statistics``, ``correction``, ``alpha``, ``reduce``, ``rho``, ``isometry``. Weight decay and isometry are
+    decoupled, and outside the gate.
 
     A step whose gradients are not finite is left out: nothing is written, ``nonfinite`` counts it.
     """
@@ -169,6 +170,8 @@ class Gated(torch.optim.Optimizer):
         for one in held:
             if one.group["rule"] is not None and one.group["statistics"] == "streaming":
                 self._before(one.group, one.p)
+            if one.group["isometry"] and one.p.dim() > 1:
+                _isometric(one.p, float(one.group["lr"]) * one.group["isometry"])
             one.before = one.p.clone() if self._gates(one.group, one.p) else None
         whole, chosen = [group["params"] for group in self.param_groups], {id(one.p) for one in held}
         try:
@@ -351,6 +354,18 @@ def _blocks(tensors: list[Tensor], split: bool = True) -> Iterator[list[Tensor]]
     yield from map(list, zip(*(t.view(-1).split(BLOCK) for t in tensors), strict=True))
 
 
+def _isometric(weight: Tensor, step: float) -> None:
+    """A step down ‖WᵀW − I‖², or ‖WWᵀ − I‖² of a wide W (out, in·…): singular values go to 1.
+
+    Source: Rosseau, Müller & Nowé, arXiv:2606.09762.
+    """
+    w = weight.reshape(len(weight), -1)
+    tall = w.shape[0] >= w.shape[1]
+    gram = w.T @ w if tall else w @ w.T
+    gram.diagonal().sub_(1.0)
+    weight.sub_((w @ gram if tall else gram @ w).reshape(weight.shape), alpha=4 * step)
+
+
 def unwrapped(step: Callable[..., Any]) -> Callable[..., Any]:
     """A class's ``step`` without the hooks that torch wraps around it: who calls it from a step has called them."""
     return getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step
@@ -389,6 +404,9 @@ def _require_options(group: dict[str, Any], who: str) -> None:
         raise InputError(f"{who}: alpha={brief(alpha)}: give a positive number.{hint}")
     if not _number(rho) or not 0 < rho < 1:
         raise InputError(f"{who}: rho={brief(rho)}: give a number between 0 and 1.")
+    isometry = group["isometry"]
+    if not _number(isometry) or not 0 <= isometry < math.inf:
+        raise InputError(f"{who}: isometry={brief(isometry)}: give a number of 0 or more.")
     for option in ("differentiable", "capturable"):
         if group.get(option):
             raise InputError(f"{who}: {option}=True is not supported: leave it out.")

@@ -28,6 +28,8 @@ class GatedAdamW(Gated, torch.optim.AdamW):
         alpha: the noise is multiplied by it; ``js.gating.finite_sample(batch, samples)`` for a fixed set.
         reduce: the gate is one a "parameter" (each coordinate), a "row", or a "tensor".
         rho: of the streaming variance.
+        isometry: strength λ of a step down ‖WᵀW − I‖² beside the gradient's, for matrices (AdamO, arXiv:2606.09762);
+            with ``rule=None`` that is AdamO itself.
 
     Memory: one number more a coordinate (streaming), and a copy of weights during a step. The first step is not gated.
 
@@ -59,6 +61,7 @@ class GatedAdamW(Gated, torch.optim.AdamW):
         alpha: float = 1.0,
         reduce: str = "parameter",
         rho: float = 0.99,
+        isometry: float = 0.0,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -66,6 +69,7 @@ class GatedAdamW(Gated, torch.optim.AdamW):
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, foreach=foreach, fused=fused)
         self._gate(
             rule=rule, statistics=statistics, correction=correction, alpha=alpha, reduce=reduce, rho=rho,
+            isometry=isometry,
             fused=self._fused(foreach, fused),
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ class GatedMuon(Gated, torch.optim.Muon):
     Args:
         params, lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn: as torch's, and
             torch's own code. Decay is outside the gate.
-        rule, statistics, correction, alpha, reduce, rho: of the gate, as of :class:`GatedAdamW`.
+        rule, statistics, correction, alpha, reduce, rho, isometry: of the gate, as of :class:`GatedAdamW`.
 
     Raises:
         InputError: a gate's option is unknown or out of range. Torch's own errors for its own.
@@ -53,9 +53,18 @@ class GatedMuon(Gated, torch.optim.Muon):
         alpha: float = 1.0,
         reduce: str = "parameter",
         rho: float = 0.99,
+        isometry: float = 0.0,
     ) -> None:
         super().__init__(params, lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn)
-        self._gate(rule=rule, statistics=statistics, correction=correction, alpha=alpha, reduce=reduce, rho=rho)
+        self._gate(
+            rule=rule,
+            statistics=statistics,
+            correction=correction,
+            alpha=alpha,
+            reduce=reduce,
+            rho=rho,
+            isometry=isometry,
+        )
 
     @staticmethod
     def _averaged(group: Group, count: int) -> Average | None:

@@ -21,7 +21,7 @@ class GatedSGD(Gated, torch.optim.SGD):
             statistics need momentum, whose average is the signal.
         weight_decay: decoupled, weights ← (1 − lr·decay) weights, and outside the gate; torch's SGD adds it to the
             gradient.
-        rule, statistics, correction, alpha, reduce, rho: of the gate, as of :class:`GatedAdamW`.
+        rule, statistics, correction, alpha, reduce, rho, isometry: of the gate, as of :class:`GatedAdamW`.
 
     Raises:
         InputError: a gate's option is unknown or out of range; streaming statistics without momentum.
@@ -51,6 +51,7 @@ class GatedSGD(Gated, torch.optim.SGD):
         alpha: float = 1.0,
         reduce: str = "parameter",
         rho: float = 0.99,
+        isometry: float = 0.0,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -60,6 +61,7 @@ class GatedSGD(Gated, torch.optim.SGD):
         )
         self._gate(
             rule=rule, statistics=statistics, correction=correction, alpha=alpha, reduce=reduce, rho=rho,
+            isometry=isometry,
             fused=self._fused(foreach, fused),
         )  # fmt: skip
 

@@ -291,6 +291,7 @@ WRONG = {
     "alpha": ({"alpha": -1.0}, "alpha=-1.0"),
     "alpha at full batch": ({"alpha": float("inf")}, "full batch"),
     "rho": ({"rho": 1.0}, "rho=1.0"),
+    "isometry": ({"isometry": -0.1}, "isometry=-0.1"),
     "correction": ({"correction": 1}, "correction=1"),
 }
 
@@ -520,3 +521,21 @@ def test_exact_statistics_of_one_sample():
         for k in range(3):
             (nn.functional.mse_loss(model(X[k::3]), Y[k::3]) / 3).backward()
         optimizer.step()
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (3, 6), (4, 2, 3, 3), (5,)])
+def test_isometry_is_a_step_down_its_penalty(shape):
+    """Along gradients of zero nothing else moves."""
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.randn(shape).double())
+    twin = p.detach().clone().requires_grad_()
+    optimizer = GatedAdamW([p], lr=0.01, weight_decay=0.0, isometry=0.3)
+    for _ in range(3):
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+        w = twin.reshape(len(twin), -1)
+        gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
+        penalty = (gram - torch.eye(len(gram)).double()).square().sum() if len(shape) > 1 else 0.0 * w.sum()
+        (slope,) = torch.autograd.grad(penalty, [twin])
+        twin = (twin - 0.01 * 0.3 * slope).detach().requires_grad_()
+        torch.testing.assert_close(p.detach(), twin.detach(), rtol=1e-12, atol=1e-14)
