@@ -3,8 +3,8 @@
 python -m experiments.isometry [--quick] [--seeds N] [--minutes M] [--tuning] [--out DIR]
 
 Digits (scikit-learn), the pixels permuted anew for each task; nobody tells the optimizer. What counts is the accuracy
-on a task's held-out samples after its epochs, averaged over the last fifth of the tasks. Rates, decays and strengths are
-chosen on another seed, by that average, from grids of the same size. One thread; seconds of the process.
+on a task's held-out samples after its epochs, averaged over the last fifth of the tasks. Rates, decays and strengths
+are chosen on another seed, by that average, from grids of the same size. One thread; seconds of the process.
 """
 
 from __future__ import annotations
