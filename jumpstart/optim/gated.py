@@ -263,12 +263,12 @@ class Gated(torch.optim.Optimizer):
             raise InputError(
                 f"gate: this {type(self).__name__} does not hold the parameter of shape {tuple(parameter.shape)}."
             )
-        if group["rule"] is None or not settled(self.state[parameter]):
-            return torch.ones((), dtype=parameter.dtype, device=parameter.device)
-        if group["statistics"] == "exact":
+        if group["rule"] is not None and group["statistics"] == "exact":
             raise InputError(
                 "gate: with statistics='exact' it belongs to a batch and is not kept; watch it by js.gating.Monitor."
             )
+        if group["rule"] is None or not settled(self.state[parameter]):
+            return torch.ones((), dtype=parameter.dtype, device=parameter.device)
         return opened(group, *self._held_against(group, parameter, None))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

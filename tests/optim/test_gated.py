@@ -514,6 +514,10 @@ def test_exact_gates_in_a_loop(correction):
 def test_exact_statistics_of_one_sample():
     model = network()
     optimizer = GatedAdamW(model.parameters(), statistics="exact")
+    with pytest.raises(InputError, match=r"js\.gating\.Monitor"):
+        optimizer.gate(model[0].weight)
+    with pytest.raises(InputError, match="does not hold"):
+        optimizer.gate(torch.ones(2))
     with js.gating.record(model), pytest.raises(InputError, match="batch of one"):
         step(model, optimizer, slice(0, 1))
     with js.gating.record(model, each="microbatch"):
