@@ -27,7 +27,7 @@ from .adapters import Group, State
 
 STATISTICS = ("streaming", "exact")
 REDUCE = ("parameter", "row", "tensor")
-BLOCK = 2**15  # coordinates gated at a time on a CPU: what they need stays in its cache
+BLOCK = 2**16  # coordinates gated at a time on a CPU: what they need stays in its cache
 LARGE = 2**18  # coordinates of a parameter that is stepped by itself on a CPU
 BEGUN = "exp_avg_var_begun"  # state: the step that this average began with
 OPTIONS = ("rule", "statistics", "correction", "alpha", "reduce", "rho", "isometry")
