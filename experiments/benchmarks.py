@@ -1,4 +1,4 @@
-"""Every measured figure of README.md, docs/benchmarks.md and docs/pinns.md, from the results files under docs/results.
+"""Every measured figure of README.md, docs/benchmarks.md, pinns.md and gates.md, from the results files of docs/results.
 
 python -m experiments.benchmarks           writes them between the pages' markers, and draws README's picture
 python -m experiments.benchmarks --check   fails if a page or the picture is not what the results say
@@ -20,6 +20,7 @@ from jumpstart.report import plots, records
 
 from . import ablation as parts
 from . import endings as last
+from . import gate_pages
 from . import targets as race
 from .fewshot import summary as few_shots
 from .pages import machine, markdown, rough
@@ -441,6 +442,11 @@ def pinn_page() -> str:
     return report.page(RESULTS / "pinn", "results/pinn")
 
 
+def gates() -> str:
+    """What gates cost and are worth, for docs/gates.md."""
+    return gate_pages.sections(measured, UNMEASURED)
+
+
 PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
     ROOT / "README.md": (headline, limits),
     ROOT / "docs" / "benchmarks.md": (
@@ -463,6 +469,7 @@ PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
         core,
     ),
     ROOT / "docs" / "pinns.md": (pinn_page,),
+    ROOT / "docs" / "gates.md": (gates,),
 }
 
 

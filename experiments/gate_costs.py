@@ -115,7 +115,7 @@ def page(content: dict[str, Any]) -> str:
         }
         for row in content["settings"]["summary"]
     ]  # fmt: skip
-    return f"{markdown(rows, list(rows[0]))}\n\n<sub>{machine(content)}</sub>"
+    return f"{markdown(rows)}\n\n<sub>{machine(content)}</sub>"
 
 
 def main() -> None:

@@ -88,7 +88,7 @@ def grid(arm: str) -> list[tuple[float, float]]:
 def picture(rows: Sequence[Row]) -> Any:
     """Accuracy after each task, medians of seeds."""
     plt = plots.pyplot()
-    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    figure, axis = plt.subplots(figsize=(7.2, 3.6))
     for colour, arm in zip(plots.COLOURS, ARMS, strict=False):
         curves = [row["accuracies"] for row in rows if row["arm"] == arm]
         if curves:
@@ -96,7 +96,7 @@ def picture(rows: Sequence[Row]) -> Any:
             axis.plot(range(1, len(middle) + 1), middle, color=colour, label=arm, linewidth=1.4)
     axis.set_xlabel("task")
     axis.set_ylabel("held-out accuracy after it")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     return figure
 
@@ -112,7 +112,7 @@ def page(content: dict[str, Any]) -> str:
         for row in content["settings"]["summary"]
     ]  # fmt: skip
     return (
-        f"{markdown(rows, list(rows[0]))}\n\n![accuracy after each task](results/isometry/isometry.png)\n\n"
+        f"{markdown(rows)}\n\n![accuracy after each task](results/isometry/isometry.png)\n\n"
         f"<sub>{machine(content)}</sub>"
     )
 

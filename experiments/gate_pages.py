@@ -1,0 +1,35 @@
+"""What docs/gates.md says of measurements: a section for each experiment, from its results file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import gate_costs, isometry
+
+Page = Callable[[dict[str, Any]], str]
+
+# Experiment -> heading, a sentence, and what makes its tables.
+SECTIONS: dict[str, tuple[str, str, Page]] = {
+    "gate_costs": (
+        "What a step costs",
+        "One thread; medians of rounds in which the arms take turns, and the range of their ratios.",
+        gate_costs.page,
+    ),
+    "isometry": (
+        "Isometry, on a sequence of tasks",
+        "The `isometry` term beside the gate (AdamO, Rosseau et al., arXiv:2606.09762): held-out accuracy after each of "
+        "60 tasks, digits with pixels permuted anew.",
+        isometry.page,
+    ),
+}
+
+
+def sections(measured: Callable[[str], dict[str, Any] | None], unmeasured: str) -> str:
+    """All of them, in order; of what has no results yet, how to get them."""
+    found = []
+    for name, (heading, sentence, page) in SECTIONS.items():
+        content = measured(name)
+        text = unmeasured.format(name=name) if content is None else page(content)
+        found.append(f"### {heading}\n\n{sentence}\n\n{text}")
+    return "\n\n".join(found)
