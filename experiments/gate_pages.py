@@ -18,8 +18,8 @@ SECTIONS: dict[str, tuple[str, str, Page]] = {
     ),
     "isometry": (
         "Isometry, on a sequence of tasks",
-        "The `isometry` term beside the gate (AdamO, Rosseau et al., arXiv:2606.09762): held-out accuracy after each of "
-        "60 tasks, digits with pixels permuted anew.",
+        "The `isometry` term beside the gate (AdamO, Rosseau et al., arXiv:2606.09762): held-out accuracy after each "
+        "of 60 tasks, digits with pixels permuted anew.",
         isometry.page,
     ),
 }
