@@ -1,4 +1,4 @@
-"""Every measured figure of README.md and of docs/{benchmarks,pinns,gates}.md, from the results files under docs/results.
+"""Every measured figure of README.md, docs/benchmarks.md, pinns.md and gates.md, from results under docs/results.
 
 python -m experiments.benchmarks           writes them between the pages' markers, and draws README's picture
 python -m experiments.benchmarks --check   fails if a page or the picture is not what the results say

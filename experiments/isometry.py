@@ -136,7 +136,7 @@ def main() -> None:
             if (time.monotonic() - begun) / 60 > asked.minutes:
                 break
             for arm in ARMS:
-                rows.append(run(arm, *chosen[arm], seed, tasks, epochs))
+                rows.append(run(arm, chosen[arm][0], chosen[arm][1], seed, tasks, epochs))
                 count(arm)
     summary = [
         {

@@ -77,10 +77,11 @@ class Gated(torch.optim.Optimizer):
         return isinstance(self, torch.optim.Adam)
 
     def _fused(self, foreach: bool | None, fused: bool | None) -> bool | None:
-        """Torch's fused kernel, where nobody has said otherwise: the gate takes its passes over the weights besides."""
-        plain = all(
-            p.is_floating_point() and p.device.type in ("cpu", "cuda") for g in self.param_groups for p in g["params"]
-        )
+        """Torch's fused kernel, where nobody has said otherwise: the gate takes its passes over the weights besides.
+
+        Not on a GPU: it keeps the number of steps there, and each look at it would wait.
+        """
+        plain = all(p.is_floating_point() and p.device.type == "cpu" for g in self.param_groups for p in g["params"])
         if foreach is None and fused is None and plain:
             for group in self.param_groups:
                 group["fused"] = True
@@ -150,9 +151,6 @@ class Gated(torch.optim.Optimizer):
         for one in held:
             if one.gradient.is_sparse:
                 raise InputError(f"{type(self).__name__} does not support sparse gradients.")
-        for one in held:
-            if one.group["rule"] is not None and one.group["statistics"] == "exact":
-                one.noise = _exact(one.p)
         if not _finite([one.gradient for one in held]):
             for group in self.param_groups:
                 group["nonfinite"] += 1
@@ -160,6 +158,9 @@ class Gated(torch.optim.Optimizer):
                 warn(f"{type(self).__name__}: a gradient is NaN or infinite; such steps are left out and counted "
                      "(optimizer.nonfinite).", RuntimeWarning)  # fmt: skip
         else:
+            for one in held:
+                if one.group["rule"] is not None and one.group["statistics"] == "exact":
+                    one.noise = _exact(one.p)
             for part in _parts(held):
                 self._part(part)
         for one in held:
@@ -372,8 +373,12 @@ def unwrapped(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _finite(gradients: list[Tensor]) -> bool:
-    sums = [g.sum(dtype=torch.float64 if g.dtype == torch.float64 else torch.float32) for g in gradients]
-    if all(math.isfinite(float(s.real if s.is_complex() else s)) for s in sums):
+    wide = {torch.float64: torch.float64, torch.complex128: torch.complex128, torch.complex64: torch.complex64}
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for g in gradients:
+        total = g.sum(dtype=wide.get(g.dtype, torch.float32))
+        by_device.setdefault(g.device, []).append(torch.isfinite(total))
+    if all(bool(torch.stack(found).all()) for found in by_device.values()):  # asked once a device: a GPU makes one wait
         return True
     return all(bool(torch.isfinite(g).all()) for g in gradients)  # a sum of finite numbers may overflow
 

@@ -18,7 +18,7 @@ class GatedAdamW(Gated, torch.optim.AdamW):
 
     Args:
         params, lr, betas, eps, weight_decay, amsgrad, maximize, foreach, fused: as torch's, and torch's own code. Where
-            neither foreach nor fused is said, its fused kernel is used. Decay is outside the gate.
+            neither foreach nor fused is said, its fused kernel is used on a CPU. Decay is outside the gate.
         rule: "hard" (open where m̂² > α Var m̂), "soft", "snr" (m̂²/(m̂² + α Var m̂)); None in a group is never gated.
         statistics: "streaming" keeps one average more a coordinate, of squared deviations of a gradient from the
             average before it; "exact" takes the variance over the batch's samples, which ``js.gating.record`` sees.

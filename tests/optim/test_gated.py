@@ -543,3 +543,21 @@ def test_isometry_is_a_step_down_its_penalty(shape):
         (slope,) = torch.autograd.grad(penalty, [twin])
         twin = (twin - 0.01 * 0.3 * slope).detach().requires_grad_()
         torch.testing.assert_close(p.detach(), twin.detach(), rtol=1e-12, atol=1e-14)
+
+
+def test_gradients_that_are_not_finite_are_left_out_with_exact_statistics_too():
+    model = network()
+    optimizer = GatedAdamW(model.parameters(), statistics="exact")
+    before = [p.detach().clone() for p in model.parameters()]
+    with js.gating.record(model), pytest.warns(RuntimeWarning, match="left out"):
+        step(model, optimizer, scale=float("nan"))
+    assert optimizer.nonfinite == 1
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def test_complex_weights_may_stand_in_a_group_that_is_never_gated():
+    p = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+    optimizer = GatedAdamW([{"params": [p], "rule": None}], lr=0.1, weight_decay=0.0)
+    p.grad = torch.full_like(p, 1 + 1j)
+    optimizer.step()
+    assert bool((p != 1).all())
