@@ -4,8 +4,7 @@ python -m experiments.gate_statistics [--quick] [--seeds N] [--out DIR]
 
 Rates: exact and streaming statistics, the threshold corrected and as published, and the noise divided by b − 1 twice,
 at signal-to-noise 0 to 2 of one batch's mean, b = 8 to 512: in closed form, of the optimizers on Gaussian samples, and
-of the optimizers on a digits network's per-sample gradients. Then a reference implementation with one mistake at a time.
-One thread.
+of the optimizers on a digits network's per-sample gradients. Then a reference with one mistake at a time. One thread.
 """
 
 from __future__ import annotations

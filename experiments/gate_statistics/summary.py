@@ -113,8 +113,8 @@ def trap_page(content: Mapping[str, Any]) -> str:
     return "\n\n".join(
         (
             "A readable reference with one mistake at a time (`experiments/gate_statistics/reference.py`): gates on "
-            f"noise alone, and {settings['epochs']} epochs on digits with {100 * settings['noise']:.0f}% wrong labels, rate "
-            f"{settings['rate']:g}; means of {len(content['environment']['seeds'])} seeds:",
+            f"noise alone, and {settings['epochs']} epochs on digits, {100 * settings['noise']:.0f}% of labels wrong, "
+            f"rate {settings['rate']:g}; means of {len(content['environment']['seeds'])} seeds:",
             markdown(settings["traps"], CASES),
             f"<sub>{machine(content)}</sub>",
         )

@@ -59,8 +59,9 @@ def jobs(asked: Arguments, names: list[str]) -> Iterator[Job]:
         plan = [(who, setting) for who in chosen for setting in CONTENDERS[who].settings]
         yield from (Job(name, who, setting, TUNING, (FIRST,)) for who, setting in plan)
         if not asked.tuning:
-            yield from (Job(name, who, setting, REPORTED, seeds) for who, setting in plan)
-            yield from (Job(name, ADAMW, setting, STOPPED, seeds) for setting in CONTENDERS[ADAMW].settings)
+            reported = [Job(name, ADAMW, setting, STOPPED, seeds) for setting in CONTENDERS[ADAMW].settings]
+            reported += [Job(name, who, setting, REPORTED, seeds) for who, setting in plan]
+            yield from sorted(reported, key=lambda job: CONTENDERS[job.contender].exact)  # what is dear comes last
 
 
 def digest(modules: Sequence[ModuleType]) -> str:

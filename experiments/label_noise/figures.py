@@ -1,2 +1,47 @@
-def picture(rows):
-    pass
+"""The picture: held-out loss against epochs, and along the frontier of training loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jumpstart.report import plots
+from jumpstart.report.records import Row
+
+from .settings import ADAMW, GATES, REPORTED
+from .summary import by_setting
+
+
+def middle(rows: Sequence[Row], key: str) -> np.ndarray:
+    """Medians over seeds, look by look."""
+    return np.median([row["curve"][key] for row in rows], axis=0)
+
+
+def picture(rows: Sequence[Row]) -> Any:
+    """A column for each task and noise: AdamW at all rates in grey, gates at the base rate in colour."""
+    kept = [row for row in rows if row["part"] == REPORTED and row["noise"] > 0 and row["average"] is None]
+    columns = list(dict.fromkeys((row["task"], row["noise"]) for row in kept))
+    figure, axes = plots.pyplot().subplots(2, len(columns), figsize=(3.1 * len(columns), 5.4), squeeze=False)
+    for (task, noise), (above, below) in zip(columns, axes.T, strict=True):
+        here = [row for row in kept if (row["task"], row["noise"]) == (task, noise)]
+        plain = by_setting(row for row in here if row["contender"] == ADAMW)
+        for shade, setting in enumerate(sorted(plain, key=lambda s: s.factor)):
+            for axis, key in ((above, "epoch"), (below, "train")):
+                axis.plot(middle(plain[setting], key), middle(plain[setting], "held"), color=str(0.75 - 0.25 * shade),
+                          linewidth=1.2, label=f"AdamW × {setting.factor:.2g}")  # fmt: skip
+        for colour, who in zip(plots.COLOURS, GATES, strict=False):
+            mine = [row for row in here if row["contender"] == who and row["factor"] == 1]
+            if mine:
+                for axis, key in ((above, "epoch"), (below, "train")):
+                    axis.plot(middle(mine, key), middle(mine, "held"), color=colour, linewidth=1.2, label=who)
+        top = 2 * min(float(middle([row], "held").min()) for row in here)
+        above.set(title=f"{task}, {noise:.0%} wrong", xlabel="epoch", xscale="log", ylim=(0.45 * top, top))
+        below.set(xlabel="training loss", ylim=(0.45 * top, top))
+        below.invert_xaxis()
+    for axis in axes[:, 0]:
+        axis.set_ylabel("held-out loss")
+    axes[0][0].legend(frameon=False, fontsize=5)
+    figure.tight_layout()
+    return figure

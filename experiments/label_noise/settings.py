@@ -128,6 +128,6 @@ FEWER = (ADAMW, "hard, exact, batch", "hard, streaming, corrected", "snr, stream
 
 TASKS = {
     "digits": Task("digits", digits, perceptron(64, 128, 10), 1000, 100, 1e-2),
-    "cifar": Task("cifar", images, convolutional, 2000, 20, 3e-3, noises=(0.2, 0.4), contenders=FEWER),
+    "cifar": Task("cifar", images, convolutional, 2000, 20, 3e-3, noises=(0.4,), contenders=FEWER),
     "toy": Task("toy", toy, perceptron(4, 16, 3), 80, 4, 3e-2, 3, 16, (0.0, 0.4)),
 }

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
 from jumpstart.report.records import Row
 
-from .settings import TUNING
+from ..pages import machine, markdown
+from .settings import ADAMW, CONTENDERS, EARLY, GATES, NAMES, REPORTED, STOPPED, TUNING, Setting, Task
+
+HEADS = {
+    "task": "task", "noise": "wrong", "contender": "", "setting": "tuned on noisy", "loss": "loss at the end",
+    "accuracy": "accuracy", "best accuracy": "best on the way", "learned": "of the labels learned",
+    "clean accuracy": "accuracy, tuned on clean", "grid loss": "loss, best of its grid",
+    "grid accuracy": "accuracy, best of its grid", "ahead": "seeds ahead of the slower clock", "frontier": "frontier",
+    "milliseconds": "ms an epoch",
+}  # fmt: skip
+WITHIN = 0.01  # of the oracle's accuracy
 
 
 def shortened(row: Row) -> Row:
@@ -15,3 +32,215 @@ def shortened(row: Row) -> Row:
     at = min(range(len(curve["epoch"])), key=lambda i: curve["validation"][i])
     keys = ("train", "validation", "validation accuracy")
     return {**row, "curve": {key: [curve[key][at], curve[key][-1]] for key in ("epoch", *keys)}}
+
+
+def told(task: Task) -> Row:
+    """What a task is."""
+    return {"training samples": task.count, "epochs": task.epochs, "batch": task.batch, "base rate": task.rate}
+
+
+def seconds(rows: Sequence[Row]) -> Iterable[float]:
+    """Of steps, where they are kept."""
+    return (row["curve"]["seconds"][-1] for row in rows if row["part"] != TUNING and row["average"] is None)
+
+
+def setting_of(row: Row) -> Setting:
+    return Setting(row["factor"], row["decay"], row["average"])
+
+
+def by_setting(rows: Iterable[Row]) -> dict[Setting, list[Row]]:
+    found: dict[Setting, list[Row]] = {}
+    for row in rows:
+        found.setdefault(setting_of(row), []).append(row)
+    return found
+
+
+def median(values: Iterable[float]) -> float:
+    """A loss that is not finite is the worst."""
+    found = [value if math.isfinite(value) else math.inf for value in values]
+    return float(np.median(found)) if found else math.nan
+
+
+def chosen(rows: Sequence[Row], who: str, noise: float) -> Setting | None:
+    """By the loss on the noisy validation part at the end, of who stops early at its lowest; of the tuning's runs."""
+    name, at = (ADAMW, 0) if who == EARLY else (who, -1)
+    found = by_setting(r for r in rows if r["part"] == TUNING and r["contender"] == name and r["noise"] == noise)
+    return min(found, key=lambda s: median(r["curve"]["validation"][at] for r in found[s])) if found else None
+
+
+def ending(row: Row) -> int:
+    """Where a run is judged: at its end, or where its validation loss was lowest."""
+    curve = row["curve"]
+    if row["contender"] != EARLY:
+        return -1
+    return min(range(len(curve["epoch"])), key=lambda i: curve["validation"][i])
+
+
+def at_end(rows: Sequence[Row], key: str) -> float:
+    return median(row["curve"][key][ending(row)] for row in rows)
+
+
+def frontier(row: Row, plain: Sequence[Row]) -> float | None:
+    """Held-out loss above the lowest that AdamW has, at any rate, on its way through the same training loss."""
+    at = ending(row)
+    train, held = row["curve"]["train"][at], row["curve"]["held"][at]
+    passing = [value for r in plain if r["seed"] == row["seed"] for value in crossed(r["curve"], train)]
+    return held - min(passing) if passing else None
+
+
+def crossed(curve: Mapping[str, Sequence[float]], train: float) -> Iterable[float]:
+    """Held-out losses where a run passes a training loss, between two looks."""
+    points = list(zip(curve["train"], curve["held"], strict=True))
+    for (t0, h0), (t1, h1) in itertools.pairwise(points):
+        if min(t0, t1) <= train <= max(t0, t1):
+            yield h0 if t0 == t1 else h0 + (h1 - h0) * (train - t0) / (t1 - t0)
+
+
+def lowest(found: Mapping[Setting, Sequence[Row]]) -> Setting:
+    """The setting whose end is best in held-out loss: known to nobody who trains, and given to all alike."""
+    return min(found, key=lambda s: at_end(found[s], "held"))
+
+
+def summarized(rows: Sequence[Row]) -> list[Row]:
+    """A line for each task, noise and contender that has been run.
+
+    Where there is no clean problem to tune on, the base rate stands for it.
+    """
+    found: list[Row] = []
+    for task, noise in dict.fromkeys((row["task"], row["noise"]) for row in rows):
+        here = [row for row in rows if row["task"] == task and row["part"] in (REPORTED, STOPPED)]
+        here = [row for row in here if row["noise"] == noise]
+        plain = [row for row in here if row["contender"] == ADAMW]
+        if not plain:
+            continue
+        tuning = [row for row in rows if row["task"] == task]
+        slow = by_setting(plain)
+        control = {row["seed"]: row for row in slow[lowest(slow)]}
+        oracle = max(median(max(r["curve"]["held accuracy"]) for r in same) for same in slow.values())
+        for who in NAMES:
+            mine = by_setting(row for row in here if row["contender"] == who)
+            if mine:
+                clean = chosen(tuning, who, 0.0) or min(mine, key=lambda s: (-s.factor, s.decay, s.average or 0))
+                line = of_contender(who, mine, chosen(tuning, who, noise), clean, plain, control)
+                found.append({"task": task, "noise": noise, "contender": who, "oracle": oracle, **line})
+    return found
+
+
+def of_contender(
+    who: str,
+    mine: Mapping[Setting, Sequence[Row]],
+    noisy: Setting | None,
+    clean: Setting | None,
+    plain: Sequence[Row],
+    control: Mapping[int, Row],
+) -> Row:
+    """One line: at the setting tuned on the noisy problem, on the clean one, and at the best of its grid."""
+    best = mine[lowest(mine)]
+
+    def ahead(same: Sequence[Row], key: str, better: Callable[[float, float], bool]) -> int:
+        return sum(better(r["curve"][key][ending(r)], control[r["seed"]]["curve"][key][-1]) for r in same)
+
+    line: Row = {
+        "runs": len(best), "grid setting": words(who, lowest(mine)), "grid loss": at_end(best, "held"),
+        "grid accuracy": at_end(best, "held accuracy"),
+        "ahead, loss": ahead(best, "held", lambda a, b: a < b),
+        "ahead, accuracy": ahead(best, "held accuracy", lambda a, b: a > b),
+    }  # fmt: skip
+    line["ahead"] = f"{line['ahead, loss']} / {line['ahead, accuracy']} of {line['runs']}"
+    gaps = [gap for gap in (frontier(row, plain) for row in best) if gap is not None]
+    line["frontier"] = median(gaps) if gaps and who != ADAMW else None
+    if noisy is not None and noisy in mine:
+        same = mine[noisy]
+        line |= {
+            "setting": words(who, noisy), "loss": at_end(same, "held"), "accuracy": at_end(same, "held accuracy"),
+            "learned": at_end(same, "train accuracy"),
+            "best accuracy": median(max(row["curve"]["held accuracy"]) for row in same),
+            "milliseconds": median(1e3 * row["curve"]["seconds"][-1] / row["curve"]["epoch"][-1] for row in same),
+            "ahead, tuned, loss": ahead(same, "held", lambda a, b: a < b),
+            "ahead, tuned, accuracy": ahead(same, "held accuracy", lambda a, b: a > b),
+        }  # fmt: skip
+    if clean is not None and clean in mine:
+        same = mine[clean]
+        line |= {"clean setting": words(who, clean), "clean loss": at_end(same, "held"),
+                 "clean accuracy": at_end(same, "held accuracy")}  # fmt: skip
+    return line
+
+
+def words(who: str, setting: Setting) -> str:
+    """A setting in short: the factor of the base rate, and what else was varied."""
+    text = f"1/{1 / setting.factor:.0f}" if setting.factor < 1 else "1"
+    if who in CONTENDERS and len({s.decay for s in CONTENDERS[who].settings}) > 1:
+        text += f", decay {setting.decay:g}"
+    return text + (f", {setting.average:g} epochs" if setting.average is not None else "")
+
+
+def verdict(lines: Sequence[Row]) -> str:
+    """Who passes the control, and who meets the goal: the first line of the page."""
+    noisy = [line for line in lines if line["noise"] > 0]
+    settings = list(dict.fromkeys((line["task"], line["noise"]) for line in noisy))
+    passed = {
+        who: [place(line) for line in noisy if line["contender"] == who and passes(line)]
+        for who in dict.fromkeys(line["contender"] for line in noisy)
+    }
+    gates = [f"{who} ({', '.join(where)})" for who, where in passed.items() if who in GATES and where]
+    others = [f"{who} ({', '.join(where)})" for who, where in passed.items() if who not in GATES and where]
+    first = (
+        f"Ahead of the slower clock on every seed, in loss and in accuracy: {'; '.join(gates)}."
+        if gates
+        else "No gate passes the slower-clock control: none ends ahead of plain AdamW at a lower rate on every seed, "
+        f"in loss and in accuracy, on any of {len(settings)} noisy settings."
+    )
+    second = f" What does: {'; '.join(others)}." if others else " Nothing else does, either."
+    met = {who: [line for line in noisy if line["contender"] == who and goal(line, noisy)] for who in GATES}
+    most = max(met, key=lambda who: len(met[who]))
+    third = (
+        f" Within {WITHIN:.0%} of the oracle's epoch without validation data, ahead of the 20% split and of the slower "
+        f"clock: {f'{most}, ' if met[most] else ''}{len(met[most])} of {len(settings)} settings."
+    )
+    return first + second + third
+
+
+def place(line: Row) -> str:
+    return f"{line['task']} {line['noise']:.0%}"
+
+
+def passes(line: Row) -> bool:
+    """Ahead of the control with the best setting of its own grid, as the control is AdamW's: on all seeds."""
+    if line["contender"] == ADAMW:
+        return False
+    return line["ahead, loss"] == line["runs"] and line["ahead, accuracy"] == line["runs"]
+
+
+def goal(line: Row, lines: Sequence[Row]) -> bool:
+    """The issue's: tuned on the clean problem, so that no validation data are used."""
+    early = [o for o in lines if o["contender"] == EARLY and (o["task"], o["noise"]) == (line["task"], line["noise"])]
+    accuracy = line.get("clean accuracy")
+    if accuracy is None or not passes(line):
+        return False
+    return accuracy >= line["oracle"] - WITHIN and all(accuracy > o.get("accuracy", math.inf) for o in early)
+
+
+def page(content: Mapping[str, Any]) -> str:
+    """For docs/gates.md."""
+    settings = content["settings"]
+    lines = [line for line in settings["summary"] if line["noise"] > 0]
+    parts = [verdict(settings["summary"])]
+    for task, of in settings["tasks"].items():
+        here = [line for line in lines if line["task"] == task]
+        if here:
+            keys = {key: head for key, head in HEADS.items() if any(line.get(key) is not None for line in here)}
+            oracle = ", ".join(f"{line['oracle']:.3f} at {line['noise']:.0%}" for line in here
+                               if line["contender"] == ADAMW)  # fmt: skip
+            parts += [
+                f"**{task}**: {of['training samples']:,} samples, {of['epochs']} epochs, base rate "
+                f"{of['base rate']:g}. "
+                f"The oracle's epoch, best of AdamW's at any rate: {oracle}.",
+                markdown(here, keys),
+            ]
+    return "\n\n".join(
+        (
+            *parts,
+            "![held-out loss against epochs, and against training loss](results/label_noise/label_noise.png)",
+            f"<sub>{machine(content)}</sub>",
+        )
+    )
