@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from jumpstart.report.records import Row
 
-from ..pages import machine, markdown
-from .settings import ADAMW, CONTENDERS, EARLY, GATES, NAMES, REPORTED, STOPPED, TUNING, Setting, Task
-
-HEADS = {
-    "task": "task", "noise": "wrong", "contender": "", "setting": "tuned on noisy", "loss": "loss at the end",
-    "accuracy": "accuracy", "best accuracy": "best on the way", "learned": "of the labels learned",
-    "clean accuracy": "accuracy, tuned on clean", "grid loss": "loss, best of its grid",
-    "grid accuracy": "accuracy, best of its grid", "ahead": "seeds ahead of the slower clock", "frontier": "frontier",
-    "milliseconds": "ms an epoch",
-}  # fmt: skip
-WITHIN = 0.01  # of the oracle's accuracy
+from .settings import ADAMW, CONTENDERS, EARLY, NAMES, REPORTED, STOPPED, TUNING, Setting, Task
 
 
 def shortened(row: Row) -> Row:
@@ -96,9 +85,20 @@ def crossed(curve: Mapping[str, Sequence[float]], train: float) -> Iterable[floa
             yield h0 if t0 == t1 else h0 + (h1 - h0) * (train - t0) / (t1 - t0)
 
 
-def lowest(found: Mapping[Setting, Sequence[Row]]) -> Setting:
-    """The setting whose end is best in held-out loss: known to nobody who trains, and given to all alike."""
-    return min(found, key=lambda s: at_end(found[s], "held"))
+LOSS, ACCURACY = "held", "held accuracy"
+
+
+def best_of(found: Mapping[Setting, Sequence[Row]], key: str) -> Setting:
+    """The setting whose end is best, held out: known to nobody who trains, and given to all alike."""
+    sign = -1 if key == ACCURACY else 1
+    return min(found, key=lambda s: sign * at_end(found[s], key))
+
+
+def ahead(mine: Sequence[Row], control: Sequence[Row], key: str) -> int:
+    """On how many seeds the one ends better than the other."""
+    other = {row["seed"]: row["curve"][key][ending(row)] for row in control}
+    pairs = [(row["curve"][key][ending(row)], other[row["seed"]]) for row in mine]
+    return sum(a > b if key == ACCURACY else a < b for a, b in pairs)
 
 
 def summarized(rows: Sequence[Row]) -> list[Row]:
@@ -115,7 +115,7 @@ def summarized(rows: Sequence[Row]) -> list[Row]:
             continue
         tuning = [row for row in rows if row["task"] == task]
         slow = by_setting(plain)
-        control = {row["seed"]: row for row in slow[lowest(slow)]}
+        control = {key: slow[best_of(slow, key)] for key in (LOSS, ACCURACY)}
         oracle = max(median(max(r["curve"]["held accuracy"]) for r in same) for same in slow.values())
         for who in NAMES:
             mine = by_setting(row for row in here if row["contender"] == who)
@@ -132,19 +132,15 @@ def of_contender(
     noisy: Setting | None,
     clean: Setting | None,
     plain: Sequence[Row],
-    control: Mapping[int, Row],
+    control: Mapping[str, Sequence[Row]],
 ) -> Row:
     """One line: at the setting tuned on the noisy problem, on the clean one, and at the best of its grid."""
-    best = mine[lowest(mine)]
-
-    def ahead(same: Sequence[Row], key: str, better: Callable[[float, float], bool]) -> int:
-        return sum(better(r["curve"][key][ending(r)], control[r["seed"]]["curve"][key][-1]) for r in same)
-
+    best = mine[best_of(mine, LOSS)]
+    right = mine[best_of(mine, ACCURACY)]
     line: Row = {
-        "runs": len(best), "grid setting": words(who, lowest(mine)), "grid loss": at_end(best, "held"),
-        "grid accuracy": at_end(best, "held accuracy"),
-        "ahead, loss": ahead(best, "held", lambda a, b: a < b),
-        "ahead, accuracy": ahead(best, "held accuracy", lambda a, b: a > b),
+        "runs": len(best), "grid setting": words(who, best_of(mine, LOSS)), "grid loss": at_end(best, LOSS),
+        "grid accuracy": at_end(right, ACCURACY), "ahead, loss": ahead(best, control[LOSS], LOSS),
+        "ahead, accuracy": ahead(right, control[ACCURACY], ACCURACY),
     }  # fmt: skip
     line["ahead"] = f"{line['ahead, loss']} / {line['ahead, accuracy']} of {line['runs']}"
     gaps = [gap for gap in (frontier(row, plain) for row in best) if gap is not None]
@@ -156,8 +152,6 @@ def of_contender(
             "learned": at_end(same, "train accuracy"),
             "best accuracy": median(max(row["curve"]["held accuracy"]) for row in same),
             "milliseconds": median(1e3 * row["curve"]["seconds"][-1] / row["curve"]["epoch"][-1] for row in same),
-            "ahead, tuned, loss": ahead(same, "held", lambda a, b: a < b),
-            "ahead, tuned, accuracy": ahead(same, "held accuracy", lambda a, b: a > b),
         }  # fmt: skip
     if clean is not None and clean in mine:
         same = mine[clean]
@@ -172,75 +166,3 @@ def words(who: str, setting: Setting) -> str:
     if who in CONTENDERS and len({s.decay for s in CONTENDERS[who].settings}) > 1:
         text += f", decay {setting.decay:g}"
     return text + (f", {setting.average:g} epochs" if setting.average is not None else "")
-
-
-def verdict(lines: Sequence[Row]) -> str:
-    """Who passes the control, and who meets the goal: the first line of the page."""
-    noisy = [line for line in lines if line["noise"] > 0]
-    settings = list(dict.fromkeys((line["task"], line["noise"]) for line in noisy))
-    passed = {
-        who: [place(line) for line in noisy if line["contender"] == who and passes(line)]
-        for who in dict.fromkeys(line["contender"] for line in noisy)
-    }
-    gates = [f"{who} ({', '.join(where)})" for who, where in passed.items() if who in GATES and where]
-    others = [f"{who} ({', '.join(where)})" for who, where in passed.items() if who not in GATES and where]
-    first = (
-        f"Ahead of the slower clock on every seed, in loss and in accuracy: {'; '.join(gates)}."
-        if gates
-        else "No gate passes the slower-clock control: none ends ahead of plain AdamW at a lower rate on every seed, "
-        f"in loss and in accuracy, on any of {len(settings)} noisy settings."
-    )
-    second = f" What does: {'; '.join(others)}." if others else " Nothing else does, either."
-    met = {who: [line for line in noisy if line["contender"] == who and goal(line, noisy)] for who in GATES}
-    most = max(met, key=lambda who: len(met[who]))
-    third = (
-        f" Within {WITHIN:.0%} of the oracle's epoch without validation data, ahead of the 20% split and of the slower "
-        f"clock: {f'{most}, ' if met[most] else ''}{len(met[most])} of {len(settings)} settings."
-    )
-    return first + second + third
-
-
-def place(line: Row) -> str:
-    return f"{line['task']} {line['noise']:.0%}"
-
-
-def passes(line: Row) -> bool:
-    """Ahead of the control with the best setting of its own grid, as the control is AdamW's: on all seeds."""
-    if line["contender"] == ADAMW:
-        return False
-    return line["ahead, loss"] == line["runs"] and line["ahead, accuracy"] == line["runs"]
-
-
-def goal(line: Row, lines: Sequence[Row]) -> bool:
-    """The issue's: tuned on the clean problem, so that no validation data are used."""
-    early = [o for o in lines if o["contender"] == EARLY and (o["task"], o["noise"]) == (line["task"], line["noise"])]
-    accuracy = line.get("clean accuracy")
-    if accuracy is None or not passes(line):
-        return False
-    return accuracy >= line["oracle"] - WITHIN and all(accuracy > o.get("accuracy", math.inf) for o in early)
-
-
-def page(content: Mapping[str, Any]) -> str:
-    """For docs/gates.md."""
-    settings = content["settings"]
-    lines = [line for line in settings["summary"] if line["noise"] > 0]
-    parts = [verdict(settings["summary"])]
-    for task, of in settings["tasks"].items():
-        here = [line for line in lines if line["task"] == task]
-        if here:
-            keys = {key: head for key, head in HEADS.items() if any(line.get(key) is not None for line in here)}
-            oracle = ", ".join(f"{line['oracle']:.3f} at {line['noise']:.0%}" for line in here
-                               if line["contender"] == ADAMW)  # fmt: skip
-            parts += [
-                f"**{task}**: {of['training samples']:,} samples, {of['epochs']} epochs, base rate "
-                f"{of['base rate']:g}. "
-                f"The oracle's epoch, best of AdamW's at any rate: {oracle}.",
-                markdown(here, keys),
-            ]
-    return "\n\n".join(
-        (
-            *parts,
-            "![held-out loss against epochs, and against training loss](results/label_noise/label_noise.png)",
-            f"<sub>{machine(content)}</sub>",
-        )
-    )

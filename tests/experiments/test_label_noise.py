@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from experiments.common import Arguments
 from experiments.label_noise import __main__ as command
-from experiments.label_noise import networks, rivals, runs, summary
+from experiments.label_noise import networks, rivals, runs, summary, verdict
 from experiments.label_noise.settings import (
     ADAMW,
     CONTENDERS,
@@ -44,7 +46,7 @@ def test_a_stack_computes_its_members(make, shape, each):
 
 
 def test_exact_statistics_of_a_stack_are_its_members_own():
-    model = networks.stack(TOY.network, (0, 1), each=True).double()
+    model: Any = networks.stack(TOY.network, (0, 1), each=True).double()
     x, y = torch.randn(9, 2, 4, dtype=torch.float64), torch.randint(3, (9, 2))
     with record(model):
         runs.step(model, torch.optim.SGD(model.parameters(), lr=0.0), x, y)
@@ -128,7 +130,9 @@ def test_averages_are_looked_at_and_the_run_goes_on_without_them():
     assert averaged[0]["curve"]["held"][-1] != plain[0]["curve"]["held"][-1]
 
 
-def row(contender, factor, held, part=REPORTED, seed=0, train=(2.0, 1.0), accuracy=(0.5, 0.6), **curve):
+def row(
+    contender, factor, held, part=REPORTED, seed=0, train=(2.0, 1.0), accuracy=(0.5, 0.6), **curve
+) -> dict[str, Any]:
     return {"task": "toy", "noise": 0.4, "seed": seed, "contender": contender, "part": part, "factor": factor,
             "decay": 0.01, "average": None,
             "curve": {"epoch": [1, 2], "seconds": [1.0, 2.0], "train": list(train), "train accuracy": [0.1, 0.2],
@@ -141,8 +145,8 @@ def test_settings_are_chosen_at_the_end_and_of_who_stops_at_the_lowest():
     assert summary.chosen(rows, ADAMW, 0.4) == Setting(0.1)
     assert summary.chosen(rows, EARLY, 0.4) == Setting(1.0)
     assert summary.chosen(rows, ADAMW, 0.0) is None
-    long = row(ADAMW, 1.0, (1, 1), TUNING, validation=[0.9, 3.0]) | {"contender": EARLY}
-    long["curve"]["validation accuracy"] = [0.4, 0.3]
+    long = row(ADAMW, 1.0, (1, 1), TUNING, validation=[0.9, 3.0])
+    long = {**long, "curve": {**long["curve"], "validation accuracy": [0.4, 0.3]}}
     assert summary.shortened(long)["curve"]["validation"] == [0.9, 3.0]
     broken = row(ADAMW, 0.3, (1, 1), TUNING, validation=[0.8, math.nan])
     assert summary.chosen([broken, *rows], ADAMW, 0.4) == Setting(0.1)
@@ -167,13 +171,13 @@ def test_who_passes_is_ahead_of_the_best_rate_on_every_seed(held, accuracy, pass
     mine += [row(GATES[0], 1.0, (1.0, held), seed=1, accuracy=(0.5, accuracy))]
     lines = summary.summarized([*plain, *mine])
     line = next(line for line in lines if line["contender"] == GATES[0])
-    assert summary.passes(line) == passed
-    assert summary.verdict(lines).startswith("Ahead of" if passed else "No gate passes")
-    assert not summary.passes(next(line for line in lines if line["contender"] == ADAMW))
+    assert verdict.passes(line) == passed
+    assert verdict.verdict(lines).startswith("Ahead of" if passed else "No gate passes")
+    assert not verdict.passes(next(line for line in lines if line["contender"] == ADAMW))
 
 
 def test_tuning_comes_first_and_every_contender_has_four_settings():
-    asked = argparse.Namespace(seeds=2, tuning=False)
+    asked = Arguments(quick=True, seeds=2, out=Path(), progress=False)
     plan = list(command.jobs(asked, ["toy"]))
     parts = [job.part for job in plan]
     assert parts == sorted(parts, key=(TUNING, STOPPED, REPORTED).index)
