@@ -3,8 +3,9 @@
 python -m experiments.label_noise [--quick] [--seeds N] [--minutes M] [--problems a,b] [--tuning] [--out DIR]
 
 Every contender has four settings, and is tuned by one run of each on a seed of its own, trained on 80% of the samples:
-on the clean problem, or on the noisy one, by the loss at the end on the other 20%, whose labels are as wrong. One
-thread. OUT/rows.jsonl grows, so that a run that was stopped goes on; ``--tuning`` runs no more than what is tuned on.
+on the clean problem, or on the noisy one, by the loss at the end on the other 20%, whose labels are as wrong. The
+control is plain AdamW at all these rates and three between them. One thread. OUT/rows.jsonl grows, so that a run that
+was stopped goes on; ``--tuning`` runs no more than what is tuned on.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from jumpstart.utils.progress import counter
 from ..common import Arguments, arguments
 from ..random_problems import ledger
 from . import figures, networks, rivals, runs, settings, summary, verdict
-from .settings import ADAMW, CONTENDERS, FIRST, REPORTED, STOPPED, TASKS, TUNING, Setting
+from .settings import ADAMW, BETWEEN, CONTENDERS, FIRST, REPORTED, STOPPED, TASKS, TUNING, Setting
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def jobs(asked: Arguments, names: list[str]) -> Iterator[Job]:
     for name in names:
         chosen = TASKS[name].contenders or tuple(CONTENDERS)
         plan = [(who, setting) for who in chosen for setting in CONTENDERS[who].settings]
-        yield from (Job(name, who, setting, TUNING, (FIRST,)) for who, setting in plan)
+        yield from (Job(name, who, setting, TUNING, (FIRST,)) for who, setting in plan if who != BETWEEN)
         if not asked.tuning:
             reported = [Job(name, ADAMW, setting, STOPPED, seeds) for setting in CONTENDERS[ADAMW].settings]
             reported += [Job(name, who, setting, REPORTED, seeds) for who, setting in plan]

@@ -18,6 +18,11 @@ from . import rivals
 from .networks import convolutional, perceptron
 
 FACTORS = (1 / 30, 1 / 10, 1 / 3, 1.0)
+BETWEEN_FACTORS = (
+    1 / 300**0.5,
+    1 / 30**0.5,
+    1 / 3**0.5,
+)  # of AdamW alone, so that no gate is ahead of a gap in the grid
 DECAYS = (0.1, 0.3, 1.0, 3.0)  # in place of torch's 0.01, at the base rate
 FIRST = 100  # seed of the tuning
 SPLIT = 0.2  # of the training samples, for validation
@@ -106,10 +111,12 @@ def rival(kind: type[rivals.Rival], exact: bool = False, base: float = 1.0) -> C
     return Contender(lambda p, members, rate, decay: kind(p, members, rate, decay / base), exact, base)
 
 
-ADAMW, DECAY, EARLY, EMA, LAWA = "AdamW", "AdamW, more decay", "AdamW, stopped early", "AdamW, EMA", "AdamW, LAWA"
+ADAMW, BETWEEN = "AdamW", "AdamW, rates between"
+DECAY, EARLY, EMA, LAWA = "AdamW, more decay", "AdamW, stopped early", "AdamW, EMA", "AdamW, LAWA"
 AVERAGES = {EMA: (2.0, 10.0), LAWA: (1.0, 5.0)}  # epochs: of EMA's memory, and between LAWA's weights
 CONTENDERS = {
     ADAMW: Contender(_adamw),
+    BETWEEN: Contender(_adamw, settings=tuple(Setting(factor) for factor in BETWEEN_FACTORS)),
     DECAY: Contender(_adamw, settings=tuple(Setting(1.0, decay) for decay in DECAYS)),
     "hard, exact, batch": gated("hard", "exact", False),
     "hard, exact, averaged": gated("hard", "exact", True),
@@ -122,9 +129,9 @@ CONTENDERS = {
     "Cautious AdamW": rival(rivals.Cautious),
     "VR-Adam (GSNR)": rival(rivals.VRAdam, exact=True),
 }
-NAMES = (*CONTENDERS, EMA, LAWA, EARLY)
+NAMES = (*(name for name in CONTENDERS if name != BETWEEN), EMA, LAWA, EARLY)
 GATES = tuple(name for name, contender in CONTENDERS.items() if contender.gate)
-FEWER = (ADAMW, "hard, exact, batch", "hard, streaming, corrected", "snr, streaming, as published")
+FEWER = (ADAMW, BETWEEN, "hard, exact, batch", "hard, streaming, corrected", "snr, streaming, as published")
 
 TASKS = {
     "digits": Task("digits", digits, perceptron(64, 128, 10), 1000, 100, 1e-2),

@@ -10,7 +10,7 @@ import numpy as np
 
 from jumpstart.report.records import Row
 
-from .settings import ADAMW, CONTENDERS, EARLY, NAMES, REPORTED, STOPPED, TUNING, Setting, Task
+from .settings import ADAMW, BETWEEN, CONTENDERS, EARLY, NAMES, REPORTED, STOPPED, TUNING, Setting, Task
 
 
 def shortened(row: Row) -> Row:
@@ -110,7 +110,7 @@ def summarized(rows: Sequence[Row]) -> list[Row]:
     for task, noise in dict.fromkeys((row["task"], row["noise"]) for row in rows):
         here = [row for row in rows if row["task"] == task and row["part"] in (REPORTED, STOPPED)]
         here = [row for row in here if row["noise"] == noise]
-        plain = [row for row in here if row["contender"] == ADAMW]
+        plain = [row for row in here if row["contender"] in (ADAMW, BETWEEN)]
         if not plain:
             continue
         tuning = [row for row in rows if row["task"] == task]

@@ -75,6 +75,10 @@ def page(content: Mapping[str, Any]) -> str:
     settings = content["settings"]
     lines = [line for line in settings["summary"] if line["noise"] > 0]
     parts = [verdict(settings["summary"])]
+    if settings["missing"]:
+        parts.append(
+            f"{settings['missing']} runs are missing: contenders without a line, or without all of their grid."
+        )
     for task, of in settings["tasks"].items():
         here = [line for line in lines if line["task"] == task]
         if here:

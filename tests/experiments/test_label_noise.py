@@ -17,6 +17,7 @@ from experiments.label_noise import __main__ as command
 from experiments.label_noise import networks, rivals, runs, summary, verdict
 from experiments.label_noise.settings import (
     ADAMW,
+    BETWEEN,
     CONTENDERS,
     DECAY,
     EARLY,
@@ -166,7 +167,9 @@ def test_the_frontier_is_between_two_looks_of_any_rate():
 
 @pytest.mark.parametrize(("held", "accuracy", "passed"), [(0.9, 0.7, True), (1.1, 0.7, False), (0.9, 0.5, False)])
 def test_who_passes_is_ahead_of_the_best_rate_on_every_seed(held, accuracy, passed):
-    plain = [row(ADAMW, factor, (1.0, end), seed=seed) for factor, end in ((0.1, 1.0), (1.0, 2.0)) for seed in (0, 1)]
+    plain = [row(who, factor, (1.0, end), seed=seed)
+             for who, factor, end in ((ADAMW, 0.1, 1.5), (BETWEEN, 0.2, 1.0), (ADAMW, 1.0, 2.0))
+             for seed in (0, 1)]  # fmt: skip
     mine = [row(GATES[0], 1.0, (1.0, 0.8), seed=0, accuracy=(0.5, 0.8))]
     mine += [row(GATES[0], 1.0, (1.0, held), seed=1, accuracy=(0.5, accuracy))]
     lines = summary.summarized([*plain, *mine])
@@ -181,6 +184,7 @@ def test_tuning_comes_first_and_every_contender_has_four_settings():
     plan = list(command.jobs(asked, ["toy"]))
     parts = [job.part for job in plan]
     assert parts == sorted(parts, key=(TUNING, STOPPED, REPORTED).index)
-    assert parts.count(TUNING) == 4 * len(CONTENDERS) and parts.count(STOPPED) == 4
+    tuned = [job.contender for job in plan if job.part == TUNING]
+    assert all(tuned.count(name) == 4 * (name != BETWEEN) for name in CONTENDERS) and parts.count(STOPPED) == 4
     assert len({job.of for job in plan}) == len(plan)
     assert not {0, 1} & {seed for job in plan if job.part == TUNING for seed in job.seeds}
