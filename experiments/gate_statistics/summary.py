@@ -91,7 +91,7 @@ def says(lines: Sequence[Row]) -> str:
 
 
 def page(content: Mapping[str, Any]) -> str:
-    """For docs/gates.md."""
+    """For docs/gates.md: rates, and each mistake by itself."""
     settings = content["settings"]
     heads = {"form": "", "batch": "b", "signal 0": "no signal, yet open", **{
         f"signal {s:g}": f"signal {s:g}, yet shut" for s in SIGNALS[1:]}}  # fmt: skip
@@ -102,16 +102,6 @@ def page(content: Mapping[str, Any]) -> str:
             f"trained digits network, centred, batches drawn with replacement. {settings['says']}",
             markdown(wide(settings["rates"]), heads),
             "![shares of open gates against the signal](results/gate_statistics/gate_statistics.png)",
-            f"<sub>{machine(content)}</sub>",
-        )
-    )
-
-
-def trap_page(content: Mapping[str, Any]) -> str:
-    """For docs/gates.md: each mistake by itself."""
-    settings = content["settings"]
-    return "\n\n".join(
-        (
             "A readable reference with one mistake at a time (`experiments/gate_statistics/reference.py`): gates on "
             f"noise alone, and {settings['epochs']} epochs on digits, {100 * settings['noise']:.0f}% of labels wrong, "
             f"rate {settings['rate']:g}; means of {len(content['environment']['seeds'])} seeds:",
