@@ -13,6 +13,8 @@ from jumpstart.report.records import Row
 from .settings import ADAMW, GATES, REPORTED
 from .summary import by_setting
 
+COLOURS = (*plots.COLOURS[:6], "#7B3294")  # without the palette's black and grey, which are AdamW's
+
 
 def middle(rows: Sequence[Row], key: str) -> np.ndarray:
     """Medians over seeds, look by look."""
@@ -31,7 +33,7 @@ def picture(rows: Sequence[Row]) -> Any:
             for axis, key in ((above, "epoch"), (below, "train")):
                 axis.plot(middle(plain[setting], key), middle(plain[setting], "held"), color=str(0.75 - 0.25 * shade),
                           linewidth=1.2, label=f"AdamW × {setting.factor:.2g}")  # fmt: skip
-        for colour, who in zip(plots.COLOURS, GATES, strict=False):
+        for colour, who in zip(COLOURS, GATES, strict=True):
             mine = [row for row in here if row["contender"] == who and row["factor"] == 1]
             if mine:
                 for axis, key in ((above, "epoch"), (below, "train")):
