@@ -6,11 +6,23 @@ from collections.abc import Callable
 from typing import Any
 
 from . import gate_costs, isometry
+from .gate_statistics import summary as gate_statistics
+from .label_noise import verdict as label_noise
 
 Page = Callable[[dict[str, Any]], str]
 
 # Experiment -> heading, a sentence, and what makes its tables.
 SECTIONS: dict[str, tuple[str, str, Page]] = {
+    "label_noise": (
+        "Wrong labels",
+        "Trained to the end; the control is plain AdamW at lower rates, for as many epochs.",
+        label_noise.page,
+    ),
+    "gate_statistics": (
+        "What opens without a signal",
+        "Closed form, simulation, a network's own gradients; then each mistake by itself.",
+        gate_statistics.page,
+    ),
     "gate_costs": (
         "What a step costs",
         "One thread; medians of rounds in which the arms take turns, and the range of their ratios.",
@@ -23,6 +35,12 @@ SECTIONS: dict[str, tuple[str, str, Page]] = {
         isometry.page,
     ),
 }
+
+
+def verdict(measured: Callable[[str], dict[str, Any] | None], unmeasured: str) -> str:
+    """Whether a gate has been more than a slower clock, in a sentence."""
+    content = measured("label_noise")
+    return unmeasured.format(name="label_noise") if content is None else label_noise.page(content).split("\n")[0]
 
 
 def sections(measured: Callable[[str], dict[str, Any] | None], unmeasured: str) -> str:

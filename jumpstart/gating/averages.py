@@ -12,6 +12,7 @@ against V_t σ² asks for one. Source: docs/gates.md; the gate itself is Litman 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..errors import InputError
@@ -97,7 +98,7 @@ def open_rate(
     """
     if (statistics == "exact" or divided) and (batch is None or batch < 2):
         raise InputError(f"batch={brief(batch)}: exact statistics need the samples of a batch, at least 2.")
-    from scipy.special import ncfdtr, stdtr  # optimizers need none of it, and it takes a third of a second
+    from scipy.special import ncfdtr, ndtr, stdtr  # optimizers need none of it, and it takes a third of a second
 
     settled = (1 - beta) / (1 + beta)
     degrees = float(batch - 1) if statistics == "exact" and batch is not None else (1 + rho) / (1 - rho)
@@ -111,4 +112,5 @@ def open_rate(
     away = abs(signal) / variance**0.5
     if away == 0:
         return float(2 * stdtr(degrees, -(at**0.5)))
-    return float(1 - ncfdtr(1.0, degrees, away**2, at))
+    below = float(ncfdtr(1.0, degrees, away**2, at))
+    return 1 - (float(ndtr(at**0.5 - away)) if math.isnan(below) else below)  # far out the series fails

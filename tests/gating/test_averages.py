@@ -79,6 +79,7 @@ def test_the_figures_that_people_know():
     assert gating.open_rate(batch=None) == pytest.approx(0.3185, abs=1e-3)
     assert 5e-6 < gating.open_rate(correction=False) < 3e-5
     assert gating.open_rate("hard", "exact", False, batch=8, divided=True) == pytest.approx(0.717, abs=0.005)
+    assert gating.open_rate(signal=11.0) == pytest.approx(1.0)
     with pytest.raises(InputError, match="at least 2"):
         gating.open_rate("hard", "exact", batch=1)
 
