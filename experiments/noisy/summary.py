@@ -1,0 +1,155 @@
+"""Who ends where, and the questions put to a gate: beside stopping, the best on the way, and the slower clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from jumpstart.report import records
+from jumpstart.report.records import Row
+
+from ..pages import machine, markdown
+from .choices import VALIDATION
+from .contenders import ADAMW, CONTROL, EARLY, EMA, GATES, NAMES, Setting
+from .tasks import Task
+
+ERROR, MISFIT = 2, 3  # of a curve's points
+
+
+def curves(rows: Sequence[Row], name: str, setting: Setting) -> list[list[list[float]]]:
+    """Those of a contender at a setting, a seed each, in order."""
+    plain, average = {EMA: ADAMW, EARLY: ADAMW}.get(name, name), setting.average
+    return [
+        row["curves"]["" if average is None else f"{average:g}"]
+        for row in sorted(rows, key=lambda row: row["seed"])
+        if row["contender"] == plain and row["split"] == (name == EARLY)
+        and (row["factor"], row["decay"]) == (setting.factor, setting.decay)
+    ]  # fmt: skip
+
+
+def end(curve: list[list[float]], name: str) -> list[float]:
+    """The last point; of early stopping the one where the validation part was fitted best."""
+    return min(curve, key=lambda point: point[VALIDATION]) if name == EARLY else curve[-1]
+
+
+def ends(rows: Sequence[Row], name: str, setting: Setting) -> list[float]:
+    return [end(curve, name)[ERROR] for curve in curves(rows, name, setting)]
+
+
+def slower(rows: Sequence[Row]) -> tuple[Setting, list[float]]:
+    """Plain AdamW's rate that ends lowest in the median, known in hindsight, and where it ends."""
+    best = min((Setting(factor) for factor in CONTROL), key=lambda setting: median(ends(rows, ADAMW, setting)))
+    return best, ends(rows, ADAMW, best)
+
+
+def passes(own: Sequence[float], control: Sequence[float]) -> bool:
+    """Lower than the slower clock in the median and on every seed."""
+    return median(own) < median(control) and all(a < b for a, b in zip(own, control, strict=True))
+
+
+def summarized(task: Task, rows: Sequence[Row], choices: Row) -> list[Row]:
+    """A line a contender and level; at the end one of plain AdamW at the rate that is best in hindsight."""
+    found: list[Row] = []
+    for level in task.levels:
+        here, chosen = [row for row in rows if row["level"] == level], choices[f"{level:g}"]
+        best, control = slower(here)
+        early = median(ends(here, EARLY, Setting(**chosen[EARLY])))
+        oracle = median(min(p[ERROR] for p in c) for c in curves(here, ADAMW, Setting(**chosen[ADAMW])))
+        for name in (*NAMES, CLOCK):
+            setting = best if name == CLOCK else Setting(**chosen[name])
+            of = ADAMW if name == CLOCK else name
+            own, all_of = ends(here, of, setting), curves(here, of, setting)
+            tops = [min(curve, key=lambda point: point[ERROR]) for curve in all_of]
+            line: Row = {
+                "level": level, "contender": name, "setting": str(setting), "runs": len(own),
+                "end": median(own), "low": min(own), "high": max(own),
+                "best": median(p[ERROR] for p in tops), "step": median(p[0] for p in tops),
+                "seconds": median(end(curve, name)[1] for curve in all_of),
+                "misfit": median(end(curve, name)[MISFIT] for curve in all_of),
+                "kept": median(a / p[ERROR] for a, p in zip(own, tops, strict=True)) <= task.within,
+                "oracle": median(own) <= task.within * oracle,
+                "ahead": None if name == EARLY else median(own) < early,
+                "passes": None if name == CLOCK else passes(own, control),
+                "wins": None if name == CLOCK else sum(a < b for a, b in zip(own, control, strict=True)),
+            }  # fmt: skip
+            if name in GATES:
+                line |= hindsight(here, name, control)
+            found.append(line)
+    return found
+
+
+def hindsight(rows: Sequence[Row], name: str, control: Sequence[float]) -> Row:
+    """A gate at the rate that is best in hindsight, as the control's is."""
+    factors = dict.fromkeys(row["factor"] for row in rows if row["contender"] == name)
+    best = min((Setting(factor) for factor in factors), key=lambda setting: median(ends(rows, name, setting)))
+    own = ends(rows, name, best)
+    return {"hindsight": median(own), "hindsight factor": best.factor, "hindsight passes": passes(own, control)}
+
+
+CLOCK = "AdamW, slower"
+WORDS = {True: "yes", False: "no", None: "–"}
+QUESTIONS = ("kept", "oracle", "ahead", "passes", "hindsight passes")
+
+
+def verdict(summary: Sequence[Row], runs: int) -> str:
+    """The first line of the page."""
+    gates = [line for line in summary if line["contender"] in GATES]
+    tuned = [f"{line['contender']} at {line['level']:g}" for line in gates if line["passes"]]
+    best = [f"{line['contender']} at {line['level']:g}" for line in gates if line["hindsight passes"]]
+    of = f"of {len(gates)} gates and levels of noise, {runs} seeds each"
+    if not tuned and not best:
+        return f"**Nothing passes the slower-clock control** ({of}): plain AdamW at some rate ends lower than any gate."
+    return (
+        f"**Ahead of AdamW at every rate, on every seed: {', '.join(tuned) or 'no gate'}** ({of}); with the gate's "
+        f"rate chosen in hindsight, as the control's is: {', '.join(best) or 'none'}."
+    )
+
+
+def told(task: Task, summary: Sequence[Row]) -> list[Row]:
+    """The summary in the unit of the page."""
+    lines = []
+    for line in summary:
+        own: dict[str, Any] = {key: WORDS[line.get(key)] for key in QUESTIONS}
+        for key in ("end", "best", "hindsight", "low", "high"):
+            value = line.get(key)
+            own[key] = digits(task.shown(value)) if value is not None and math.isfinite(value) else "–"
+        own["spread"] = f"{own['low']} … {own['high']}"
+        lines.append({**line, **own, "wins": "–" if line["wins"] is None else f"{line['wins']}/{line['runs']}"})
+    return lines
+
+
+def digits(value: float) -> str:
+    """Three digits, four above ten: a tenth of a decibel is to be seen."""
+    return f"{value:.2f}" if abs(value) >= 10 else records.show(value)
+
+
+def heads(task: Task) -> dict[str, str]:
+    return {
+        "level": "noise", "contender": "", "setting": "rate, decay", "end": f"end, {task.unit}", "spread": "of seeds",
+        "best": "best on the way", "step": "at step", "seconds": "seconds",
+        "kept": f"own best kept to {task.allowance}", "oracle": "AdamW's best reached",
+        "ahead": "ahead of stopping", "wins": "seeds ahead of the slower clock", "passes": "passes",
+        "hindsight": "end, best rate", "hindsight passes": "passes so",
+    }  # fmt: skip
+
+
+def page(task: Task, content: Row) -> str:
+    """What docs/gates.md says of it."""
+    settings = content["settings"]
+    summary, seeds = settings["summary"], content["environment"]["seeds"]
+    return "\n\n".join(
+        (
+            verdict(summary, len(seeds)),
+            f"{settings['steps']:,} steps each, base rate {settings['rate']:g}. Medians. Rates were chosen on seeds "
+            "that are not reported, five tries a contender (EMA: ten looks along AdamW's five runs), by the misfit to a "
+            "noisy validation part of 20% at the end of a run on the other 80%; the reported runs see all samples, but "
+            f'for early stopping, which has its 20% held back. "{CLOCK}" is plain AdamW at the best of {len(CONTROL)} '
+            f"rates ({min(CONTROL):g} to 1), known in hindsight: a gate passes if it ends lower on every seed.",
+            markdown(told(task, summary), heads(task)),
+            f"![{task.name}](results/{task.name}/{task.name}.png)",
+            f"[What the tuning chose](results/{task.name}/tuning/results.json).",
+            f"<sub>{machine(content)}</sub>",
+        )
+    )
