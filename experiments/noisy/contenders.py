@@ -63,6 +63,10 @@ def _rival(kind: type[Rival], base: float = 1.0) -> Contender:
     return Contender(lambda parameters, rate, decay: kind(parameters, rate, decay), base=base)
 
 
+def _sgd(parameters: Any, rate: float, decay: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=0.0)
+
+
 ADAMW, DECAY, EMA, EARLY = "AdamW", "AdamW, more decay", "AdamW, EMA", "AdamW, stopped early"
 CONTENDERS = {
     ADAMW: Contender(_adamw),
@@ -71,7 +75,8 @@ CONTENDERS = {
     "hard, streaming, corrected": _gated("hard", "streaming", True),
     "hard, streaming, as published": _gated("hard", "streaming", False),
     "snr, streaming, as published": _gated("snr", "streaming", False),
-    "M-SVAG": _rival(MSVAG, 30.0),  # the rate of a gradient, not of its sign
+    "SGD": Contender(_sgd, base=3.0),  # a rate of gradients, not of their signs
+    "M-SVAG": _rival(MSVAG, 30.0),  # its average is a tenth of SGD's sum: the same rates
     "Cautious AdamW": _rival(Cautious),
 }
 GATES = tuple(name for name, contender in CONTENDERS.items() if contender.gate)

@@ -22,7 +22,7 @@ from .tasks import Task
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "results"
 FIRST = 100  # seed of the tuning
-SEEDS, TUNED = 5, 2
+SEEDS = 3
 TOY = 24  # steps of a quick run
 
 

@@ -127,8 +127,8 @@ def digits(value: float) -> str:
 
 def heads(task: Task) -> dict[str, str]:
     return {
-        "level": "noise", "contender": "", "setting": "rate, decay", "end": f"end, {task.unit}", "spread": "of seeds",
-        "best": "best on the way", "step": "at step", "seconds": "seconds",
+        "level": "noise", "contender": "", "setting": "of the rate, decay", "end": f"end, {task.unit}",
+        "spread": "of seeds", "best": "best on the way", "step": "at step", "seconds": "seconds",
         "kept": f"own best kept to {task.allowance}", "oracle": "AdamW's best reached",
         "ahead": "ahead of stopping", "wins": "seeds ahead of the slower clock", "passes": "passes",
         "hindsight": "end, best rate", "hindsight passes": "passes so",
@@ -143,10 +143,11 @@ def page(task: Task, content: Row) -> str:
         (
             verdict(summary, len(seeds)),
             f"{settings['steps']:,} steps each, base rate {settings['rate']:g}. Medians. Rates were chosen on seeds "
-            "that are not reported, five tries a contender (EMA: ten looks along AdamW's five runs), by the misfit to a "
-            "noisy validation part of 20% at the end of a run on the other 80%; the reported runs see all samples, but "
-            f'for early stopping, which has its 20% held back. "{CLOCK}" is plain AdamW at the best of {len(CONTROL)} '
-            f"rates ({min(CONTROL):g} to 1), known in hindsight: a gate passes if it ends lower on every seed.",
+            "that are not reported, five tries a contender (EMA: ten looks along AdamW's five runs), by the misfit to "
+            "a noisy validation part of 20% at the end of a run on the other 80%; the reported runs see all samples, "
+            f'but for early stopping, which has its 20% held back. "{CLOCK}" is plain AdamW at the best of '
+            f"{len(CONTROL)} rates ({min(CONTROL):g} to 1), known in hindsight: a gate passes if it ends lower on "
+            "every seed.",
             markdown(told(task, summary), heads(task)),
             f"![{task.name}](results/{task.name}/{task.name}.png)",
             f"[What the tuning chose](results/{task.name}/tuning/results.json).",
