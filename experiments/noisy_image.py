@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .noisy import main
+from jumpstart.report.records import Row
+
+from .noisy import main, summary
 from .noisy.tasks import Samples, Task, noisy
 
 SIDE, BATCH = 64, 256
@@ -81,6 +83,12 @@ def psnr(rmse: float) -> float:
 TASK = Task(
     "noisy_image", (0.1, 0.2), 3e-2, 600, BATCH, samples, network, loss, look, 10 ** (0.1 / 20), "0.1 dB", "dB", psnr
 )
+
+
+def page(content: Row) -> str:
+    """What docs/gates.md says of it."""
+    return summary.page(TASK, content)
+
 
 if __name__ == "__main__":
     main.main(TASK, __doc__)

@@ -18,7 +18,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .noisy import main
+from jumpstart.report.records import Row
+
+from .noisy import main, summary
 from .noisy.tasks import Samples, Task, noisy
 
 SPEED, HARMONICS, LENGTH = 5.0, 2, 0.2
@@ -116,6 +118,12 @@ def look(model: nn.Module, parts: Sequence[Samples]) -> list[float]:
 TASK = Task(
     "noisy_pinn", (0.2, 0.5), 3e-2, 800, 32, samples, network, loss, look, 1.01, "1%", "relative error"
 )  # fmt: skip
+
+
+def page(content: Row) -> str:
+    """What docs/gates.md says of it."""
+    return summary.page(TASK, content)
+
 
 if __name__ == "__main__":
     main.main(TASK, __doc__)

@@ -29,7 +29,7 @@ def picture(task: Task, rows: Sequence[Row], choices: Row) -> Any:
         for colour, (name, setting) in zip(plots.COLOURS, lines.items(), strict=False):
             points = along(curves(here, name, setting), 0, ERROR, MISFIT)
             values = [task.shown(p[1]) for p in points]
-            shown += [*values[len(values) // 3 :]]
+            shown += values[len(values) // 3 :]
             run.plot([p[0] for p in points], values, color=colour, label=name, linewidth=1.3)
             frontier.plot([p[2] for p in points], values, color=colour, linewidth=1.3)
             factors = sorted(CONTROL) if name == ADAMW else sorted(FACTORS)
@@ -38,6 +38,7 @@ def picture(task: Task, rows: Sequence[Row], choices: Row) -> Any:
                 rate.plot(factors, at_end, "o-", color=colour, markersize=3, linewidth=1.3)
         slow = along(curves(here, ADAMW, best), 0, ERROR, MISFIT)
         values = [task.shown(p[1]) for p in slow]
+        shown += values[len(values) // 3 :]
         run.plot([p[0] for p in slow], values, "--", color="grey", label=f"{ADAMW}, {best.factor:g} of the rate")
         frontier.plot([p[2] for p in slow], values, "--", color="grey")
         early = task.shown(median(ends(here, EARLY, Setting(**chosen[EARLY]))))

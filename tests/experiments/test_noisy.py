@@ -223,6 +223,12 @@ def test_a_gate_passes_beside_every_rate_of_the_slower_clock():
     assert "Nothing passes" in summary.verdict(list(found.values()), 3)
 
 
+def test_a_gate_that_is_ahead_on_most_seeds_does_not_pass():
+    assert summary.passes([0.5, 0.5, 0.9], [1.0, 1.0, 1.0])
+    assert not summary.passes([0.5, 0.5, 1.1], [1.0, 1.0, 1.0])
+    assert not summary.passes([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
+
+
 def test_a_gate_that_was_tuned_badly_is_told_in_hindsight():
     found = lines({(GATE, FACTORS[1]): 0.5})
     assert not found[GATE]["passes"] and found[GATE]["hindsight passes"]
@@ -240,7 +246,7 @@ def test_a_page_begins_with_the_verdict():
     told = summary.summarized(TOY, rows, chosen)
     environment = {"seeds": [0, 1, 2], "commit": "c", "machine": "m", "torch": "t"}
     content = {"settings": {**main.settings(TOY), "summary": told}, "environment": environment, "command": "python"}
-    page = summary.page(TOY, content)
+    page = noisy_pinn.page(content)
     assert page.startswith("**Nothing passes") and all(name in page for name in (*GATES, EARLY, summary.CLOCK))
 
 
