@@ -23,7 +23,7 @@ from .tasks import Task
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "results"
 FIRST = 100  # seed of the tuning
 SEEDS = 3
-TOY = 24  # steps of a quick run
+TOY = 12  # steps of a quick run
 
 
 def done(task: Task, asked: Arguments, ledger: Ledger, jobs: Sequence[choices.Job], end: float) -> list[Row] | None:
