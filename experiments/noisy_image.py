@@ -81,7 +81,7 @@ def psnr(rmse: float) -> float:
 
 
 TASK = Task(
-    "noisy_image", (0.1, 0.2), 3e-2, 600, BATCH, samples, network, loss, look, 10 ** (0.1 / 20), "0.1 dB", "dB", psnr
+    "noisy_image", (0.1, 0.2), 3e-2, 400, BATCH, samples, network, loss, look, 10 ** (0.1 / 20), "0.1 dB", "dB", psnr
 )
 
 

@@ -116,7 +116,7 @@ def look(model: nn.Module, parts: Sequence[Samples]) -> list[float]:
 
 
 TASK = Task(
-    "noisy_pinn", (0.2, 0.5), 3e-2, 800, 32, samples, network, loss, look, 1.01, "1%", "relative error"
+    "noisy_pinn", (0.2, 0.5), 3e-2, 500, 32, samples, network, loss, look, 1.01, "1%", "relative error"
 )  # fmt: skip
 
 
