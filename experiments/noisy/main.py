@@ -88,7 +88,7 @@ def report(task: Task, asked: Arguments, ledger: Ledger, end: float) -> None:
     path = records.write(
         asked.out, task.name, {**settings(task), "choices": found, "summary": rounded(lines)}, rows, seeds
     )
-    print(summary.verdict(lines, len(seeds)))
+    print(summary.verdict(task, lines, len(seeds)))
     print(records.table(summary.told(task, lines), summary.heads(task)))
     drawn_at, trouble = plots.drawn(lambda: figures.picture(task, rows, found), asked.out / f"{task.name}.png")
     print(f"written: {path}" + (f" and {drawn_at}" if drawn_at else f"; {trouble}"))

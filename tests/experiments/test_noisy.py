@@ -215,12 +215,13 @@ GATE = "hard, streaming, corrected"
 def test_a_gate_passes_beside_every_rate_of_the_slower_clock():
     found = lines({GATE: 0.5})
     assert found[GATE]["passes"] and found[GATE]["wins"] == 3 and found[GATE]["ahead"]
-    assert "Ahead" in summary.verdict(list(found.values()), 3)
+    assert f"seed: {GATE} at noise 0.5 (0.501 against 1" in summary.verdict(TOY, list(found.values()), 3)
     slow = CONTROL[-1]  # no rate of the grid that others choose from
     assert slow not in FACTORS
     found = lines({GATE: 0.5, (ADAMW, slow): 0.4})
     assert found[summary.CLOCK]["end"] == pytest.approx(0.401) and not found[GATE]["passes"]
-    assert "Nothing passes" in summary.verdict(list(found.values()), 3)
+    assert "Nothing passes" in summary.verdict(TOY, list(found.values()), 3)
+    assert "(0.501 against 0.401)" not in summary.verdict(TOY, list(found.values()), 3)
 
 
 def test_a_gate_that_is_ahead_on_most_seeds_does_not_pass():
