@@ -45,6 +45,7 @@ def picture(task: Task, rows: Sequence[Row], choices: Row) -> Any:
         for axis in (run, rate, frontier):
             axis.axhline(early, color="grey", linewidth=0.8, linestyle=":", label=EARLY if axis is run else None)
             axis.set(xscale="log", ylabel=task.unit)
+            axis.tick_params(axis="x", which="both", labelsize=7)
         run.set(xlabel="step", title=f"noise {level:g}")
         rate.set(xlabel="rate, of the base rate", title="at the end")
         frontier.set(xlabel="misfit to the noisy samples", title="frontier")

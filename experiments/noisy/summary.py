@@ -137,8 +137,8 @@ def heads(task: Task) -> dict[str, str]:
         "level": "noise", "contender": "", "setting": "of the rate, decay", "end": f"end, {task.unit}",
         "spread": "of seeds", "best": "best on the way", "step": "at step", "seconds": "seconds",
         "kept": f"own best kept to {task.allowance}", "oracle": "AdamW's best reached",
-        "ahead": "ahead of stopping", "wins": "seeds ahead of the slower clock", "passes": "passes",
-        "hindsight": "end, best rate", "hindsight passes": "passes so",
+        "ahead": "ahead of stopping", "wins": "seeds ahead of the slower clock",
+        "hindsight": "end, best rate", "hindsight passes": "passes at that",
     }  # fmt: skip
 
 
