@@ -96,22 +96,25 @@ QUESTIONS = ("kept", "oracle", "ahead", "passes", "hindsight passes")
 def verdict(task: Task, summary: Sequence[Row], runs: int) -> str:
     """The first line of the page."""
     gates = [line for line in summary if line["contender"] in GATES]
+    others = [line for line in summary if line["contender"] not in GATES]
     clock = {line["level"]: line["end"] for line in summary if line["contender"] == CLOCK}
 
-    def named(passing: str, end: str) -> str:
+    def named(lines: Sequence[Row], passing: str, end: str) -> str:
         return ", ".join(
             f"{line['contender']} at noise {line['level']:g} ({digits(task.shown(line[end]))} against "
             f"{digits(task.shown(clock[line['level']]))})"
-            for line in gates
+            for line in lines
             if line[passing]
         )
 
-    tuned, best = named("passes", "end"), named("hindsight passes", "hindsight")
+    tuned, best = named(gates, "passes", "end"), named(gates, "hindsight passes", "hindsight")
     of = f"of {len(gates)} gates and levels of noise, {runs} seeds each"
     first = (
         f"Ahead of AdamW at every rate, on every seed: {tuned}" if tuned else "Nothing passes the slower-clock control"
     )
-    return f"**{first}** ({of}). With the gate's rate chosen in hindsight, as the control's is: {best or 'none'}."
+    return f"**{first}** ({of}). With the gate's rate chosen in hindsight, as the control's is: {best or 'none'}. " + (
+        f"Of what is no gate, these are ahead of it: {named(others, 'passes', 'end') or 'none'}."
+    )
 
 
 def told(task: Task, summary: Sequence[Row]) -> list[Row]:
@@ -119,10 +122,11 @@ def told(task: Task, summary: Sequence[Row]) -> list[Row]:
     lines = []
     for line in summary:
         own: dict[str, Any] = {key: WORDS[line.get(key)] for key in QUESTIONS}
-        for key in ("end", "best", "hindsight", "low", "high"):
+        for key in ("end", "best", "hindsight"):
             value = line.get(key)
             own[key] = digits(task.shown(value)) if value is not None and math.isfinite(value) else "–"
-        own["spread"] = f"{own['low']} … {own['high']}"
+        ends = sorted((line["low"], line["high"]), key=task.shown)  # decibels grow where errors fall
+        own["spread"] = " … ".join(digits(task.shown(value)) if math.isfinite(value) else "–" for value in ends)
         lines.append({**line, **own, "wins": "–" if line["wins"] is None else f"{line['wins']}/{line['runs']}"})
     return lines
 
