@@ -110,7 +110,7 @@ def verdict(task: Task, summary: Sequence[Row], runs: int) -> str:
     tuned, best = named(gates, "passes", "end"), named(gates, "hindsight passes", "hindsight")
     of = f"of {len(gates)} gates and levels of noise, {runs} seeds each"
     first = (
-        f"Ahead of AdamW at every rate, on every seed: {tuned}" if tuned else "Nothing passes the slower-clock control"
+        f"Ahead of AdamW at every rate, on every seed: {tuned}" if tuned else "No gate passes the slower-clock control"
     )
     return f"**{first}** ({of}). With the gate's rate chosen in hindsight, as the control's is: {best or 'none'}. " + (
         f"Of what is no gate, these are ahead of it: {named(others, 'passes', 'end') or 'none'}."

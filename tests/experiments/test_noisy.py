@@ -220,7 +220,7 @@ def test_a_gate_passes_beside_every_rate_of_the_slower_clock():
     assert slow not in FACTORS
     found = lines({GATE: 0.5, (ADAMW, slow): 0.4})
     assert found[summary.CLOCK]["end"] == pytest.approx(0.401) and not found[GATE]["passes"]
-    assert "Nothing passes" in summary.verdict(TOY, list(found.values()), 3)
+    assert "No gate passes" in summary.verdict(TOY, list(found.values()), 3)
     assert "(0.501 against 0.401)" not in summary.verdict(TOY, list(found.values()), 3)
 
 
@@ -248,7 +248,7 @@ def test_a_page_begins_with_the_verdict():
     environment = {"seeds": [0, 1, 2], "commit": "c", "machine": "m", "torch": "t"}
     content = {"settings": {**main.settings(TOY), "summary": told}, "environment": environment, "command": "python"}
     page = noisy_pinn.page(content)
-    assert page.startswith("**Nothing passes") and all(name in page for name in (*GATES, EARLY, summary.CLOCK))
+    assert page.startswith("**No gate passes") and all(name in page for name in (*GATES, EARLY, summary.CLOCK))
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
