@@ -1,0 +1,112 @@
+"""What runs to the goal say, by contender: medians in which a run that does not get there is infinite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from jumpstart.report import plots
+from jumpstart.report.records import Row
+
+from ..pages import machine, markdown
+from ..random_problems.tables import median
+from .contenders import ADAMW, CONTENDERS, TUNED
+
+PAPER = {"AdamW": 29_450, "gate": 5_950}  # Litman & Guo, arXiv:2605.01172: a/b modulo 97, 25% of the table
+
+
+def chosen(rows: Sequence[Row]) -> Row:
+    """For each contender the setting that is soonest at the goal, else the one that gets nearest."""
+    found: Row = {}
+    for name in TUNED:
+        same = [row for row in rows if row["contender"] == name]
+        if same:
+            best = min(same, key=lambda row: (row["steps"] or math.inf, -row["best"]))
+            keys = ("rate", "decay", "steps", "best")
+            found[name] = {key: best[key] for key in keys} | {"runs": len(same)}
+    return found
+
+
+def finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def summarized(rows: Sequence[Row]) -> list[Row]:
+    """A line a contender: how many of its runs get there, medians of what that takes, and AdamW's over its own."""
+    found: list[Row] = []
+    for protocol in dict.fromkeys(row["protocol"] for row in rows):
+        own = [row for row in rows if row["protocol"] == protocol]
+        base = _middle([row for row in own if row["contender"] == ADAMW], "steps")
+        for name in CONTENDERS:
+            same = [row for row in own if row["contender"] == name]
+            if not same:
+                continue
+            steps = _middle(same, "steps")
+            reached = [row for row in same if row["steps"] is not None]
+            opens = [point[4] for row in same for point in row["curve"] if point[4] is not None]
+            found.append({
+                "protocol": protocol, "contender": name, "setting": f"{same[0]['rate']:g}, {same[0]['decay']:g}",
+                "runs": len(same), "reached": len(reached), "budget": same[0]["budget"],
+                "learned": finite(_middle(same, "learned")), "steps": finite(steps),
+                "least": min((row["steps"] for row in reached), default=None),
+                "most": max(row["steps"] for row in reached) if len(reached) == len(same) else None,
+                "sooner": base / steps if math.isfinite(base) and math.isfinite(steps) else None,
+                "gradients": finite(_middle(same, "gradients")), "seconds": finite(_middle(same, "seconds")),
+                "best": median(row["best"] for row in same), "open": median(opens),
+            })  # fmt: skip
+    return found
+
+
+def _middle(rows: Sequence[Row], key: str) -> float:
+    value = median(math.inf if row[key] is None else float(row[key]) for row in rows)
+    return math.inf if value is None else value
+
+
+COLUMNS = {
+    "protocol": "protocol", "contender": "", "setting": "rate, decay", "reached": "reached", "runs": "of",
+    "learned": "99% of training", "steps": "steps to 95% held out", "least": "least", "most": "most",
+    "sooner": "AdamW's steps over its own", "gradients": "gradients", "seconds": "seconds", "best": "best accuracy",
+    "open": "gates open", "budget": "budget",
+}  # fmt: skip
+
+
+def page(content: Row) -> str:
+    """What docs/gates.md says of it."""
+    settings = content["settings"]
+    tuned = "; ".join(
+        f"{name}: {max(found['runs'] for found in choices.values())} settings a contender"
+        for name, choices in settings["choices"].items()
+        if choices and "runs" in next(iter(choices.values()))
+    )
+    return "\n\n".join(
+        (
+            f"Medians of runs; one that does not get there in its budget is infinite, a dash. Tuned on one other seed "
+            f"({tuned}). The paper says {PAPER['gate']:,} steps against AdamW's {PAPER['AdamW']:,} (a·b⁻¹ mod 97, 25%).",
+            markdown(settings["summary"], COLUMNS),
+            "![held-out accuracy against steps](results/grokking/grokking.png)",
+            "[What the tuning chose](results/grokking/tuning/results.json).",
+            f"<sub>{machine(content)}</sub>",
+        )
+    )
+
+
+SHOWN = 8  # contenders with a colour of their own
+
+
+def picture(rows: Sequence[Row]) -> Any:
+    """Held-out accuracy against steps, a line a run, a panel a protocol."""
+    protocols = list(dict.fromkeys(row["protocol"] for row in rows))
+    figure, axes = plots.pyplot().subplots(1, len(protocols), figsize=(5.2 * len(protocols), 3.8), squeeze=False)
+    for axis, protocol in zip(axes[0], protocols, strict=True):
+        for i, name in enumerate(CONTENDERS):
+            colour, style = plots.COLOURS[i % SHOWN], "-" if i < SHOWN else "--"
+            same = [row["curve"] for row in rows if (row["protocol"], row["contender"]) == (protocol, name)]
+            for j, curve in enumerate(same):
+                steps, values = [point[0] for point in curve], [point[3] for point in curve]
+                axis.plot(steps, values, style, color=colour, linewidth=1, label=None if j else name)
+        axis.axhline(0.95, color="grey", linewidth=0.8)
+        axis.set(xlabel="steps", ylabel="held-out accuracy", title=protocol, xscale="log")
+    axes[0][0].legend(frameon=False, fontsize=6)
+    figure.tight_layout()
+    return figure
