@@ -81,8 +81,9 @@ def page(content: Row) -> str:
     )
     return "\n\n".join(
         (
-            f"Medians of runs; one that does not get there in its budget is infinite, a dash. Tuned on one other "
-            f"seed ({tuned}). The paper says {PAPER['gate']:,} steps against AdamW's {PAPER['AdamW']:,} (a·b⁻¹ mod 97, 25%).",
+            "Medians of runs; one that does not get there in its budget is infinite, a dash. Tuned on one other seed "
+            f"({tuned}). The paper says {PAPER['gate']:,} steps against AdamW's {PAPER['AdamW']:,} for a·b⁻¹ modulo "
+            "97, 25% of the table.",
             markdown(settings["summary"], COLUMNS),
             "![held-out accuracy against steps](results/grokking/grokking.png)",
             "[What the tuning chose](results/grokking/tuning/results.json).",
