@@ -137,7 +137,7 @@ def test_the_soonest_is_chosen_else_the_nearest():
     found = summary.chosen(rows)
     assert found[ADAMW]["rate"] == 0.2 and found[ADAMW]["runs"] == 3 and found["Muon"]["rate"] == 0.5
     assert main.setting_of("Grokfast", found) is None and main.setting_of(contenders.SKIPS, found) == Setting(0.2, 1.0)
-    assert main.setting_of(contenders.DEFAULTS, {}) == contenders.UNTUNED
+    assert main.setting_of("AdamW, untuned", {}) == contenders.UNTUNED
 
 
 def line(contender, seed, steps):
@@ -180,4 +180,4 @@ def test_tuning_asks_everybody_setting_after_setting(tmp_path):
     choices = {"toy addition": {ADAMW: SETTING.told}}
     plan = [key for key, _ in main.reporting(Ledger(tmp_path, "s"), ["toy addition"], 3, choices)]
     assert sum(f" {contenders.SKIPS} " in key for key in plan) == 3 and not any(GATE_SKIPS in key for key in plan)
-    assert sum(f" {contenders.DEFAULTS} " in key for key in plan) == main.FEW
+    assert sum(" AdamW, untuned " in key for key in plan) == main.FEW
