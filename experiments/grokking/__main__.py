@@ -34,7 +34,7 @@ from .tasks import PROTOCOLS, Protocol, Setting
 
 CHOSEN = Path(__file__).resolve().parents[2] / "docs" / "results" / "grokking" / "tuning"
 FIRST = 100  # seed of the tuning
-FEW = 2  # seeds of those with more than one budget of steps
+FEW = 2  # seeds of runs with exact statistics or more than one budget of steps
 LIBRARY = ("gating", "optim")  # what gates are made of
 
 
@@ -70,16 +70,22 @@ def job(book: Ledger, of: Protocol, name: str, setting: Setting, seed: int, raci
 
 
 def tuning(book: Ledger, problems: Sequence[str]) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """Setting after setting, everybody in each, so that who is stopped has given all of them the same."""
-    for of in map(PROTOCOLS.__getitem__, problems):
-        for setting in of.grid:
-            for name in TUNED:
-                yield job(book, of, name, setting, FIRST, racing=True)
+    """Setting after setting, everybody in each, so that who is stopped has given all of them the same; but exact
+    statistics, several times as dear, come after all others.
+    """
+    for exact in (False, True):
+        for of in map(PROTOCOLS.__getitem__, problems):
+            for setting in of.grid:
+                for name in TUNED:
+                    if CONTENDERS[name].exact == exact:
+                        yield job(book, of, name, setting, FIRST, racing=True)
 
 
 def setting_of(name: str, choices: Row) -> Setting | None:
-    """What a contender is reported with; None where nothing was chosen for it."""
+    """What a contender is reported with; None where nothing was chosen for it, nor for the one it is nearest to."""
     given = CONTENDERS[name].settings
+    if CONTENDERS[name].exact and name not in choices:
+        given = name.replace("exact", "corrected")
     if isinstance(given, Setting):
         return given
     found = choices.get(given or name)
@@ -89,13 +95,13 @@ def setting_of(name: str, choices: Row) -> Setting | None:
 def reporting(
     book: Ledger, problems: Sequence[str], seeds: int, choices: Row
 ) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """Seed after seed; long runs last, and of few seeds."""
-    for long in (False, True):
-        for seed in range(min(seeds, FEW) if long else seeds):
+    """Seed after seed; dear runs last, and of few seeds."""
+    for dear in (False, True):
+        for seed in range(min(seeds, FEW) if dear else seeds):
             for of in map(PROTOCOLS.__getitem__, problems):
-                for name in CONTENDERS:
+                for name, who in CONTENDERS.items():
                     setting = setting_of(name, choices[of.name])
-                    if (CONTENDERS[name].times > 1) == long and setting is not None:
+                    if (who.exact or who.times > 1) == dear and setting is not None:
                         yield job(book, of, name, setting, seed)
 
 
