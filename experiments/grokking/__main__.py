@@ -34,7 +34,7 @@ from .tasks import PROTOCOLS, Protocol, Setting
 
 CHOSEN = Path(__file__).resolve().parents[2] / "docs" / "results" / "grokking" / "tuning"
 FIRST = 100  # seed of the tuning
-FEW = 2  # seeds of runs with exact statistics or more than one budget of steps
+FEW = 1  # seeds of runs with exact statistics or more than one budget of steps
 LIBRARY = ("gating", "optim")  # what gates are made of
 
 

@@ -65,7 +65,7 @@ TUNED: dict[str, Contender] = {
 UNTUNED = Setting(1e-2, 1.0)
 LONG = {
     f"{name}, untuned": replace(TUNED[name], settings=UNTUNED, times=5)
-    for name in (ADAMW, GROKFAST, "hard, corrected", "snr, published")
+    for name in (ADAMW, "hard, published", "snr, published")
 }
 CONTENDERS: dict[str, Contender] = {
     **TUNED,
