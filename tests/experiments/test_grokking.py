@@ -144,7 +144,7 @@ def line(contender, seed, steps):
     return {
         "protocol": "toy", "contender": contender, "seed": seed, "rate": 0.1, "decay": 1.0, "budget": 40,
         "steps": steps, "gradients": steps, "seconds": steps and steps / 10, "learned": 5,
-        "best": 0.97 if steps else 0.3, "curve": [[5, 1.0, 1.0, 0.3, None]],
+        "spent": [steps or 40, steps or 40, 1.0], "best": 0.97 if steps else 0.3, "curve": [[5, 1.0, 1.0, 0.3, None]],
     }  # fmt: skip
 
 
@@ -154,20 +154,24 @@ def test_who_does_not_get_there_is_infinite():
     rows += [line("Grokfast", i, steps) for i, steps in enumerate((None, 10, None))]
     adamw, muon, grokfast = summary.summarized(rows)
     assert (adamw["steps"], adamw["reached"], adamw["least"], adamw["most"]) == (40, 2, 20, None)
+    assert (adamw["each"], muon["each"], grokfast["each"]) == (50.0, pytest.approx(35 / 3), 90.0)
     assert (muon["steps"], muon["sooner"], muon["most"], muon["seconds"]) == (10, 4.0, 15, 1.0)
     assert grokfast["steps"] is None and grokfast["sooner"] is None and grokfast["reached"] == 1
     assert math.isfinite(adamw["best"])
 
 
 def test_the_page_and_the_picture_are_of_what_was_measured():
-    rows = [line(ADAMW, 0, 40), line("Muon", 0, 10)]
+    rows = [line(ADAMW, 0, 40), line("Muon", 0, 10), line("AdamW, untuned", 0, 60), line("snr, corrected", 0, 20)]
     choices = {"toy": summary.chosen([row | {"best": 1.0} for row in rows])}
     content = {
         "command": "x", "settings": {"summary": summary.summarized(rows), "choices": choices},
         "environment": {"commit": "c", "machine": "m", "torch": "t", "seeds": [0]},
     }  # fmt: skip
     said = summary.page(content)
-    assert "5,950 steps against AdamW's 29,450" in said and "toy: 1 settings a contender" in said
+    assert "5,950 steps against AdamW's 29,450" in said and "4.9 times sooner" in said
+    assert "toy: 1 settings a contender" in said
+    assert "Toy: tuned AdamW gets there in 1 of 1 runs, a success for each 40 steps; at 0.1, 1, which" in said
+    assert "one for each 60 (1.5 times as many); the best gate, snr, corrected, in 1 of 1, one for each 20." in said
     assert "| toy | Muon |" in said
     pytest.importorskip("matplotlib")
     summary.picture(rows).clf()
@@ -176,7 +180,9 @@ def test_the_page_and_the_picture_are_of_what_was_measured():
 def test_tuning_asks_everybody_setting_after_setting(tmp_path):
     keys = [key for key, _ in main.tuning(Ledger(tmp_path, "s"), ["addition"])]
     assert len(keys) == len(TUNED) * len(tasks.ADDITION) == len(set(keys))
-    assert [key.split(" 0.1 1 ")[0].removeprefix("addition ") for key in keys[: len(TUNED)]] == list(TUNED)
+    streaming = [name for name, who in TUNED.items() if not who.exact]
+    assert [key.split(" 0.1 ")[0].removeprefix("addition ") for key in keys[: len(streaming)]] == streaming
+    assert all(" exact " in f" {key.replace(',', ' ')} " for key in keys[-2 * len(tasks.ADDITION) :])
     choices = {"toy addition": {ADAMW: SETTING.told}}
     plan = [key for key, _ in main.reporting(Ledger(tmp_path, "s"), ["toy addition"], 3, choices)]
     assert sum(f" {contenders.SKIPS} " in key for key in plan) == 3 and not any(GATE_SKIPS in key for key in plan)
