@@ -113,10 +113,22 @@ def account(lines: Sequence[Row]) -> str:
         gates = [own[name] for name in (*STREAMING, *EXACT) if name in own and own[name]["each"]]
         if gates:
             best = min(gates, key=lambda line: line["each"])
-            words += f"; the best gate, {best['contender']}, in {best['reached']} of {best['runs']}"
+            words += f"; the best of the gates, {best['contender']}, in {best['reached']} of {best['runs']}"
             words += f", one for each {best['each']:,.0f}"
+            if best["reached"] < best["runs"] or tuned["reached"] < tuned["runs"]:
+                words += (
+                    f" (Fisher's exact test of the counts: p = {fisher(tuned, best):.2g}, not corrected for the choice)"
+                )
         said.append(words + ".")
     return " ".join(said)
+
+
+def fisher(one: Row, other: Row) -> float:
+    """Whether two success rates differ."""
+    from scipy.stats import fisher_exact
+
+    counts: Any = fisher_exact([[line["reached"], line["runs"] - line["reached"]] for line in (one, other)])
+    return float(counts.pvalue)
 
 
 SHOWN = 8  # contenders with a colour of their own

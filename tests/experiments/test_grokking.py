@@ -171,8 +171,14 @@ def test_the_page_and_the_picture_are_of_what_was_measured():
     assert "5,950 steps against AdamW's 29,450" in said and "4.9 times sooner" in said
     assert "toy: 1 settings a contender" in said
     assert "Toy: tuned AdamW gets there in 1 of 1 runs, a success for each 40 steps; at 0.1, 1, which" in said
-    assert "one for each 60 (1.5 times as many); the best gate, snr, corrected, in 1 of 1, one for each 20." in said
+    assert (
+        "one for each 60 (1.5 times as many); the best of the gates, snr, corrected, in 1 of 1, one for each 20."
+        in said
+    )
     assert "| toy | Muon |" in said
+    rows += [line(ADAMW, 1, None), line(ADAMW, 2, None), line("snr, corrected", 1, 20), line("snr, corrected", 2, 20)]
+    said = summary.account(summary.summarized(rows))
+    assert "in 1 of 3 runs, a success for each 120 steps" in said and "p = 0.4, not" in said  # C(3,1)/C(6,4) twice
     pytest.importorskip("matplotlib")
     summary.picture(rows).clf()
 
