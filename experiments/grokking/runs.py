@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import jumpstart as js
-from jumpstart.gating.samples import record
+from jumpstart.gating import record
 from jumpstart.optim import GatedAdamW
 from jumpstart.report.records import Row
 

@@ -13,7 +13,8 @@ from experiments.grokking import contenders, runs, summary, tasks
 from experiments.grokking.contenders import ADAMW, CONTENDERS, GATE_SKIPS, TUNED, Filter
 from experiments.grokking.tasks import PROTOCOLS, Setting, Sum, Transformer
 from experiments.random_problems.ledger import Ledger
-from jumpstart.gating.samples import noise, record
+from jumpstart.gating import record
+from jumpstart.gating.samples import noise
 
 main = import_module("experiments.grokking.__main__")
 SETTING = Setting(1e-2, 1.0)
