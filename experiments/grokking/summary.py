@@ -147,6 +147,7 @@ def picture(rows: Sequence[Row]) -> Any:
                 axis.plot(steps, values, style, color=colour, linewidth=1, label=None if j else name)
         axis.axhline(0.95, color="grey", linewidth=0.8)
         axis.set(xlabel="steps", ylabel="held-out accuracy", title=protocol, xscale="log")
-    axes[0][0].legend(frameon=False, fontsize=6)
+    told = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    axes[0][0].legend(told.values(), told.keys(), frameon=False, fontsize=6)
     figure.tight_layout()
     return figure
