@@ -65,8 +65,11 @@ def test_exact_statistics_of_both_networks_are_those_of_their_samples(name):
         model.zero_grad()
         F.cross_entropy(model(x[None]), y[None]).backward()
         for key in each:
-            each[key].append(model.get_parameter(key).grad.clone())
+            gradient = model.get_parameter(key).grad
+            assert gradient is not None
+            each[key].append(gradient.clone())
     for key, value in found.items():
+        assert value is not None
         assert torch.allclose(value, torch.stack(each[key]).var(0) / len(data.x), rtol=1e-8, atol=1e-16), key
 
 
