@@ -15,6 +15,7 @@ from experiments.grokking.tasks import PROTOCOLS, Setting, Sum, Transformer
 from experiments.random_problems.ledger import Ledger
 from jumpstart.gating import record
 from jumpstart.gating.samples import noise
+from jumpstart.report import plots
 
 main = import_module("experiments.grokking.__main__")
 SETTING = Setting(1e-2, 1.0)
@@ -184,7 +185,7 @@ def test_the_page_and_the_picture_are_of_what_was_measured():
     said = summary.account(summary.summarized(rows))
     assert "in 1 of 3 runs, a success for each 120 steps" in said and "p = 0.4, not" in said  # C(3,1)/C(6,4) twice
     pytest.importorskip("matplotlib")
-    summary.picture(rows).clf()
+    plots.pyplot().close(summary.picture(rows))
 
 
 def test_tuning_asks_everybody_setting_after_setting(tmp_path):

@@ -61,12 +61,12 @@ def test_the_users_backend_style_and_figures_are_left_alone(tmp_path):
 
     matplotlib.use("svg")
     plt.rcParams["font.size"] = 17
-    mine = plt.figure()
+    others, mine = plt.get_fignums(), plt.figure()
     try:
         Report("n", rows("a"), {"metrics": []}, [0]).save(tmp_path)
         plots.save(plots.history([{"seconds": 1.0, "loss": 2.0}]), tmp_path / "h.png")
         assert matplotlib.get_backend() == "svg" and plt.rcParams["font.size"] == 17
-        assert plt.get_fignums() == [mine.number]
+        assert plt.get_fignums() == [*others, mine.number]
     finally:
         plt.close(mine)
         matplotlib.rcdefaults()
