@@ -55,9 +55,16 @@ SECTIONS: dict[str, tuple[str, str, Page]] = {
 
 
 def verdict(measured: Callable[[str], dict[str, Any] | None], unmeasured: str) -> str:
-    """Whether a gate has been more than a slower clock, in a sentence."""
+    """Whether a gate has been more than a slower clock, in a few sentences."""
     content = measured("label_noise")
-    return unmeasured.format(name="label_noise") if content is None else label_noise.page(content).split("\n")[0]
+    if content is None:
+        return unmeasured.format(name="label_noise")
+    said = [label_noise.page(content).split("\n")[0]]
+    for name in ("noisy_pinn", "noisy_image"):
+        heading, _, page = SECTIONS[name]
+        if (content := measured(name)) is not None:
+            said.append(f"{heading}: {page(content).splitlines()[0].replace('**', '')}")
+    return "\n\n".join(said)
 
 
 def sections(measured: Callable[[str], dict[str, Any] | None], unmeasured: str) -> str:
