@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import InputError, NoParametersError
+from ..utils import guard
 from ..utils.brief import brief
 from .records import Record
 from .units import Unit, holders
@@ -73,13 +74,13 @@ _RECORDS: WeakIdKeyDictionary = WeakIdKeyDictionary()  # parameter → Record; g
 
 
 class Hook:
-    """A hook that a copy or a file of the model does not take along."""
+    """A hook that a copy or a file of the model does not take along, and that is silent where the library evaluates."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
+        return None if guard.inside() else self.function(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple]:
         return _nothing, ()

@@ -14,6 +14,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.parameter import is_lazy
 
 from ..errors import InputError
+from ..gating.records import Record
 
 NAMED = 4  # places that a message names
 
@@ -101,6 +102,12 @@ def _global_hooks(model: nn.Module, moving: Collection[str]) -> Places:
         yield "torch.nn.modules.module.register_module_full_backward_hook"
 
 
+def _accumulates(p: Tensor) -> bool:
+    """Whether hooks run on its accumulated gradient that may change it; those that record samples do not."""
+    hooks = getattr(p, "_post_accumulate_grad_hooks", None) or {}
+    return any(not isinstance(getattr(hook, "__self__", None), Record) for hook in hooks.values())
+
+
 TABLE = (
     Row(
         lambda model, moving: (name for name, p in [*model.named_parameters(), *model.named_buffers()] if is_lazy(p)),
@@ -144,7 +151,7 @@ TABLE = (
         "give the model as it was before quantization",
     ),
     Row(
-        _moving(lambda p: bool(getattr(p, "_post_accumulate_grad_hooks", None))),
+        _moving(_accumulates),
         "has a hook that runs on its gradient after it is accumulated, which jumpstart does not see",
         "remove it while jumpstart is asked (handle.remove()); a mask is params=[…], a factor a metric",
     ),

@@ -230,10 +230,20 @@ def _elementwise(optimizer: Optimizer, parameter: nn.Parameter, group: dict[str,
     return kind.__module__.startswith("torch.optim.") or kind in adapter.types
 
 
-def _require_replayable(optimizer: Optimizer, space: ParameterSpace) -> None:
+def require_kind(optimizer: Optimizer) -> None:
+    """Raise for optimizers whose steps need what a skip does not have."""
     kind = type(optimizer).__name__
     if isinstance(optimizer, (torch.optim.LBFGS, torch.optim.SparseAdam)):
         needs = "a closure" if isinstance(optimizer, torch.optim.LBFGS) else "sparse gradients"
         raise InputError(f"{kind} needs {needs} at every step: its steps cannot be skipped; use search=True.")
+    if any(group.get("statistics") == "exact" and group.get("rule") for group in optimizer.param_groups):
+        raise InputError(
+            f"{kind} gates by the samples of each batch, which are not there in steps that are skipped: give "
+            "statistics='streaming', or use search=True."
+        )
+
+
+def _require_replayable(optimizer: Optimizer, space: ParameterSpace) -> None:
+    require_kind(optimizer)
     if any(dtype.is_complex for dtype in space.dtypes):
         raise InputError("complex weights: their steps cannot be skipped yet; use search=True, or leave them out.")

@@ -15,7 +15,7 @@ from ..objectives.objective import Objective
 from ..skipping.forecast import SECANTS
 from ..skipping.noise import minibatch_noise
 from ..skipping.replay import clipped
-from ..skipping.replica import Replica
+from ..skipping.replica import Replica, require_kind
 from ..skipping.result import SkipOutcome, SkipResult
 from ..skipping.skip import Skipper, require_options
 from ..skipping.windows import OPENING, TOLERANCE, Conditions
@@ -84,6 +84,7 @@ class Skipping(Sampling):
         whole = isinstance(skip, int) and not isinstance(skip, bool) and skip >= 1
         if skip != AUTO and not whole:
             raise InputError(f"skip={brief(skip)}: give a number of steps, at least 1, or 'auto'.")
+        require_kind(optimizer)
         self.samples = Samples(optimizer, objective, batch, params)
         require_budget(budget)
         require_options(tolerance, scheduler, clip, optimizer)

@@ -78,6 +78,11 @@ def drawing() -> None:
         _current.outermost.drew = True
 
 
+def inside() -> bool:
+    """Whether this thread evaluates a network for the library now, and not for its user."""
+    return _current is not None and _current.thread == threading.get_ident()
+
+
 def _inside(model: Any) -> bool:
     entry = _current
     return (

@@ -561,3 +561,38 @@ def test_complex_weights_may_stand_in_a_group_that_is_never_gated():
     p.grad = torch.full_like(p, 1 + 1j)
     optimizer.step()
     assert bool((p != 1).all())
+
+
+def test_recorded_models_jump_and_what_is_recorded_is_the_loops():
+    """The library's own passes are nobody's samples."""
+    model = network()
+    with warnings.catch_warnings(), js.gating.record(model):
+        warnings.simplefilter("ignore")  # the step after a jump cannot be tried beforehand, it says
+        inner, objective = GatedAdamW(model.parameters(), lr=0.01, statistics="exact"), js.supervised(model, X, Y)
+        optimizer = js.JumpOptimizer(inner, objective, search=True, at=[6])
+        before = float(nn.functional.mse_loss(model(X), Y).detach())
+        for _ in range(12):
+            step(model, optimizer)
+        nn.functional.mse_loss(model(X), Y).backward()
+        weight = model[0].weight
+        own = [
+            torch.autograd.grad(nn.functional.mse_loss(model(x), y) / 60, weight)[0]
+            for x, y in zip(X[:, None], Y[:, None], strict=True)
+        ]
+        assert samples.samples(weight) == 60
+        weight.grad = None
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(X), Y).backward()
+        torch.testing.assert_close(samples.noise(weight), 60 * torch.stack(own).var(0), rtol=1e-9, atol=0)
+    assert optimizer.results[0].accepted
+    assert float(nn.functional.mse_loss(model(X), Y).detach()) < before
+
+
+def test_exact_gates_are_not_skipped_along():
+    model = network()
+    inner, objective = GatedAdamW(model.parameters(), statistics="exact"), js.supervised(model, X, Y)
+    with pytest.raises(InputError, match="samples of each batch"):
+        js.JumpOptimizer(inner, objective)
+    lbfgs = torch.optim.LBFGS(network().parameters())
+    with pytest.raises(InputError, match="closure"):
+        js.JumpOptimizer(lbfgs, objective)
