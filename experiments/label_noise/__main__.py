@@ -25,9 +25,10 @@ from jumpstart.report import plots, records
 from jumpstart.report.records import Row
 from jumpstart.utils.progress import counter
 
+from .. import rivals
 from ..common import Arguments, arguments
 from ..random_problems import ledger
-from . import figures, networks, rivals, runs, settings, summary, verdict
+from . import figures, networks, runs, settings, summary, verdict
 from .settings import ADAMW, BETWEEN, CONTENDERS, FIRST, REPORTED, STOPPED, TASKS, TUNING, Setting
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from jumpstart.optim.gated_adamw import GatedAdamW
 from jumpstart.report.records import Row
 
+from .. import rivals
 from ..common import cifar10
-from . import rivals
 from .networks import convolutional, perceptron
 
 FACTORS = (1 / 30, 1 / 10, 1 / 3, 1.0)
@@ -108,7 +108,7 @@ def gated(rule: str, statistics: str, correction: bool) -> Contender:
 
 def rival(kind: type[rivals.Rival], exact: bool = False, base: float = 1.0) -> Contender:
     # Weights shrink by rate × decay a step, which is to be as much whatever the rate's unit.
-    return Contender(lambda p, members, rate, decay: kind(p, members, rate, decay / base), exact, base)
+    return Contender(lambda p, members, rate, decay: kind(p, rate, decay / base, members), exact, base)
 
 
 ADAMW, BETWEEN = "AdamW", "AdamW, rates between"

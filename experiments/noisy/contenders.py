@@ -11,7 +11,7 @@ import torch
 from jumpstart.optim.gated_adamw import GatedAdamW
 from jumpstart.report.records import Row
 
-from .rivals import MSVAG, Cautious, Rival
+from ..rivals import MSVAG, Cautious, Rival
 
 FACTORS = (1.0, 0.3, 0.1, 0.03)
 CONTROL = (*FACTORS, 0.055, 0.018, 0.01, 0.003)  # of plain AdamW in the reported runs: finer, and further
@@ -60,7 +60,8 @@ def _gated(rule: str, statistics: str, correction: bool) -> Contender:
 
 
 def _rival(kind: type[Rival], base: float = 1.0) -> Contender:
-    return Contender(lambda parameters, rate, decay: kind(parameters, rate, decay), base=base)
+    # Weights shrink by rate × decay a step, which is to be as much whatever the rate's unit.
+    return Contender(lambda parameters, rate, decay: kind(parameters, rate, decay / base), base=base)
 
 
 def _sgd(parameters: Any, rate: float, decay: float) -> torch.optim.Optimizer:

@@ -14,9 +14,10 @@ from jumpstart.report import plots, records
 from jumpstart.report.records import Row
 from jumpstart.utils.progress import counter
 
+from .. import rivals
 from ..common import Arguments, arguments
 from ..random_problems.ledger import Ledger, rounded, sources
-from . import choices, contenders, figures, rivals, runs, summary, tasks
+from . import choices, contenders, figures, runs, summary, tasks
 from .contenders import ADAMW, CONTENDERS, FACTORS, NAMES, Setting
 from .tasks import Task
 

@@ -12,9 +12,10 @@ import torch
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from experiments import rivals
 from experiments.common import Arguments
 from experiments.label_noise import __main__ as command
-from experiments.label_noise import networks, rivals, runs, summary, verdict
+from experiments.label_noise import networks, runs, summary, verdict
 from experiments.label_noise.settings import (
     ADAMW,
     BETWEEN,
@@ -91,7 +92,7 @@ def test_as_many_labels_are_wrong_as_is_said_and_nobody_is_judged_by_what_it_has
 def test_m_svag_is_its_algorithm():
     gradients = [0.3, -0.1, 0.7, 0.2, -0.4]
     p = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    optimizer = rivals.MSVAG([p], 1, lr=0.1, weight_decay=0.0)
+    optimizer = rivals.MSVAG([p], lr=0.1, weight_decay=0.0)
     m = v = weight = 0.0
     for t, g in enumerate(gradients, 1):
         m, v = 0.9 * m + 0.1 * g, 0.9 * v + 0.1 * g * g
@@ -106,7 +107,7 @@ def test_m_svag_is_its_algorithm():
 
 def test_a_cautious_step_leaves_out_what_goes_against_the_gradient_and_keeps_its_length():
     p = torch.nn.Parameter(torch.zeros(2, 4, dtype=torch.float64))
-    optimizer = rivals.Cautious([p], 2, lr=0.1, weight_decay=0.0)
+    optimizer = rivals.Cautious([p], lr=0.1, weight_decay=0.0, members=2)
     first = torch.tensor([[1.0, 1.0, 1.0, 1.0]] * 2, dtype=torch.float64)
     second = torch.tensor([[-0.1, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
     plain = torch.nn.Parameter(p.detach().clone())

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments import noisy_image, noisy_pinn
-from experiments.noisy import choices, main, rivals, runs, summary, tasks
+from experiments import noisy_image, noisy_pinn, rivals
+from experiments.noisy import choices, main, runs, summary, tasks
 from experiments.noisy.contenders import (
     ADAMW,
     AVERAGES,
@@ -158,6 +158,17 @@ def test_rivals_are_what_their_papers_say():
         s = (v - m**2).clamp_min(0) / (1 - rho) if t > 1 else torch.zeros_like(v)
         x = x - 0.1 * m * m**2 / (m**2 + rho * s)
     torch.testing.assert_close(p.detach(), x)
+
+
+@pytest.mark.parametrize("who", ["M-SVAG", "Cautious AdamW"])
+def test_weights_of_rivals_shrink_as_those_of_adamw(who):
+    """Whatever the unit of a rate is."""
+    contender = CONTENDERS[who]
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer = contender.make([p], 0.03 * contender.base, 0.5)
+    p.grad = torch.zeros_like(p)
+    optimizer.step()
+    torch.testing.assert_close(p.detach(), torch.full_like(p, 1 - 0.03 * 0.5))
 
 
 # ---- choices and summary ---------------------------------------------------------------------------------------------

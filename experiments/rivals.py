@@ -18,7 +18,7 @@ from jumpstart.gating import samples
 class Rival(torch.optim.Optimizer):
     """Steps one parameter at a time along ``update``; decay is decoupled."""
 
-    def __init__(self, parameters: Any, members: int, lr: float, weight_decay: float = 0.01) -> None:
+    def __init__(self, parameters: Any, lr: float, weight_decay: float = 0.01, members: int = 1) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
         self.members = members
 
