@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ..errors import InputError
 from ..utils.brief import brief
 
+STATISTICS = ("streaming", "exact")  # where the variance that a gate asks for comes from
 HALF = {"hard": 1.0, "soft": 2.0, "snr": 1.0}  # m̂² over αŝ (soft: over ŝ, at α = 1) where a gate is half open
 
 

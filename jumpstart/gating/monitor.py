@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..utils.brief import brief
 from . import samples
-from .averages import exponential
+from .averages import STATISTICS, exponential
+from .contributions import accumulating
 from .rules import Gate
-
-STATISTICS = ("streaming", "exact")
 
 
 @dataclass(frozen=True)
@@ -150,8 +149,7 @@ class Monitor:
     def _streaming(self, name: str, p: nn.Parameter) -> tuple[Tensor, Tensor] | None:
         """m̂² and its variance, as the optimizers keep them; None at the first step."""
         assert p.grad is not None
-        wide = torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
-        grad = p.grad.to(wide)
+        grad = p.grad.to(accumulating(p.dtype))
         seen = self._seen.get(name)
         if seen is None or seen.mean.shape != p.shape:
             seen = self._seen[name] = _Seen(torch.zeros_like(grad), torch.zeros_like(grad))

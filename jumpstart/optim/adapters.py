@@ -207,8 +207,6 @@ def tell(optimizer: Optimizer, moved: Mapping[Tensor, Tensor]) -> None:
 def listeners(optimizer: Optimizer) -> list[Callable[[Optimizer, Mapping[Tensor, Tensor]], None]]:
     """What adapters ask to be called after an accepted jump, each once."""
     found = []
-    if all(adapter.told is None for adapter in REGISTRY):
-        return found
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             adapter = find(optimizer, parameter, group)

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..gating import samples
-from ..gating.averages import Average
+from ..gating.averages import STATISTICS, Average
+from ..gating.contributions import accumulating
 from ..gating.rules import RULES
 from ..utils.brief import brief
 from ..utils.warn import warn
 from .adapters import Group, State
 
-STATISTICS = ("streaming", "exact")
 REDUCE = ("parameter", "row", "tensor")
 BLOCK = 2**16  # coordinates gated at a time on a CPU: what they need stays in its cache
 LARGE = 2**18  # coordinates of a parameter that is stepped by itself on a CPU
@@ -214,7 +214,7 @@ class Gated(torch.optim.Optimizer):
         if VARIANCE in state:
             return
         assert p.grad is not None
-        wide = torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
+        wide = accumulating(p.dtype)
         state[VARIANCE] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
         state[BEGUN] = self._count(p)
         if not group["correction"]:
@@ -365,11 +365,6 @@ def _isometric(weight: Tensor, step: float) -> None:
     gram = w.T @ w if tall else w @ w.T
     gram.diagonal().sub_(1.0)
     weight.sub_((w @ gram if tall else gram @ w).reshape(weight.shape), alpha=4 * step)
-
-
-def unwrapped(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A class's ``step`` without the hooks that torch wraps around it: who calls it from a step has called them."""
-    return getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step
 
 
 def _finite(gradients: list[Tensor]) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..gating.averages import Average, momentum
 from .adapters import Adapter, Group, State, accumulated, register
-from .gated import BEGUN, VARIANCE, Gated, ajar, unwrapped
+from .gated import BEGUN, VARIANCE, Gated, ajar
+from .twin import unwrapped
 
 
 class GatedSGD(Gated, torch.optim.SGD):

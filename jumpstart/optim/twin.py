@@ -105,9 +105,10 @@ def stripped(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def plain_step(optimizer: Optimizer) -> Callable[..., Any]:
-    """The class's own ``step``, a function of the optimizer.
+    """The class's own ``step``, a function of the optimizer."""
+    return unwrapped(type(optimizer).step)
 
-    torch wraps it to call hooks, among them such as are set for all optimizers.
-    """
-    step = type(optimizer).step
+
+def unwrapped(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A class's ``step`` without what torch wraps around it to call hooks, among them such as are set for all."""
     return getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step
