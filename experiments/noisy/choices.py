@@ -7,7 +7,7 @@ from statistics import fmean
 
 from jumpstart.report.records import Row
 
-from .contenders import ADAMW, AVERAGES, CONTENDERS, CONTROL, EARLY, EMA, NAMES, Setting
+from .contenders import ADAMW, AVERAGES, EARLY, EMA, Setting, control, names, of
 from .tasks import Task
 
 VALIDATION = 4  # of a curve's points
@@ -20,12 +20,12 @@ def tuning(task: Task, seeds: Sequence[int]) -> list[Job]:
         (name, setting, level, seed, True)
         for seed in seeds
         for level in task.levels
-        for name, contender in CONTENDERS.items()
+        for name, contender in of(task).items()
         for setting in contender.settings
     ]
 
 
-def choose(rows: Sequence[Row]) -> Row:
+def choose(task: Task, rows: Sequence[Row]) -> Row:
     """The setting of each contender at each level: the lowest misfit to the validation part at the end, mean of seeds;
     of early stopping the lowest on the way.
     """
@@ -33,7 +33,7 @@ def choose(rows: Sequence[Row]) -> Row:
     for level in dict.fromkeys(row["level"] for row in rows):
         here = [row for row in rows if row["level"] == level]
         found: Row = {}
-        for name in NAMES:
+        for name in names(task):
             plain = {EMA: ADAMW, EARLY: ADAMW}.get(name, name)
             tries: dict[Setting, list[float]] = {}
             for row in (row for row in here if row["contender"] == plain):
@@ -51,12 +51,13 @@ def reported(task: Task, choices: Row, seed: int) -> list[Job]:
     """AdamW at all rates of the control, gates at all of the grid, others as they were chosen; on all samples."""
     jobs: dict[Job, None] = {}
     for level in task.levels:
-        for factor in CONTROL:
+        for factor in control(task):
             jobs[ADAMW, Setting(factor), level, seed, False] = None
-        for name, contender in CONTENDERS.items():
+        for name, contender in of(task).items():
             if contender.gate:
                 jobs |= {(name, setting, level, seed, False): None for setting in contender.settings}
             elif name != ADAMW:
                 jobs[name, Setting(**choices[f"{level:g}"][name]), level, seed, False] = None
-        jobs[ADAMW, Setting(**choices[f"{level:g}"][EARLY]), level, seed, True] = None
+        if EARLY in names(task):
+            jobs[ADAMW, Setting(**choices[f"{level:g}"][EARLY]), level, seed, True] = None
     return list(jobs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from jumpstart.optim.gated_adamw import GatedAdamW
 from jumpstart.report.records import Row
 
 from ..rivals import MSVAG, Cautious, Rival
+from .tasks import Task
 
 FACTORS = (1.0, 0.3, 0.1, 0.03)
 CONTROL = (*FACTORS, 0.055, 0.018, 0.01, 0.003)  # of plain AdamW in the reported runs: finer, and further
@@ -82,3 +83,27 @@ CONTENDERS = {
 }
 GATES = tuple(name for name, contender in CONTENDERS.items() if contender.gate)
 NAMES = (ADAMW, DECAY, EMA, EARLY, *(name for name in CONTENDERS if name not in (ADAMW, DECAY)))
+
+
+def of(task: Task) -> dict[str, Contender]:
+    """Those of a task, with the settings that it has time for."""
+    found = {}
+    for name, contender in CONTENDERS.items():
+        if not task.contenders or name in task.contenders:
+            kept = [s for s in contender.settings if not task.factors or s.factor in task.factors]
+            found[name] = replace(contender, settings=tuple(kept))
+    return found
+
+
+def names(task: Task) -> list[str]:
+    """Lines of its tables, in order."""
+    return [name for name in NAMES if not task.contenders or name in task.contenders]
+
+
+def gates(task: Task) -> list[str]:
+    return [name for name in names(task) if name in GATES]
+
+
+def control(task: Task) -> tuple[float, ...]:
+    """Factors of plain AdamW's rate in the reported runs."""
+    return task.control or CONTROL

@@ -9,7 +9,7 @@ from typing import Any
 from jumpstart.report import plots
 from jumpstart.report.records import Row
 
-from .contenders import ADAMW, CONTROL, EARLY, EMA, FACTORS, GATES, Setting
+from .contenders import ADAMW, EARLY, EMA, FACTORS, Setting, control, gates, names
 from .summary import ERROR, MISFIT, curves, ends, slower
 from .tasks import Task
 
@@ -23,8 +23,8 @@ def picture(task: Task, rows: Sequence[Row], choices: Row) -> Any:
     figure, axes = plots.pyplot().subplots(len(task.levels), 3, figsize=(12.5, 3.4 * len(task.levels)), squeeze=False)
     for (run, rate, frontier), level in zip(axes, task.levels, strict=True):
         here, chosen = [row for row in rows if row["level"] == level], choices[f"{level:g}"]
-        best, _ = slower(here)
-        lines = {name: Setting(**chosen[name]) for name in (ADAMW, *GATES, EMA)}
+        best, _ = slower(task, here)
+        lines = {name: Setting(**chosen[name]) for name in (ADAMW, *gates(task), EMA) if name in names(task)}
         shown: list[float] = []
         for colour, (name, setting) in zip(plots.COLOURS, lines.items(), strict=False):
             points = along(curves(here, name, setting), 0, ERROR, MISFIT)
@@ -32,7 +32,7 @@ def picture(task: Task, rows: Sequence[Row], choices: Row) -> Any:
             shown += values[len(values) // 3 :]
             run.plot([p[0] for p in points], values, color=colour, label=name, linewidth=1.3)
             frontier.plot([p[2] for p in points], values, color=colour, linewidth=1.3)
-            factors = sorted(CONTROL) if name == ADAMW else sorted(FACTORS)
+            factors = sorted(control(task) if name == ADAMW else task.factors or FACTORS)
             if name != EMA:
                 at_end = [task.shown(median(ends(here, name, Setting(factor)))) for factor in factors]
                 rate.plot(factors, at_end, "o-", color=colour, markersize=3, linewidth=1.3)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -18,7 +19,7 @@ from .. import rivals
 from ..common import Arguments, arguments
 from ..random_problems.ledger import Ledger, rounded, sources
 from . import choices, contenders, figures, runs, summary, tasks
-from .contenders import ADAMW, CONTENDERS, FACTORS, NAMES, Setting
+from .contenders import ADAMW, CONTENDERS, FACTORS, Setting, names
 from .tasks import Task
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "results"
@@ -46,7 +47,8 @@ def key(task: Task, job: choices.Job) -> str:
 
 
 def settings(task: Task) -> Row:
-    return {"steps": task.steps, "batch": task.batch, "rate": task.rate, "levels": task.levels, "factors": FACTORS}
+    return {"steps": task.steps, "batch": task.batch, "rate": task.rate, "levels": task.levels,
+            "factors": task.factors or FACTORS}  # fmt: skip
 
 
 def tune(task: Task, asked: Arguments, ledger: Ledger, end: float) -> None:
@@ -54,7 +56,7 @@ def tune(task: Task, asked: Arguments, ledger: Ledger, end: float) -> None:
     rows = done(task, asked, ledger, choices.tuning(task, seeds), end)
     if rows is None:
         sys.exit(f"no choice in {asked.minutes:g} minutes: the same command goes on from here.")
-    chosen = choices.choose(rows)
+    chosen = choices.choose(task, rows)
     last = [
         {**{k: v for k, v in row.items() if k != "curves"}, "average": float(name) if name else None,
          "error": curve[-1][2], "validation": curve[-1][4], "lowest validation": min(point[4] for point in curve)}
@@ -70,8 +72,9 @@ def chosen(task: Task, quick: bool) -> Row:
     """What the tuning chose; at toy size the first of all."""
     if not quick:
         return records.read(RESULTS / task.name / "tuning")["settings"]["choices"]
-    first = {name: (CONTENDERS[name] if name in CONTENDERS else CONTENDERS[ADAMW]).settings[0] for name in NAMES}
-    first[contenders.EMA] = replace(first[contenders.EMA], average=contenders.AVERAGES[0])
+    first = {name: (CONTENDERS[name] if name in CONTENDERS else CONTENDERS[ADAMW]).settings[0] for name in names(task)}
+    if contenders.EMA in first:
+        first[contenders.EMA] = replace(first[contenders.EMA], average=contenders.AVERAGES[0])
     return {f"{level:g}": {name: setting.told for name, setting in first.items()} for level in task.levels}
 
 
@@ -95,13 +98,14 @@ def report(task: Task, asked: Arguments, ledger: Ledger, end: float) -> None:
     print(f"written: {path}" + (f" and {drawn_at}" if drawn_at else f"; {trouble}"))
 
 
-def main(task: Task, description: str | None) -> None:
+def main(task: Task, description: str | None, toy: Task | None = None, modules: Sequence[ModuleType] = ()) -> None:
+    """Tune, or run and report; a quick run is of ``toy`` where that is given, and rows come from ``modules``, too."""
     asked = arguments(task.name, description, SEEDS, tuned=True)
     torch.set_num_threads(1)
     if asked.quick:
-        task = replace(task, steps=TOY, levels=task.levels[:1])
+        task = replace(toy or task, steps=TOY, levels=task.levels[:1])
     end = time.monotonic() + 60 * asked.minutes
-    measuring = (runs, tasks, rivals, contenders, choices, sys.modules[task.network.__module__])
+    measuring = (runs, tasks, rivals, contenders, choices, sys.modules[task.network.__module__], *modules)
     ledger = Ledger(asked.out, sources(*measuring))
     runs.run(replace(task, steps=2), ADAMW, Setting(FACTORS[0]), task.levels[0], 0, True)  # what torch imports at first
     (tune if asked.tuning else report)(task, asked, ledger, end)

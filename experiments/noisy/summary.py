@@ -12,7 +12,7 @@ from jumpstart.report.records import Row
 
 from ..pages import machine, markdown
 from .choices import VALIDATION
-from .contenders import ADAMW, CONTROL, EARLY, EMA, GATES, NAMES, Setting
+from .contenders import ADAMW, EARLY, EMA, GATES, Setting, control, names
 from .tasks import Task
 
 ERROR, MISFIT = 2, 3  # of a curve's points
@@ -38,9 +38,9 @@ def ends(rows: Sequence[Row], name: str, setting: Setting) -> list[float]:
     return [end(curve, name)[ERROR] for curve in curves(rows, name, setting)]
 
 
-def slower(rows: Sequence[Row]) -> tuple[Setting, list[float]]:
+def slower(task: Task, rows: Sequence[Row]) -> tuple[Setting, list[float]]:
     """Plain AdamW's rate that ends lowest in the median, known in hindsight, and where it ends."""
-    best = min((Setting(factor) for factor in CONTROL), key=lambda setting: median(ends(rows, ADAMW, setting)))
+    best = min((Setting(factor) for factor in control(task)), key=lambda setting: median(ends(rows, ADAMW, setting)))
     return best, ends(rows, ADAMW, best)
 
 
@@ -54,10 +54,10 @@ def summarized(task: Task, rows: Sequence[Row], choices: Row) -> list[Row]:
     found: list[Row] = []
     for level in task.levels:
         here, chosen = [row for row in rows if row["level"] == level], choices[f"{level:g}"]
-        best, control = slower(here)
+        best, clock = slower(task, here)
         early = median(ends(here, EARLY, Setting(**chosen[EARLY])))
         oracle = median(min(p[ERROR] for p in c) for c in curves(here, ADAMW, Setting(**chosen[ADAMW])))
-        for name in (*NAMES, CLOCK):
+        for name in (*names(task), CLOCK):
             setting = best if name == CLOCK else Setting(**chosen[name])
             of = ADAMW if name == CLOCK else name
             own, all_of = ends(here, of, setting), curves(here, of, setting)
@@ -71,13 +71,21 @@ def summarized(task: Task, rows: Sequence[Row], choices: Row) -> list[Row]:
                 "kept": median(a / p[ERROR] for a, p in zip(own, tops, strict=True)) <= task.within,
                 "oracle": median(own) <= task.within * oracle,
                 "ahead": None if name == EARLY else median(own) < early,
-                "passes": None if name == CLOCK else passes(own, control),
-                "wins": None if name == CLOCK else sum(a < b for a, b in zip(own, control, strict=True)),
+                "passes": None if name == CLOCK else passes(own, clock),
+                "wins": None if name == CLOCK else sum(a < b for a, b in zip(own, clock, strict=True)),
             }  # fmt: skip
             if name in GATES:
-                line |= hindsight(here, name, control)
+                line |= hindsight(here, name, clock)
+            line |= more(here, of, setting)
             found.append(line)
     return found
+
+
+def more(rows: Sequence[Row], name: str, setting: Setting) -> Row:
+    """Medians of what else was told at the end of a run; nothing of one that is stopped before."""
+    same = [row["more"] for row in rows if "more" in row and row["contender"] == name and not row["split"]
+            and (row["factor"], row["decay"]) == (setting.factor, setting.decay)]  # fmt: skip
+    return {key: median(told[key] for told in same) for key in (same[0] if same else ())}
 
 
 def hindsight(rows: Sequence[Row], name: str, control: Sequence[float]) -> Row:
@@ -142,8 +150,14 @@ def heads(task: Task) -> dict[str, str]:
         "spread": "of seeds", "best": "best on the way", "step": "at step", "seconds": "seconds",
         "kept": f"own best kept to {task.allowance}", "oracle": "AdamW's best reached",
         "ahead": "ahead of stopping", "wins": "seeds ahead of the slower clock",
-        "hindsight": "end, best rate", "hindsight passes": "passes at that",
+        "hindsight": "end, best rate", "hindsight passes": "passes at that", **task.titles,
     }  # fmt: skip
+
+
+def tries(task: Task) -> str:
+    count = len(task.factors) or 4
+    told = f"{'four' if count == 4 else count} tries a contender"
+    return f"{told} (EMA: eight looks along AdamW's four runs)" if EMA in names(task) else told
 
 
 def page(task: Task, content: Row) -> str:
@@ -154,10 +168,10 @@ def page(task: Task, content: Row) -> str:
         (
             verdict(task, summary, len(seeds)),
             f"{settings['steps']:,} steps each, base rate {settings['rate']:g}. Medians. Rates were chosen on seeds "
-            "that are not reported, four tries a contender (EMA: eight looks along AdamW's four runs), by the misfit "
+            "that are not reported, {tries(task)}, by the misfit "
             "to a noisy validation part of 20% at the end of a run on the other 80%; the reported runs see all, "
             f'but for early stopping, which has its 20% held back. "{CLOCK}" is plain AdamW at the best of '
-            f"{len(CONTROL)} rates ({min(CONTROL):g} to 1), known in hindsight: a gate passes if it ends lower on "
+            f"{len(control(task))} rates ({min(control(task)):g} to 1), known in hindsight: a gate passes if it ends lower on "
             "every seed.",
             markdown(told(task, summary), heads(task)),
             f"![{task.name}](results/{task.name}/{task.name}.png)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,8 @@ class Task:
         samples: at a level, of a seed. network: of a seed. loss: on a minibatch, with what else is drawn.
         look: the error against the truth, the less the better, and the mean squared misfit to each set of samples.
         within: a factor of the error that is called no loss (``allowance``); ``shown`` turns an error into ``unit``.
+        contenders, factors, control, looks: fewer of them where a run is dear; empty or 0: what is usual.
+        more: what else is told of a model at the end of its run, and how it is called in a table.
     """
 
     name: str
@@ -56,6 +58,12 @@ class Task:
     allowance: str
     unit: str
     shown: Callable[[float], float] = float
+    contenders: tuple[str, ...] = ()
+    factors: tuple[float, ...] = ()
+    control: tuple[float, ...] = ()
+    looks: int = 0
+    more: Callable[[nn.Module], dict[str, float]] | None = None
+    titles: dict[str, str] = field(default_factory=dict)
 
 
 def noisy(truth: Tensor, level: float, seed: int) -> Tensor:
