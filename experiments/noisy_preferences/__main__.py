@@ -4,9 +4,10 @@ python -m experiments.noisy_preferences --tuning [--out DIR]                    
 python -m experiments.noisy_preferences [--quick] [--seeds N] [--minutes M] [--out DIR]
 python -m experiments.noisy_preferences.jump [--quick] [--seeds N] [--out DIR]     the same, by one jump
 
-Right and wrong answers to school problems; SmolLM2-135M, whose last layer is adapted (LoRA of rank 8 in all of its linear
-layers) to 256 pairs by DPO, β = 0.1, with none or 30% of them swapped. Probabilities are among the tokens that occur in
-any answer. Error: of the reward on 201 clean pairs of other problems. One thread; seconds of the process, looks apart.
+Right and wrong answers to school problems; SmolLM2-135M, whose last layer is adapted (LoRA of rank 8 in all of its
+linear layers) to 256 pairs by DPO, β = 0.1, with none or 30% of them swapped. Probabilities are among the tokens that
+occur in any answer. Error: of the reward on 201 clean pairs of other problems. One thread; seconds of the process,
+looks apart.
 """
 
 from __future__ import annotations

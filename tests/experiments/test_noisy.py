@@ -192,20 +192,20 @@ def grid(truth=1.0):
 
 
 def test_settings_are_chosen_by_noisy_validation_and_not_by_the_truth():
-    chosen = choices.choose(grid())["0.5"]
+    chosen = choices.choose(TOY, grid())["0.5"]
     assert set(chosen) == set(NAMES)
     assert chosen[ADAMW]["factor"] == FACTORS[-1]  # lowest at the end
     assert chosen[EARLY]["factor"] == FACTORS[0]  # lowest on the way
-    assert chosen == choices.choose(grid(7.0))["0.5"]
+    assert chosen == choices.choose(TOY, grid(7.0))["0.5"]
     better = [[1, 0.1, 1.0, 0.2, 0.01]]
     average = made(ADAMW, FACTORS[2], [(1, 9.0)], 100, True, curves={f"{AVERAGES[1]:g}": better})
     rows = [row for row in grid() if (row["contender"], row["factor"]) != (ADAMW, FACTORS[2])]
-    assert choices.choose([*rows, average])["0.5"][EMA] == Setting(FACTORS[2], 0.01, AVERAGES[1]).told
+    assert choices.choose(TOY, [*rows, average])["0.5"][EMA] == Setting(FACTORS[2], 0.01, AVERAGES[1]).told
 
 
 def reported(ends):
     """All rows of reported seeds; ``ends`` are final errors of a contender, others end at 1."""
-    chosen = choices.choose(grid())
+    chosen = choices.choose(TOY, grid())
     rows = []
     for seed in range(3):
         for name, setting, level, _, split in choices.reported(TOY, chosen, seed):
