@@ -6,8 +6,8 @@ python -m experiments.noisy_preferences.jump [--quick] [--seeds N] [--out DIR]  
 
 Right and wrong answers to school problems; SmolLM2-135M, whose last layer is adapted (LoRA of rank 8 in all of its
 linear layers) to 256 pairs by DPO, β = 0.1, with none or 30% of them swapped. Probabilities are among the tokens that
-occur in any answer. Error: of the reward on 201 clean pairs of other problems. One thread; seconds of the process,
-looks apart.
+occur in any answer. Accuracy: of the reward on 100 clean pairs of the same problems, and on 100 of others. One thread;
+seconds of the process, looks apart.
 """
 
 from __future__ import annotations

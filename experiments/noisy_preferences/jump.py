@@ -64,7 +64,8 @@ def looked(data: Pairs, policy: pairs.Policy, drawn: task.Samples, level: float)
     return {
         "loss": float(F.softplus(-drawn.y * own).mean()), "held-out loss": clean,
         "as noisy": (1 - level) * clean + level * float(F.softplus(margins).mean()),
-        "accuracy": float((margins > 0).double().mean()), "drift": float(torch.cat(drift).mean()),
+        "accuracy": float((margins > 0).double().mean()),
+        "others": float((data.margins(policy, data.others) > 0).double().mean()), "drift": float(torch.cat(drift).mean()),
     }  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def best(row: Row) -> int:
 
 CHOSEN, BEST = "chosen by leave-one-out", "best in hindsight"
 HEADS = {
-    "level": "swapped", "at": "horizon", "accuracy": "accuracy", "held-out loss": "loss on clean held-out pairs",
+    "level": "swapped", "at": "horizon", "accuracy": "accuracy", "others": "other problems", "held-out loss": "loss on clean held-out pairs",
     "promised": "promised, pairs as noisy", "as noisy": "real, pairs as noisy", "predicted": "training loss, predicted",
     "loss": "real", "drift": "drift, nats a token", "seconds": "seconds of solving",
 }  # fmt: skip

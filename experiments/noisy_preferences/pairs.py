@@ -17,7 +17,8 @@ from .policy import Policy, Sizes, loaded
 
 UPPER = 1  # layers that are adapted
 PROMPT, ANSWER = 64, 112  # tokens at most
-HELD_OUT = 200  # pairs, of other prompts than those that are learned
+OTHERS = 100  # pairs of other problems than those that are learned
+HELD_OUT = 100  # pairs of the same problems
 AT_ONCE = 16  # pairs looked at together
 
 Batch = dict[str, Tensor]
@@ -26,7 +27,7 @@ Batch = dict[str, Tensor]
 @dataclass(frozen=True)
 class Pairs:
     """All pairs, as a policy takes them: states (n, 2, T, width), where there are tokens (n, 2, T), answers (n, 2, A),
-    their log-probabilities at the start (n, 2); and which are held out.
+    their log-probabilities at the start (n, 2); and which are held out, which of other problems, which may be learned.
     """
 
     hidden: Tensor
@@ -34,6 +35,7 @@ class Pairs:
     tokens: Tensor
     reference: Tensor
     held: Tensor
+    others: Tensor
     known: Tensor
     policy: Policy
 
@@ -95,8 +97,8 @@ def arranged(
     return hidden, present, tokens
 
 
-def held_out(prompts: list[str], count: int) -> Tensor:
-    """Which pairs are held out: those of prompts drawn until there are enough."""
+def of_others(prompts: list[str], count: int) -> Tensor:
+    """Which pairs are of other problems: those of prompts drawn until there are enough."""
     distinct = sorted(set(prompts))
     held, chosen = 0, set()
     for i in torch.randperm(len(distinct), generator=torch.Generator().manual_seed(0)).tolist():
@@ -126,8 +128,7 @@ def pairs() -> Pairs:
     whole.model.layers, whole.model.norm = layers[:-UPPER], torch.nn.Identity()
     joined = [torch.cat([prompt, answer]) for prompt, two in zip(prompts, answers, strict=True) for answer in two]
     hidden, present, tokens = arranged(prompts, answers, states_of("smollm2-lower", whole.model, joined), codes)
-    held = held_out([pair.prompt for pair, _ in kept], HELD_OUT)
-    return referred(policy, hidden, present, tokens, held)
+    return referred(policy, hidden, present, tokens, of_others([pair.prompt for pair, _ in kept], OTHERS), HELD_OUT)
 
 
 @cache
@@ -144,18 +145,20 @@ def toy() -> Pairs:
     tokens = torch.randint(0, 12, (count, 2, right), generator=generator)
     tokens[:, 0, 0] = torch.randint(0, 6, (count,), generator=generator)
     tokens[:, 1, 0] = torch.randint(6, 12, (count,), generator=generator)
-    return referred(policy, hidden, present, tokens, torch.arange(count) % 3 == 2)
+    return referred(policy, hidden, present, tokens, torch.arange(count) % 4 == 3, 4)
 
 
-def referred(policy: Policy, hidden: Tensor, present: Tensor, tokens: Tensor, held: Tensor) -> Pairs:
-    """With what the policy at its start says of the answers."""
+def referred(policy: Policy, hidden: Tensor, present: Tensor, tokens: Tensor, others: Tensor, held: int) -> Pairs:
+    """With what the policy at its start says of the answers; as many of the problems that are learned are ``held``."""
     for parameter in policy.norm.parameters():
         parameter.requires_grad_(False)
-    blank = Pairs(hidden, present, tokens, torch.zeros(tokens.shape[:2]), held.nonzero()[:, 0], (~held).nonzero()[:, 0],
-                  policy)  # fmt: skip
+    same = (~others).nonzero()[:, 0]
+    same = same[torch.randperm(len(same), generator=torch.Generator().manual_seed(0))]
+    parts = same[:held], others.nonzero()[:, 0], same[held:]
+    blank = Pairs(hidden, present, tokens, torch.zeros(tokens.shape[:2]), *parts, policy)
     reference = torch.zeros(tokens.shape[:2])
     with torch.no_grad():
         for part in blank.parts(torch.arange(len(tokens))):
             batch = blank.batch(part)
             reference[part] = policy.answered(batch["hidden"], batch["present"], batch["tokens"])
-    return Pairs(hidden, present, tokens, reference, blank.held, blank.known, policy)
+    return Pairs(hidden, present, tokens, reference, *parts, policy)

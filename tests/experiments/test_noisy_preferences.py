@@ -120,9 +120,10 @@ def test_swaps_are_of_their_share_and_no_prompt_is_on_both_sides():
     shares = torch.cat([of(0.3, seed).y for seed in range(40)])
     assert float((shares < 0).double().mean()) == pytest.approx(0.3, abs=0.06)
     data = pairs.toy()
-    assert not set(data.held.tolist()) & set(data.known.tolist())
+    kinds = [set(rows.tolist()) for rows in (data.held, data.others, data.known)]
+    assert sorted(i for kind in kinds for i in kind) == list(range(24))  # each pair is of one kind
     prompts = [f"p{i % 7}" for i in range(40)]
-    held = pairs.held_out(prompts, 10)
+    held = pairs.of_others(prompts, 10)
     assert int(held.sum()) >= 10
     assert not {p for p, out in zip(prompts, held, strict=True) if out} & {
         p for p, out in zip(prompts, held, strict=True) if not out
