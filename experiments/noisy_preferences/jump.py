@@ -27,8 +27,8 @@ from . import pairs, task
 from .pairs import Pairs
 from .policy import divergence
 
-POINTS = 9
-FIRST, LAST = 0.1, 300.0  # horizons, in relaxation times of the fastest mode
+POINTS = 10
+FIRST, LAST = 0.01, 300.0  # horizons, in relaxation times of the fastest mode
 
 
 def row(of: Callable[[], Pairs], level: float, seed: int) -> Row:
@@ -65,7 +65,8 @@ def looked(data: Pairs, policy: pairs.Policy, drawn: task.Samples, level: float)
         "loss": float(F.softplus(-drawn.y * own).mean()), "held-out loss": clean,
         "as noisy": (1 - level) * clean + level * float(F.softplus(margins).mean()),
         "accuracy": float((margins > 0).double().mean()),
-        "others": float((data.margins(policy, data.others) > 0).double().mean()), "drift": float(torch.cat(drift).mean()),
+        "others": float((data.margins(policy, data.others) > 0).double().mean()),
+        "drift": float(torch.cat(drift).mean()),
     }  # fmt: skip
 
 
@@ -91,7 +92,8 @@ def best(row: Row) -> int:
 
 CHOSEN, BEST = "chosen by leave-one-out", "best in hindsight"
 HEADS = {
-    "level": "swapped", "at": "horizon", "accuracy": "accuracy", "others": "other problems", "held-out loss": "loss on clean held-out pairs",
+    "level": "swapped", "at": "horizon", "accuracy": "accuracy", "others": "other problems",
+    "held-out loss": "loss on clean held-out pairs",
     "promised": "promised, pairs as noisy", "as noisy": "real, pairs as noisy", "predicted": "training loss, predicted",
     "loss": "real", "drift": "drift, nats a token", "seconds": "seconds of solving",
 }  # fmt: skip
