@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..utils.brief import brief
-from . import samples
+from . import samples, streaming
 from .averages import STATISTICS, exponential
 from .contributions import accumulating
 from .rules import Gate
@@ -154,15 +154,14 @@ class Monitor:
         if seen is None or seen.mean.shape != p.shape:
             seen = self._seen[name] = _Seen(torch.zeros_like(grad), torch.zeros_like(grad))
         if seen.count:
-            known = exponential(self.beta, seen.count)
-            deviation = grad - seen.mean / known.total
-            seen.variance.mul_(self.rho).addcmul_(deviation, deviation, value=(1 - self.rho) / (1 + known.variance))
+            entry = streaming.unbiased(exponential(self.beta, seen.count), self.rho)
+            entry.take(seen.variance, grad, seen.mean)
         seen.mean.lerp_(grad, 1 - self.beta)
         seen.count += 1
         if seen.count == 1:
             return None
         average = exponential(self.beta, seen.count)
-        noise = seen.variance * (average.variance / (1 - self.rho ** (seen.count - 1)))
+        noise = seen.variance * streaming.factor(average.variance, self.rho, seen.count - 1)
         return (seen.mean / average.total).square(), noise
 
     def __enter__(self) -> Monitor:

@@ -9,7 +9,6 @@ arXiv:2605.01172; docs/gates.md.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,20 +18,12 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..gating import samples
-from ..gating.averages import STATISTICS, Average
-from ..gating.contributions import accumulating
-from ..gating.rules import RULES
-from ..utils.brief import brief
+from ..gating.averages import Average
 from ..utils.warn import warn
-from .adapters import Group, State
+from . import gates
+from .adapters import Group
 
-REDUCE = ("parameter", "row", "tensor")
-BLOCK = 2**16  # coordinates gated at a time on a CPU: what they need stays in its cache
 LARGE = 2**18  # coordinates of a parameter that is stepped by itself on a CPU
-BEGUN = "exp_avg_var_begun"  # state: the step that this average began with
-OPTIONS = ("rule", "statistics", "correction", "alpha", "reduce", "rho", "isometry")
-AJAR = 1e-2  # a gate in a metric, which must be positive: where it is shut a coordinate moves by a hundredth
-VARIANCE = "exp_avg_var"  # state: the average squared deviation of a gradient from the average before it
 
 
 @dataclass
@@ -96,9 +87,9 @@ class Gated(torch.optim.Optimizer):
             self._complete(group)
 
     def _complete(self, group: dict[str, Any]) -> None:
-        for name in (*OPTIONS, "nonfinite"):
+        for name in (*gates.OPTIONS, "nonfinite"):
             group.setdefault(name, self.defaults[name])
-        _require_options(group, type(self).__name__)
+        gates.require_options(group, type(self).__name__)
         if group["rule"] is None:
             return
         if group["statistics"] == "streaming" and self._averaged(group, 1) is None:
@@ -169,8 +160,8 @@ class Gated(torch.optim.Optimizer):
     def _part(self, held: list[_Held]) -> None:
         """The step of some parameters."""
         for one in held:
-            if one.group["rule"] is not None and one.group["statistics"] == "streaming":
-                self._before(one.group, one.p)
+            if gates.streams(one.group) and gates.VARIANCE in self.state[one.p]:
+                gates.absorb(one.group, self.state[one.p], one.p, self.AVERAGE, self._average(one.group, one.p))
             if one.group["isometry"] and one.p.dim() > 1:
                 _isometric(one.p, float(one.group["lr"]) * one.group["isometry"])
             one.before = one.p.clone() if self._gates(one.group, one.p) else None
@@ -185,69 +176,37 @@ class Gated(torch.optim.Optimizer):
         for one in held:
             if not self._counts:
                 self.state[one.p]["step"] = self.state[one.p].get("step", torch.zeros(())) + 1
-            if one.group["rule"] is not None and one.group["statistics"] == "streaming":
-                self._begin(one.group, one.p)
+            if gates.streams(one.group) and gates.VARIANCE not in self.state[one.p]:  # torch makes its own at this step
+                gates.begin(one.group, self.state[one.p], one.p)
             if one.before is not None:
                 self._after(one.group, one.p, one.before, one.noise)
             one.before = one.noise = None
-
-    def _before(self, group: dict[str, Any], p: Tensor) -> None:
-        """Take a gradient's deviation from the average before it into the variance."""
-        state, count = self.state[p], self._count(p)
-        if VARIANCE not in state:
-            return  # torch's classes make their state at the first step, and of none but their own
-        average, known = state[self.AVERAGE], self._averaged(group, count)
-        assert known is not None
-        if group["correction"]:
-            share, weight = 1 / known.total, (1 - group["rho"]) / (1 + known.variance)
-        else:  # as published: the average starts from zero
-            share, weight = self._from_zero(group, count) / known.total, 1 - group["rho"]
-        share = -share if group.get("maximize") else share  # an average of gradients turned round
-        assert p.grad is not None
-        for gradient, variance, before in _blocks([p.grad, state[VARIANCE], average]):
-            deviation = torch.sub(gradient.to(variance.dtype), before, alpha=share)
-            variance.mul_(group["rho"]).addcmul_(deviation, deviation, value=weight)
-
-    def _begin(self, group: dict[str, Any], p: Tensor) -> None:
-        """The variance at a first step: one gradient says nothing of its noise; as published, all of it is that."""
-        state = self.state[p]
-        if VARIANCE in state:
-            return
-        assert p.grad is not None
-        wide = accumulating(p.dtype)
-        state[VARIANCE] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
-        state[BEGUN] = self._count(p)
-        if not group["correction"]:
-            state[VARIANCE].addcmul_(p.grad.to(wide), p.grad.to(wide), value=1 - group["rho"])
-
-    def _from_zero(self, group: dict[str, Any], count: int) -> float:
-        """The sum of the weights of an average from zero."""
-        beta = group["betas"][0] if "betas" in group else group["momentum"]
-        return 1 - float(beta) ** count
 
     def _count(self, p: Tensor) -> int:
         """Steps that a parameter has taken."""
         return int(self.state[p].get("step", 0))
 
+    def _average(self, group: dict[str, Any], p: Tensor) -> Average | None:
+        """The weights in a parameter's average now."""
+        return self._averaged(group, self._count(p))
+
     def _gates(self, group: dict[str, Any], p: Tensor) -> bool:
         """Whether this step is gated: of a streaming variance nothing is known at a parameter's first."""
-        return group["rule"] is not None and (group["statistics"] == "exact" or VARIANCE in self.state[p])
+        return group["rule"] is not None and (group["statistics"] == "exact" or gates.VARIANCE in self.state[p])
 
     def _after(self, group: dict[str, Any], p: Tensor, before: Tensor, exact: Tensor | None) -> None:
         signal, noise, times = self._held_against(group, p, exact)
         left = 1 - float(group["lr"]) * float(group["weight_decay"])
-        for own, base, m, s in _blocks([p, before, signal, noise], group["reduce"] == "parameter"):
+        for own, base, m, s in gates.blocks([p, before, signal, noise], group["reduce"] == "parameter"):
             if left != 1:
                 base.mul_(left)
-            torch.lerp(base, own, opened(group, m, s, times).to(own.dtype), out=own)
+            torch.lerp(base, own, gates.opened(group, m, s, times).to(own.dtype), out=own)
 
     def _held_against(self, group: dict[str, Any], p: Tensor, exact: Tensor | None) -> tuple[Tensor, Tensor, float]:
         """A signal and a variance, and what that is to be multiplied by to be the signal's."""
-        count = self._count(p)
-        average = self._averaged(group, count)
-        state = self.state[p]
+        average, state = self._average(group, p), self.state[p]
         if exact is None:
-            return streamed(group, state, state[self.AVERAGE], average)
+            return gates.streamed(group, state, state[self.AVERAGE], average)
         if average is None or not group["correction"]:
             assert p.grad is not None
             return p.grad, exact, 1.0  # the batch's own mean
@@ -268,9 +227,9 @@ class Gated(torch.optim.Optimizer):
             raise InputError(
                 "gate: with statistics='exact' it belongs to a batch and is not kept; watch it by js.gating.Monitor."
             )
-        if group["rule"] is None or not settled(self.state[parameter]):
+        if group["rule"] is None or not gates.settled(self.state[parameter]):
             return torch.ones((), dtype=parameter.dtype, device=parameter.device)
-        return opened(group, *self._held_against(group, parameter, None))
+        return gates.opened(group, *self._held_against(group, parameter, None))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Torch's, of this kind of optimizer.
@@ -279,62 +238,21 @@ class Gated(torch.optim.Optimizer):
             InputError: it is another optimizer's.
         """
         groups = state_dict.get("param_groups", []) if isinstance(state_dict, dict) else []
-        lacking = sorted({name for group in groups for name in OPTIONS if name not in group})
+        lacking = sorted({name for group in groups for name in gates.OPTIONS if name not in group})
         if not groups or lacking:
             raise InputError(f"this is no state of {type(self).__name__}: its groups lack {lacking or 'everything'}.")
         for group in groups:
-            _require_options(group, type(self).__name__)
-        wide = {i: s[VARIANCE] for i, s in state_dict["state"].items() if VARIANCE in s}
+            gates.require_options(group, type(self).__name__)
+        wide = {i: s[gates.VARIANCE] for i, s in state_dict["state"].items() if gates.VARIANCE in s}
         super().load_state_dict(state_dict)
         held = [p for group in self.param_groups for p in group["params"]]
         numbers = [i for group in groups for i in group["params"]]
         for number, p in zip(numbers, held, strict=True):  # torch casts states to the parameter's dtype
             if number in wide and wide[number].dtype != p.dtype:
-                self.state[p][VARIANCE] = wide[number].detach().clone().to(p.device)
+                self.state[p][gates.VARIANCE] = wide[number].detach().clone().to(p.device)
 
 
 _untraced = torch._disable_dynamo(Gated._stepped)
-
-
-def opened(group: Group, signal: Tensor, noise: Tensor, times: float = 1.0) -> Tensor:
-    """The gate of a group for a signal and its variance times a number, both shaped like a parameter.
-
-    Rules know no unit, so that an average need not be divided by the sum of its weights.
-    """
-    square = _reduced(signal.to(noise.dtype).square(), group["reduce"])
-    rule, alpha = group["rule"], group["alpha"]
-    if rule == "soft":
-        return RULES[rule](square, _reduced(noise, group["reduce"]) * times, alpha=alpha)
-    return RULES[rule](square, _reduced(noise, group["reduce"]) * (times * alpha))
-
-
-def streamed(group: Group, state: State, signal: Tensor, average: Average | None) -> tuple[Tensor, Tensor, float]:
-    """A settled signal, the variance that is kept, and what that is to be multiplied by to be the signal's."""
-    assert average is not None
-    seen = int(state["step"]) - state[BEGUN] + (not group["correction"])
-    times = average.square if group["correction"] else average.total**2
-    return signal, state[VARIANCE], times / (1 - group["rho"] ** seen)
-
-
-def settled(state: State) -> bool:
-    """Whether a parameter's state says anything of its noise."""
-    return VARIANCE in state and int(state["step"]) > state[BEGUN]
-
-
-def ajar(group: Group, state: State, signal: str, average: Average | None) -> Tensor:
-    """The gate that a parameter's state says, for a metric: nowhere shut; 1 where nothing is known of noise."""
-    if not settled(state):
-        return torch.ones_like(state[signal])
-    gate = opened(group, *streamed(group, state, state[signal], average)).clamp_min(AJAR)
-    return gate.to(state[signal].dtype).expand_as(state[signal]).contiguous()
-
-
-def _reduced(values: Tensor, reduce: str) -> Tensor:
-    if reduce == "tensor":
-        return values.mean()
-    if reduce == "row" and values.dim() > 1:
-        return values.mean(dim=tuple(range(1, values.dim())), keepdim=True)
-    return values
 
 
 def _parts(held: list[_Held]) -> Iterator[list[_Held]]:
@@ -343,16 +261,6 @@ def _parts(held: list[_Held]) -> Iterator[list[_Held]]:
     if small:
         yield small
     yield from ([one] for one in held if one.p.numel() > LARGE and one.p.device.type == "cpu")
-
-
-def _blocks(tensors: list[Tensor], split: bool = True) -> Iterator[list[Tensor]]:
-    """Tensors of one shape, or parts of them at a time."""
-    size = tensors[0].numel()
-    flat = split and size > BLOCK and tensors[0].device.type == "cpu" and all(t.is_contiguous() for t in tensors)
-    if not flat:
-        yield tensors
-        return
-    yield from map(list, zip(*(t.view(-1).split(BLOCK) for t in tensors), strict=True))
 
 
 def _isometric(weight: Tensor, step: float) -> None:
@@ -387,30 +295,3 @@ def _exact(p: Tensor) -> Tensor:
             "statistics='streaming'."
         )
     return found
-
-
-def _require_options(group: dict[str, Any], who: str) -> None:
-    rule, statistics, alpha, rho = (group[name] for name in ("rule", "statistics", "alpha", "rho"))
-    if rule is not None and rule not in RULES:
-        raise InputError(f"{who}: rule={brief(rule)} is none of {sorted(RULES)}, nor None.")
-    if statistics not in STATISTICS:
-        raise InputError(f"{who}: statistics={brief(statistics)} is none of {STATISTICS}.")
-    if group["reduce"] not in REDUCE:
-        raise InputError(f"{who}: reduce={brief(group['reduce'])} is none of {REDUCE}.")
-    if not isinstance(group["correction"], bool):
-        raise InputError(f"{who}: correction={brief(group['correction'])}: give True or False.")
-    if not _number(alpha) or not 0 < alpha < math.inf:
-        hint = " At full batch b/(n − b) is infinite: every gate is shut." if alpha == math.inf else ""
-        raise InputError(f"{who}: alpha={brief(alpha)}: give a positive number.{hint}")
-    if not _number(rho) or not 0 < rho < 1:
-        raise InputError(f"{who}: rho={brief(rho)}: give a number between 0 and 1.")
-    isometry = group["isometry"]
-    if not _number(isometry) or not 0 <= isometry < math.inf:
-        raise InputError(f"{who}: isometry={brief(isometry)}: give a number of 0 or more.")
-    for option in ("differentiable", "capturable"):
-        if group.get(option):
-            raise InputError(f"{who}: {option}=True is not supported: leave it out.")
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

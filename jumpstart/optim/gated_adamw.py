@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..gating.averages import Average, exponential
 from .adapters import ADAM, Adapter, Group, State, adam, averaged, register
-from .gated import BEGUN, VARIANCE, Gated, ajar
+from .gated import Gated
+from .gates import BEGUN, VARIANCE, ajar
 from .twin import unwrapped
 
 

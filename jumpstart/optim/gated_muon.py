@@ -9,7 +9,8 @@ import torch
 
 from ..gating.averages import Average, exponential
 from .adapters import Adapter, Group, mixed, no_metric, register
-from .gated import BEGUN, VARIANCE, Gated
+from .gated import Gated
+from .gates import BEGUN, VARIANCE
 from .twin import unwrapped
 
 

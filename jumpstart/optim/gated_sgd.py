@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..gating.averages import Average, momentum
 from .adapters import Adapter, Group, State, accumulated, register
-from .gated import BEGUN, VARIANCE, Gated, ajar
+from .gated import Gated
+from .gates import BEGUN, VARIANCE, ajar
 from .twin import unwrapped
 
 

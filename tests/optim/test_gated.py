@@ -15,7 +15,7 @@ import jumpstart as js
 from jumpstart.errors import InputError
 from jumpstart.gating import samples
 from jumpstart.linearization.metric import from_optimizer
-from jumpstart.optim import GatedAdamW, GatedMuon, GatedSGD, gated
+from jumpstart.optim import GatedAdamW, GatedMuon, GatedSGD, gated, gates
 from jumpstart.skipping.skip import Skipper
 
 RATE, DECAY = 0.03, 0.1
@@ -169,7 +169,7 @@ def test_exact_statistics_step_by_step(row, correction, monkeypatch):
         p.grad = g.clone()
         optimizer.step()
         torch.testing.assert_close(p.detach(), expected, rtol=1e-10, atol=1e-12)
-    assert gated.VARIANCE not in optimizer.state[p]
+    assert gates.VARIANCE not in optimizer.state[p]
 
 
 @pytest.mark.parametrize("kind", PLAIN)
@@ -189,7 +189,7 @@ def test_the_first_step_and_groups_that_are_never_gated_are_torchs(kind):
             torch.testing.assert_close(own.detach(), plain.detach(), rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(other.detach(), plain.detach(), rtol=1e-12, atol=1e-14)
     assert not torch.equal(own, plain)
-    assert gated.VARIANCE not in never.state[other]
+    assert gates.VARIANCE not in never.state[other]
 
 
 def network(dtype=torch.float64):
@@ -347,7 +347,7 @@ def test_large_parameters_go_in_parts(dtype, foreach):
             optimizer.step()
     assert float((torch.stack(list(rows)) != whole).double().mean()) < 1e-3  # fused kernels round by place
     assert float((turned != whole).double().mean()) < 1e-3
-    assert first.state[whole][gated.VARIANCE].dtype == torch.float32
+    assert first.state[whole][gates.VARIANCE].dtype == torch.float32
 
 
 def test_hooks_are_called_once_and_a_closure_is_asked():
@@ -407,14 +407,14 @@ def test_jumps_take_the_gate_for_a_part_of_the_metric(make):
         step(model, optimizer, slice(5 * k, 5 * k + 5))
     objective = js.supervised(model, X, Y)
     metric = from_optimizer(optimizer, model, objective.space)
-    gates = torch.cat([optimizer.gate(p).expand_as(p).reshape(-1) for p in model.parameters()])
-    inner = torch.ones_like(gates)
+    opened = torch.cat([optimizer.gate(p).expand_as(p).reshape(-1) for p in model.parameters()])
+    inner = torch.ones_like(opened)
     if make != "SGD":
         plain = torch.optim.AdamW(model.parameters(), lr=0.01)
         for p in model.parameters():
-            plain.state[p] = {k: v for k, v in optimizer.state[p].items() if k not in (gated.VARIANCE, gated.BEGUN)}
+            plain.state[p] = {k: v for k, v in optimizer.state[p].items() if k not in (gates.VARIANCE, gates.BEGUN)}
         inner = from_optimizer(plain, model, objective.space).root.square()
-    torch.testing.assert_close(metric.root.square() / inner, gates.clamp_min(gated.AJAR), rtol=1e-9, atol=0)
+    torch.testing.assert_close(metric.root.square() / inner, opened.clamp_min(gates.AJAR), rtol=1e-9, atol=0)
     before = objective.value(objective.theta())
     result = js.jump(objective, metric=optimizer)
     assert result.accepted == (objective.value(objective.theta()) < before)
@@ -468,7 +468,7 @@ def test_a_gate_may_be_set_in_the_course_of_a_run():
         same = all(torch.equal(p, q) for p, q in zip(model.parameters(), plain[0].parameters(), strict=True))
         assert same == (k <= 5)
     p = next(model.parameters())
-    assert optimizer.state[p][gated.BEGUN] == 6
+    assert optimizer.state[p][gates.BEGUN] == 6
 
 
 @pytest.mark.parametrize("correction", [True, False])
