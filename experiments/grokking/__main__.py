@@ -11,7 +11,6 @@ OUT/rows.jsonl grows as in experiments.skipping.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +24,7 @@ from jumpstart.report.records import Row
 
 from ..common import Arguments, arguments
 from ..random_problems import ledger
-from ..random_problems.ledger import Ledger
+from ..random_problems.ledger import Ledger, digest
 from . import contenders, runs, tasks
 from .contenders import CONTENDERS, TUNED
 from .runs import run
@@ -36,13 +35,6 @@ CHOSEN = Path(__file__).resolve().parents[2] / "docs" / "results" / "grokking" /
 FIRST = 100  # seed of the tuning
 FEW = 1  # seeds of runs with exact statistics or more than one budget of steps
 LIBRARY = ("gating", "optim")  # what gates are made of
-
-
-def digest(*files: Path) -> str:
-    found = hashlib.sha256()
-    for path in sorted(files):
-        found.update(f"{path.name}\n".encode() + path.read_bytes())
-    return found.hexdigest()[:16]
 
 
 def source(name: str) -> str:
@@ -120,7 +112,7 @@ def main() -> None:
     torch.set_num_threads(1)
     run(PROTOCOLS["toy addition"], CONTENDERS[contenders.GATE_SKIPS], Setting(1e-2, 1.0), 0, 20)  # what is imported
     out = asked.out / "tuning" if asked.tuning else asked.out
-    book = Ledger(out, digest(*(Path(str(m.__file__)) for m in (tasks, contenders, runs))))
+    book = Ledger(out, digest(tasks, contenders, runs))
     if book.others:
         print(f"{book.path}: {book.others} lines of other sources are left out")
     if asked.tuning:

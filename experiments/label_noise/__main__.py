@@ -10,14 +10,11 @@ was stopped goes on; ``--tuning`` runs no more than what is tuned on.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 
 import torch
 
@@ -64,19 +61,12 @@ def jobs(asked: Arguments, names: list[str]) -> Iterator[Job]:
             yield from sorted(reported, key=lambda job: CONTENDERS[job.contender].exact)  # what is dear comes last
 
 
-def digest(modules: Sequence[ModuleType]) -> str:
-    """Of this package's part of what rows come from; after a change of the optimizers the file is to be removed."""
-    found = hashlib.sha256()
-    for module in modules:
-        found.update(Path(str(module.__file__)).read_bytes())
-    return found.hexdigest()[:16]
-
-
 def main() -> None:
     asked = arguments("label_noise", __doc__, 3, tuple(TASKS), tuned=True)
     names = [name for name in asked.problems if (name == "toy") == asked.quick]
     torch.set_num_threads(1)
-    book = ledger.Ledger(asked.out, digest((networks, rivals, runs, settings)))
+    # Of this package's part of what rows come from; after a change of the optimizers the file is to be removed.
+    book = ledger.Ledger(asked.out, ledger.digest(networks, rivals, runs, settings))
     plan, end = list(jobs(asked, names)), time.monotonic() + 60 * asked.minutes
     runs.run(TASKS["toy"], ADAMW, Setting(1.0), REPORTED, (0,))  # what is imported at first steps is nobody's time
     with counter("label noise", len(plan), asked.progress) as count:

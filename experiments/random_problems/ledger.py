@@ -113,14 +113,18 @@ def work(ledger: Ledger, jobs: Iterable[tuple[str, Callable[[], Row]]], settings
     return [ledger.rows[of] for of, _ in plan if of in ledger]
 
 
-def sources(*measuring: ModuleType) -> str:
-    """A digest of the code that rows come from: the library, the problems and their runs, and modules that measure."""
-    files = [*(ROOT / "jumpstart").rglob("*.py"), *map(Path, (networks.__file__, problems.__file__, runs.__file__))]
-    files += [Path(str(module.__file__)) for module in measuring]
-    digest = hashlib.sha256()
+def digest(*code: ModuleType | Path) -> str:
+    """Of the names and the text of modules and files, in whatever order: rows come from them."""
+    files = [item if isinstance(item, Path) else Path(str(item.__file__)) for item in code]
+    found = hashlib.sha256()
     for path in sorted(file.resolve() for file in files):
-        digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+        found.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def sources(*measuring: ModuleType) -> str:
+    """A digest of the library, the random problems and their runs, and modules that measure."""
+    return digest(*(ROOT / "jumpstart").rglob("*.py"), networks, problems, runs, *measuring)
 
 
 def rounded(value: Any) -> Any:

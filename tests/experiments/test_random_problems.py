@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from experiments.random_problems import networks, problems, tables
+from experiments.random_problems import ledger, networks, problems, tables
 from experiments.random_problems.ledger import Ledger, Options, rounded, sources, work
 from experiments.random_problems.problems import LOSSES, NETWORKS, OPTIMIZERS, REPORTING, TUNING, data, problem
 from experiments.random_problems.runs import Losses, Run, bare
@@ -136,6 +137,21 @@ def test_rows_of_other_sources_are_left_out(tmp_path):
     assert Ledger(tmp_path, "new").rows == {"a": {"value": 2.0}}
     assert Ledger(tmp_path, "old").rows == {"a": {"value": math.inf}}
     assert sources() == sources() != sources(tables)
+
+
+def test_a_digest_is_of_names_and_text_and_knows_no_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "ROOT", tmp_path.resolve())
+    a, b = tmp_path / "a.py", tmp_path / "b.py"
+    a.write_text("x = 1")
+    b.write_text("y = 2")
+    first = ledger.digest(a, b)
+    assert first == ledger.digest(b, a) != ledger.digest(a)
+    b.rename(tmp_path / "c.py")
+    assert ledger.digest(a, tmp_path / "c.py") != first
+    a.write_text("x = 2")
+    (tmp_path / "c.py").rename(b)
+    assert ledger.digest(a, b) != first
+    assert ledger.digest(a, b) == ledger.digest(SimpleNamespace(__file__=str(a)), b)
 
 
 def test_numbers_are_kept_with_four_digits():
