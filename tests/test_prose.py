@@ -27,7 +27,7 @@ EXPERIMENTS = sorted(
     [
         p.stem
         for p in (ROOT / "experiments").glob("*.py")
-        if p.stem not in ("__init__", "common", "pages", "gate_pages", "rivals", "texts", "benchmarks")
+        if p.stem not in ("__init__", "common", "rivals", "texts", "benchmarks")
     ]
     + [p.parent.name for p in (ROOT / "experiments").glob("*/__main__.py")]
 )

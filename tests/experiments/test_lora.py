@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import benchmarks
+from experiments import pages
 from experiments.lora import __main__ as race
 from experiments.lora import loops, models, tasks, tuning
+from experiments.pages import training
 from jumpstart.report import records
 
 
@@ -107,5 +108,5 @@ def test_choices_are_the_first_at_adamws_best_else_the_lowest():
 
 
 def test_the_page_says_what_is_not_measured(monkeypatch, tmp_path):
-    monkeypatch.setattr(benchmarks, "RESULTS", tmp_path)
-    assert "experiments.lora" in benchmarks.lora()
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    assert "experiments.lora" in training.lora()

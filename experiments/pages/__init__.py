@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jumpstart.report import records
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+UNMEASURED = "Not measured yet: `python -m experiments.{name} --no-progress --out docs/results/{name}`."
+
+
+def measured(name: str) -> dict[str, Any] | None:
+    """An experiment's results; None where there are none yet."""
+    return records.read(RESULTS / name) if (RESULTS / name / records.NAME).is_file() else None
+
+
+def told(name: str, page: Callable[[dict[str, Any]], str]) -> str:
+    """An experiment's page from its results; says so where there are none."""
+    content = measured(name)
+    return UNMEASURED.format(name=name) if content is None else page(content)
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> str:

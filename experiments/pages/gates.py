@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import gate_costs, isometry, noisy_image, noisy_pinn
-from .gate_statistics import summary as gate_statistics
-from .grokking import summary as grokking
-from .label_noise import verdict as label_noise
+from .. import gate_costs, isometry, noisy_image, noisy_pinn
+from ..gate_statistics import summary as gate_statistics
+from ..grokking import summary as grokking
+from ..label_noise import verdict as label_noise
+from . import UNMEASURED, measured, told
 
 Page = Callable[[dict[str, Any]], str]
 
@@ -54,11 +55,11 @@ SECTIONS: dict[str, tuple[str, str, Page]] = {
 }
 
 
-def verdict(measured: Callable[[str], dict[str, Any] | None], unmeasured: str) -> str:
+def gates_verdict() -> str:
     """Whether a gate has been more than a slower clock, in a few sentences."""
     content = measured("label_noise")
     if content is None:
-        return unmeasured.format(name="label_noise")
+        return UNMEASURED.format(name="label_noise")
     said = [label_noise.page(content).split("\n")[0]]
     for name in ("noisy_pinn", "noisy_image"):
         heading, _, page = SECTIONS[name]
@@ -67,11 +68,8 @@ def verdict(measured: Callable[[str], dict[str, Any] | None], unmeasured: str) -
     return "\n\n".join(said)
 
 
-def sections(measured: Callable[[str], dict[str, Any] | None], unmeasured: str) -> str:
+def gates() -> str:
     """All of them, in order; of what has no results yet, how to get them."""
-    found = []
-    for name, (heading, sentence, page) in SECTIONS.items():
-        content = measured(name)
-        text = unmeasured.format(name=name) if content is None else page(content)
-        found.append(f"### {heading}\n\n{sentence}\n\n{text}")
-    return "\n\n".join(found)
+    return "\n\n".join(
+        f"### {heading}\n\n{sentence}\n\n{told(name, page)}" for name, (heading, sentence, page) in SECTIONS.items()
+    )
