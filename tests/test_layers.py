@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -59,16 +60,22 @@ def modules() -> dict[str, pathlib.Path]:
     return found
 
 
+@functools.cache  # every module's test asks for all of them
+def imports(path: pathlib.Path) -> list[ast.Import | ast.ImportFrom]:
+    """A file's import statements, wherever they stand in it."""
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
 def imported(name: str, path: pathlib.Path, known: set[str]) -> Iterator[str]:
     """jumpstart's own modules that a file imports, anywhere in it, for the type checker alone included."""
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     package = [part for part in package if part]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == "jumpstart":
                     yield ".".join(alias.name.split(".")[1:])
-        elif isinstance(node, ast.ImportFrom):
+        else:
             if node.level == 0 and (node.module or "").split(".")[0] != "jumpstart":
                 continue
             base = package[: len(package) - node.level + 1] if node.level else []
