@@ -184,3 +184,20 @@ def spread(values: list[float]) -> dict[str, float]:
     """Median, smallest and largest."""
     ordered = sorted(values)
     return {"median": float(np.median(ordered)), "min": ordered[0], "max": ordered[-1]}
+
+
+def legend_below(figure: Any, columns: int = 5) -> None:
+    """One legend of all panels, under them, where it lies on no curve."""
+    handles = [axis.get_legend_handles_labels() for axis in figure.axes]
+    told = {label: line for lines, labels in handles for line, label in zip(lines, labels, strict=True)}
+    figure.legend(told.values(), told.keys(), frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
+
+
+def plain_ticks(axis: Any) -> None:
+    """Numbers of a logarithmic axis as they are said; between powers of ten where it spans less than two of them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 3.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())

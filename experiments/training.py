@@ -246,15 +246,17 @@ def picture(rows: list[Row]) -> Any:
     """Seconds of the wrapped run over the bare one's, a dot a seed."""
     plt = plots.pyplot()
     names = list(dict.fromkeys(row["task"] for row in rows))
-    figure, axis = plt.subplots(figsize=(6.4, 0.5 * len(names) + 1.2))
+    figure, axis = plt.subplots(figsize=(6.4, 0.4 * len(names) + 1.2))
     for i, name in enumerate(names):
         chosen = [row for row in rows if row["task"] == name]
         bare = {row["seed"]: row["seconds"] for row in chosen if row["arm"] == BARE}
         ratios = [row["seconds"] / bare[row["seed"]] for row in chosen if row["arm"] == AUTO]
         axis.plot(ratios, [i] * len(ratios), "o", color=plots.COLOURS[0])
     axis.axvline(1.0, color="grey", linewidth=1)
-    axis.set_yticks(range(len(names)), names)
-    axis.set_xlabel("seconds of the wrapped run over those of the bare one, at equal effective steps")
+    axis.set_yticks(range(len(names)), [f"{name}, {TASKS[name].batch or 'all'}" for name in names])
+    axis.grid(axis="y", alpha=0.25, linewidth=0.5)
+    axis.set(xlabel="seconds of the wrapped run over those of the bare one", ylabel="task, batch",
+             title="Equal effective steps, a dot a seed")  # fmt: skip
     figure.tight_layout()
     return figure
 

@@ -10,6 +10,7 @@ import numpy as np
 from jumpstart.report import plots
 from jumpstart.report.records import Row
 
+from ..common import legend_below
 from ..pages import machine, markdown
 from .rates import SIGNALS
 
@@ -115,18 +116,20 @@ def picture(lines: Sequence[Row]) -> Any:
     """Open gates against the signal, a panel a batch size: lines closed form, circles Gaussian, crosses the network."""
     batches = list(dict.fromkeys(line["batch"] for line in lines))
     figure, axes = plots.pyplot().subplots(
-        1, len(batches), figsize=(2.9 * len(batches), 3.0), sharey=True, squeeze=False
+        1, len(batches), figsize=(2.9 * len(batches), 3.6), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, batch in zip(axes[0], batches, strict=True):
         for colour, form in zip(plots.COLOURS, dict.fromkeys(line["form"] for line in lines), strict=False):
             here = [line for line in lines if line["batch"] == batch and line["form"] == form]
             x = [line["signal"] for line in here]
-            axis.plot(x, [line["closed form"] for line in here], color=colour, label=form, linewidth=1.2)
+            style = "--" if form.startswith("streaming") else "-"  # both are seen where they agree
+            axis.plot(x, [line["closed form"] for line in here], style, color=colour, label=form, linewidth=1.4)
             for source, mark in zip(SOURCES, "ox", strict=True):
                 known = [(line["signal"], line[source]) for line in here if line[source] is not None]
                 axis.plot(*zip(*known, strict=True), mark, color=colour, markersize=4, fillstyle="none")
-        axis.set(xlabel="signal, |μ|√b/σ", title=f"b = {batch}")
-    axes[0][0].set_ylabel("open")
-    axes[0][-1].legend(frameon=False, fontsize=6)
-    figure.tight_layout()
+        for told, mark in zip(SOURCES.values(), "ox", strict=True):
+            axis.plot([], [], mark, color="grey", markersize=4, fillstyle="none", label=f"measured: {told}")
+        axis.set(xlabel="signal, |μ|√b/σ", title=f"batches of {batch}")
+    axes[0][0].set_ylabel("share of gates open")
+    legend_below(figure, 7)
     return figure

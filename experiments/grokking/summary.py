@@ -9,9 +9,12 @@ from typing import Any
 from jumpstart.report import plots
 from jumpstart.report.records import Row
 
+from ..common import legend_below, plain_ticks
 from ..pages import machine, markdown
 from ..random_problems.tables import median
 from .contenders import ADAMW, CONTENDERS, EXACT, STREAMING, TUNED
+from .runs import GOAL
+from .tasks import PROTOCOLS
 
 PAPER = {"AdamW": 29_450, "gate": 5_950}  # Litman & Guo, arXiv:2605.01172: a/b modulo 97, 25% of the table
 
@@ -135,19 +138,38 @@ SHOWN = 8  # contenders with a colour of their own
 
 
 def picture(rows: Sequence[Row]) -> Any:
-    """Held-out accuracy against steps, a line a run, a panel a protocol."""
+    """A column a protocol: above, the best held-out accuracy so far, medians of runs; below, where each run came to."""
     protocols = list(dict.fromkeys(row["protocol"] for row in rows))
-    figure, axes = plots.pyplot().subplots(1, len(protocols), figsize=(5.2 * len(protocols), 3.8), squeeze=False)
-    for axis, protocol in zip(axes[0], protocols, strict=True):
-        for i, name in enumerate(CONTENDERS):
+    figure, axes = plots.pyplot().subplots(
+        2, len(protocols), figsize=(5.2 * len(protocols), 7.6), squeeze=False, layout="constrained"
+    )
+    for (above, below), protocol in zip(axes.T, protocols, strict=True):
+        own = {name: [r for r in rows if (r["protocol"], r["contender"]) == (protocol, name)] for name in CONTENDERS}
+        names = [name for name in CONTENDERS if own[name]]
+        for place, name in enumerate(names):
+            i = list(CONTENDERS).index(name)
             colour, style = plots.COLOURS[i % SHOWN], "-" if i < SHOWN else "--"
-            same = [row["curve"] for row in rows if (row["protocol"], row["contender"]) == (protocol, name)]
-            for j, curve in enumerate(same):
-                steps, values = [point[0] for point in curve], [point[3] for point in curve]
-                axis.plot(steps, values, style, color=colour, linewidth=1, label=None if j else name)
-        axis.axhline(0.95, color="grey", linewidth=0.8)
-        axis.set(xlabel="steps", ylabel="held-out accuracy", title=protocol, xscale="log")
-    told = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    axes[0][0].legend(told.values(), told.keys(), frameon=False, fontsize=6)
-    figure.tight_layout()
+            above.plot(*best_so_far(own[name]), style, color=colour, linewidth=1.4, label=name)
+            for row in own[name]:
+                there = row["steps"] is not None
+                at, full = (row["steps"], "full") if there else (row["curve"][-1][0], "none")
+                below.plot(at, place, "o" if there else "x", color=colour, fillstyle=full, markersize=5)
+        counts = [f"{name}  {sum(r['steps'] is not None for r in own[name])}/{len(own[name])}" for name in names]
+        below.set_yticks(range(len(names)), counts)
+        below.invert_yaxis()
+        below.grid(axis="y", alpha=0.25, linewidth=0.5)
+        above.axhline(GOAL, color="grey", linewidth=0.8, label=f"the goal, {GOAL:g}")
+        above.set(xlabel="steps", ylabel="best held-out accuracy so far, median of runs", xscale="log",
+                  title=PROTOCOLS[protocol].title)  # fmt: skip
+        below.set(xlabel="steps of a run: ● to the goal, × its end without", xscale="log", xlim=above.get_xlim())
+        for axis in (above.xaxis, below.xaxis):
+            plain_ticks(axis)
+    legend_below(figure)
     return figure
+
+
+def best_so_far(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+    """Steps, and there the median over runs of the highest held-out accuracy until then; a run that ended keeps its."""
+    steps = sorted({point[0] for row in rows for point in row["curve"]})
+    runs = [[max((p[3] for p in row["curve"] if p[0] <= at), default=0.0) for at in steps] for row in rows]
+    return steps, [float(median(values) or 0.0) for values in zip(*runs, strict=True)]

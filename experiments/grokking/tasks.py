@@ -81,6 +81,10 @@ class Protocol:
     division: bool
     grid: tuple[Setting, ...]
 
+    @property
+    def title(self) -> str:
+        return f"{self.name} modulo {self.prime}, {self.share:.0%} of the table"
+
     def data(self, seed: int) -> Data:
         """The table, divided by the seed."""
         p = self.prime

@@ -10,6 +10,7 @@ import numpy as np
 from jumpstart.report import plots
 from jumpstart.report.records import Row
 
+from ..common import legend_below, plain_ticks
 from .settings import ADAMW, GATES, REPORTED
 from .summary import by_setting
 
@@ -25,7 +26,9 @@ def picture(rows: Sequence[Row]) -> Any:
     """A column for each task and noise: AdamW at all rates in grey, gates at the base rate in colour."""
     kept = [row for row in rows if row["part"] == REPORTED and row["noise"] > 0 and row["average"] is None]
     columns = list(dict.fromkeys((row["task"], row["noise"]) for row in kept))
-    figure, axes = plots.pyplot().subplots(2, len(columns), figsize=(3.1 * len(columns), 5.4), squeeze=False)
+    figure, axes = plots.pyplot().subplots(
+        2, len(columns), figsize=(3.6 * len(columns), 6.4), squeeze=False, layout="constrained"
+    )
     for (task, noise), (above, below) in zip(columns, axes.T, strict=True):
         here = [row for row in kept if (row["task"], row["noise"]) == (task, noise)]
         plain = by_setting(row for row in here if row["contender"] == ADAMW)
@@ -38,12 +41,14 @@ def picture(rows: Sequence[Row]) -> Any:
             if mine:
                 for axis, key in ((above, "epoch"), (below, "train")):
                     axis.plot(middle(mine, key), middle(mine, "held"), color=colour, linewidth=1.2, label=who)
-        top = 2 * min(float(middle([row], "held").min()) for row in here)
-        above.set(title=f"{task}, {noise:.0%} wrong", xlabel="epoch", xscale="log", ylim=(0.45 * top, top))
-        below.set(xlabel="training loss", ylim=(0.45 * top, top))
+        shown = [value for line in above.lines for value in line.get_ydata()[len(line.get_ydata()) // 4 :]]
+        bounds = (0.95 * min(shown), 1.05 * max(shown))  # of later epochs: the first ones are all alike
+        above.set(title=f"{task}, {noise:.0%} of labels wrong", xlabel="epoch", xscale="log", yscale="log", ylim=bounds)
+        below.set(xlabel="training loss, falling", yscale="log", ylim=bounds)
         below.invert_xaxis()
-    for axis in axes[:, 0]:
-        axis.set_ylabel("held-out loss")
-    axes[0][0].legend(frameon=False, fontsize=5)
-    figure.tight_layout()
+        for axis in (above.xaxis, above.yaxis, below.yaxis):
+            plain_ticks(axis)
+    for axis, text in zip(axes[:, 0], ("along the run", "at equal training loss"), strict=True):
+        axis.set_ylabel(f"held-out loss {text}")
+    legend_below(figure, 4)
     return figure

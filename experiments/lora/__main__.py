@@ -19,7 +19,7 @@ from jumpstart.report import plots, records
 from jumpstart.report.records import Row
 from jumpstart.utils.progress import counter
 
-from ..common import arguments, spread
+from ..common import arguments, legend_below, plain_ticks, spread
 from .loops import ACTIONS, run
 from .tasks import TASKS, TOY, Problem
 from .tuning import FOLDER, SCHEDULE, looked, lowest, reached
@@ -115,12 +115,15 @@ COLUMNS = {
 
 def picture(rows: list[Row]) -> Any:
     """Validation loss against seconds, one seed of each contender."""
-    plt = plots.pyplot()
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    figure, axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.6), squeeze=False)
+    across = min(2, len(tasks))
+    figure, axes = plots.pyplot().subplots(
+        -(-len(tasks) // across), across, figsize=(5.2 * across, 3.6 * -(-len(tasks) // across)),
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
     names = list(dict.fromkeys(row["contender"] for row in rows))
     first = min(row["seed"] for row in rows)
-    for axis, task in zip(axes[0], tasks, strict=True):
+    for axis, task in zip(axes.flat, tasks, strict=False):
         own = [row for row in rows if row["task"] == task and row["seed"] == first]
         for row in own:
             at = names.index(row["contender"])
@@ -128,16 +131,16 @@ def picture(rows: list[Row]) -> Any:
             marker = "o" if len(row["curve"]) == 1 else None
             axis.plot(
                 [point[2] for point in row["curve"]], [point[3] for point in row["curve"]],
-                color=colour, linestyle=style, marker=marker, label=row["contender"],
+                color=colour, linestyle=style, marker=marker, linewidth=1.4, label=row["contender"],
             )  # fmt: skip
-        axis.axhline(own[0]["target"], color="grey", linewidth=1)
-        axis.set_title(task)
-        axis.set_xlabel("seconds")
-    axes[0][0].set_ylabel("validation loss")
-    found = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.tight_layout()
-    figure.legend([found[name] for name in names], names, fontsize=8, loc="outside lower center", ncols=6)
-    figure.subplots_adjust(bottom=0.3)
+        axis.axhline(own[0]["target"], color="grey", linewidth=1, label="AdamW's best")
+        axis.set(title=task, xlabel="seconds", xscale="log")
+        plain_ticks(axis.xaxis)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(f"validation loss, seed {first}")
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_visible(False)
+    legend_below(figure, 7)
     return figure
 
 

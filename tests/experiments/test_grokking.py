@@ -185,7 +185,7 @@ def test_the_page_and_the_picture_are_of_what_was_measured():
     said = summary.account(summary.summarized(rows))
     assert "in 1 of 3 runs, a success for each 120 steps" in said and "p = 0.4, not" in said  # C(3,1)/C(6,4) twice
     pytest.importorskip("matplotlib")
-    plots.pyplot().close(summary.picture(rows))
+    plots.pyplot().close(summary.picture([row | {"protocol": "toy addition"} for row in rows]))
 
 
 def test_tuning_asks_everybody_setting_after_setting(tmp_path):
@@ -198,3 +198,9 @@ def test_tuning_asks_everybody_setting_after_setting(tmp_path):
     plan = [key for key, _ in main.reporting(Ledger(tmp_path, "s"), ["toy addition"], 3, choices)]
     assert sum(f" {contenders.SKIPS} " in key for key in plan) == 3 and not any(GATE_SKIPS in key for key in plan)
     assert sum(" AdamW, untuned " in key for key in plan) == main.FEW
+
+
+def test_the_pictures_medians_are_of_the_best_so_far_and_outlast_a_run_that_is_there():
+    curves = [[(10, 0, 0, 0.5), (20, 0, 0, 0.2)], [(10, 0, 0, 0.96)], [(15, 0, 0, 0.1), (30, 0, 0, 0.8)]]
+    steps, values = summary.best_so_far([{"curve": curve} for curve in curves])
+    assert (steps, values) == ([10, 15, 20, 30], [0.5, 0.5, 0.5, 0.8])
