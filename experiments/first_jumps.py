@@ -39,7 +39,8 @@ def pinn(seed: int, jumps: int, seconds: float, arguments: Arguments) -> Report:
         )
 
     contenders: dict[str, Contender] = {
-        f"Adam {lr:g}": stepped(lambda p, lr=lr: torch.optim.Adam(p, lr=lr)) for lr in RATES
+        f"Adam {lr:g}": stepped(lambda p, lr=lr: torch.optim.Adam(p, lr=lr))
+        for lr in RATES[: 1 if arguments.quick else None]
     }
     contenders["L-BFGS"] = lbfgs()
     contenders["jumps, first order"] = only(geodesic=False, chord_steps=0)
@@ -97,7 +98,7 @@ def cnn(seed: int, images: int, evaluations: float, arguments: Arguments) -> Rep
         settings = {"basis": "krylov", "depth": depth, "chord_steps": 0, "geodesic": False, "metric": metric, **options}
         return jumps_only(lambda k: settings)
 
-    contenders = {f"Adam {lr:g}": adam(lr) for lr in RATES}
+    contenders = {f"Adam {lr:g}": adam(lr) for lr in RATES[: 1 if arguments.quick else None]}
     contenders |= {f"jumps, depth {depth}": jumps(depth) for depth in (8, 12)}
     contenders["jumps, depth 8, second order"] = jumps(8, geodesic=True)
     contenders["jumps, depth 8, plain metric"] = jumps(8, metric=None)
@@ -163,7 +164,7 @@ def main() -> None:
     settings = arguments("first_jumps", __doc__, seeds=3)
     torch.set_num_threads(1)
     seeds = list(range(settings.seeds))
-    jumps, seconds, images, evaluations = (3, 0.3, 60, 40.0) if settings.quick else (60, 20.0, 2000, 181.0)
+    jumps, seconds, images, evaluations = (3, 0.1, 60, 20.0) if settings.quick else (60, 20.0, 2000, 181.0)
     reports: dict[str, list[Report]] = {"pinn": [], "cnn": []}
     for seed in seeds:
         reports["pinn"].append(pinn(seed, jumps, seconds, settings))

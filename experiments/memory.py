@@ -20,6 +20,7 @@ from jumpstart.report.records import Row
 from .common import arguments, spread
 
 SECONDS = 6.0
+WIDTH, POINTS, TOY = 32, 30, 8  # hidden units; points a side; both at toy size
 STARTS = {"torch": "torch's initialization", "small": "0.1·randn"}
 
 
@@ -33,7 +34,7 @@ def forgetful(model: nn.Module, objective: js.Objective) -> Iterator[dict[str, A
         yield {"gradient_evaluations": cost, "jumps": jumps, "accepted": accepted}
 
 
-def run(seeds: int, seconds: float, progress: bool) -> tuple[list[Row], list[Row]]:
+def run(seeds: int, seconds: float, quick: bool, progress: bool) -> tuple[list[Row], list[Row]]:
     """Records of every run, and a row a start and contender with the errors at the end."""
     contenders = {
         "L-BFGS": js.lbfgs(),
@@ -41,11 +42,13 @@ def run(seeds: int, seconds: float, progress: bool) -> tuple[list[Row], list[Row
         "Jumper.jump": js.jumps_only(lambda k: {}),
         "fit": js.fitted(budget=seconds),
     }
+    width, points = (TOY, TOY) if quick else (WIDTH, POINTS)
     rows: list[Row] = []
     for start in STARTS:
         for seed in range(seeds):
             report = js.compare(
-                poisson.network(seed, init=start), poisson.objective, contenders, seconds=seconds, seed=seed,
+                poisson.network(seed, (width,), start), lambda model: poisson.objective(model, points, points),
+                contenders, seconds=seconds, seed=seed,
                 evaluate=lambda model: {"relative error": poisson.error(model)}, progress=progress, name="memory",
             )  # fmt: skip
             rows += [{"start": start, "seed": seed, **row} for row in report.rows]
@@ -91,8 +94,8 @@ def picture(rows: list[Row]) -> Any:
 def main() -> None:
     asked = arguments("memory", __doc__, seeds=5)
     torch.set_num_threads(1)
-    seconds = 0.2 if asked.quick else SECONDS
-    rows, summary = run(asked.seeds, seconds, asked.progress)
+    seconds = 0.1 if asked.quick else SECONDS
+    rows, summary = run(asked.seeds, seconds, asked.quick, asked.progress)
     settings = {"seconds": seconds, "starts": STARTS, "summary": summary}
     path = records.write(asked.out, "memory", settings, rows, range(asked.seeds))
     shown = [

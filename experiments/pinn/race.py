@@ -53,7 +53,7 @@ def rates() -> dict[str, dict[str, float]]:
 def run(name: str, init: str, seed: int, quick: bool, progress: bool) -> list[Row]:
     """One interleaved race; a row for each contender, with its curves."""
     problem, tuned = PROBLEMS[name], rates()
-    seconds, long = (0.3, 0.6) if quick else (problem.seconds, problem.seconds if name == "poisson" else LONG)
+    seconds, long = (0.1, 0.2) if quick else (problem.seconds, problem.seconds if name == "poisson" else LONG)
     given = tuned.get(name) or tuned["poisson"]
     racers = contenders(problem, seconds, long, given)
     times = {label: long if label == "Adam" else seconds for label in racers}
