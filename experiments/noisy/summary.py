@@ -168,8 +168,8 @@ def page(task: Task, content: Row) -> str:
         (
             verdict(task, summary, len(seeds)),
             f"{settings['steps']:,} steps each, base rate {settings['rate']:g}. Medians. Rates were chosen on seeds "
-            "that are not reported, {tries(task)}, by the misfit "
-            "to a noisy validation part of 20% at the end of a run on the other 80%; the reported runs see all, "
+            f"that are not reported, {tries(task)}, by the misfit to a noisy validation "
+            "part of 20% at the end of a run on the other 80%; the reported runs see all, "
             f'but for early stopping, which has its 20% held back. "{CLOCK}" is plain AdamW at the best of '
             f"{len(control(task))} rates ({min(control(task)):g} to 1), known in hindsight: a gate passes if it ends "
             "lower on every seed.",
