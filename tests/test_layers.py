@@ -22,6 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent / "jumpstart"
 ROOMS = [
     "errors",
     "utils",
+    "domains",
     "losses",
     "gating",
     "report",

@@ -93,6 +93,7 @@ class FitResult:
     cause: str = ""
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
     notes: tuple[str, ...] = ()
+    generalization: float | None = None
 
     def __str__(self) -> str:
         error = "" if self.error is None else f", error {self.error:.3g}"
@@ -236,7 +237,7 @@ class Fit:
         try:
             yield
         except BaseException as error:
-            self.run.write(self.run.state.best)
+            self.run.write(self.run.state.answer)
             if self.begun:
                 self._save(error)
             raise
@@ -271,7 +272,7 @@ class Fit:
         try:
             state = FitState.from_flat(found, run.state.theta)
             drawn = (state.jumps - 1) // every * every if self.resample is not None else 0
-            points = self.resample(drawn) if self.resample is not None and drawn > 0 else None
+            points = self.resample(drawn) if self.resample is not None and drawn > 0 else run.places(state)
             run.use(points)  # those that its losses were measured on
             if wrong := run.mismatch(state):
                 if points is None:
@@ -297,7 +298,7 @@ class Fit:
             if state.ended:
                 return FitOutcome.STATIONARY if state.last == Outcome.STATIONARY.name else FitOutcome.STAGNANT
             run.state = state
-        if settings.tolerance is not None and state.best_loss <= settings.tolerance:
+        if settings.tolerance is not None and run.level(state) <= settings.tolerance:
             return FitOutcome.TOLERANCE
         if state.jumps >= settings.limit or (settings.budget is not None and state.seconds >= settings.budget):
             return FitOutcome.BUDGET
@@ -321,7 +322,7 @@ class Fit:
             else:
                 run.state = after
             return
-        run.state = run.followed(state)
+        run.state = run.followed(run.looked(state))
         # From here on whatever fails finds the jump done.
         run.watch()
         run.place(run.state)
@@ -332,12 +333,12 @@ class Fit:
         run, outcome = self.run, self._over()
         assert outcome is not None
         cause = run.cause() if outcome is FitOutcome.STAGNANT else ""
-        run.write(run.state.best)
+        run.write(run.state.answer)
         self._save()
         state = run.state
         return FitResult(
-            outcome, state.best_loss, state.start, run.measure(), state.jumps, state.accepted, state.restarts,
-            state.seconds, state.cost, cause, state.history, tuple(run.objective.notes()),
+            outcome, state.best_loss if state.kept is None else run.value(state.kept), state.start, run.measure(), state.jumps, state.accepted, state.restarts,
+            state.seconds, state.cost, cause, state.history, tuple(run.objective.notes()), run.generalization(),
         )  # fmt: skip
 
     def _save(self, ending: BaseException | None = None) -> None:

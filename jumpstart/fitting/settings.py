@@ -24,6 +24,7 @@ class FitSettings:
     nonmonotone: bool = True
     restarts: int = 2
     seed: int = 0
+    adaptive: bool | None = None
 
     def __post_init__(self) -> None:
         if self.budget is None and self.jumps is None and self.tolerance is None:
@@ -42,6 +43,8 @@ class FitSettings:
             raise InputError(f"fit: tolerance={self.tolerance!r} is a loss to stop at, or None.")
         if not isinstance(self.nonmonotone, bool):
             raise InputError(f"fit: nonmonotone={self.nonmonotone!r}: give True or False.")
+        if self.adaptive is not None and not isinstance(self.adaptive, bool):
+            raise InputError(f"fit: adaptive={self.adaptive!r}: give True or False.")
         for name, least in (("every", 1), ("patience", 1), ("restarts", 0), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -22,10 +22,12 @@ from ..jumping.trust import Outcome
 from ..linearization.metric import MetricLike, metric_of
 from ..objectives.objective import Objective
 from ..objectives.pure import module_mode
+from ..objectives.residual import Residuals
 from ..utils.autodiff import normal
 from ..utils.guard import guarded
 from ..utils.interrupts import uninterrupted
 from ..utils.progress import shown
+from .collocation import Collocation, placed, points_of
 from .settings import FitSettings
 from .state import FitState, Stage
 
@@ -102,6 +104,7 @@ class FitRun:
         implicit = options.get("search") == LEVENBERG_MARQUARDT
         squared = objective.loss.quadratic
         self.climbs = settings.nonmonotone and implicit and squared and self.jumper.settings.may_climb
+        self.points = Collocation.of(objective, settings, options.get("memory_limit"))
         self.state = FitState.at(objective.theta())
         self.held: Tensor | None = self.state.theta  # what the model holds
         self.watched, self.last_error = 0.0, None
@@ -207,7 +210,8 @@ class FitRun:
     def shown(self) -> str:
         """What stands beside the progress bar."""
         error = "" if self.last_error is None else f", error {self.last_error:.2e}"
-        return f"loss {self.state.best_loss:.2e}{error}"
+        unseen = f", unseen {self.state.unseen:.2e}" if self.state.unseen < math.inf else ""
+        return f"loss {self.state.best_loss:.2e}{unseen}{error}"
 
     def use(self, points: Any) -> None:
         """Other collocation points, on which the state's losses were measured already."""
@@ -218,9 +222,40 @@ class FitRun:
         """The state on other collocation points: losses are compared on these from now on."""
         if points is None:
             return state
-        begun, heading = time.perf_counter(), state.memory.heading
+        begun = time.perf_counter()
+        return self.moved(state, self.objective.resampled(points), begun)  # type: ignore[attr-defined]
+
+    def places(self, state: FitState) -> dict[str, Tensor] | None:
+        """Where the points of a state are, if they are not the first ones."""
+        return points_of(state, self.objective) if isinstance(self.objective, Residuals) else None
+
+    def level(self, state: FitState) -> float:
+        """The loss that a tolerance is about: on points never trained on, where there are any."""
+        return state.best_loss if self.points is None else state.kept_unseen
+
+    def generalization(self) -> float | None:
+        """The loss at the answer on points that nothing was chosen by."""
+        return None if self.points is None else self.points.fresh(self.state.answer)
+
+    def looked(self, state: FitState) -> FitState:
+        """The state with the loss on points never trained on; on other points where the two have parted."""
+        if self.points is None or not self.points.due(state):
+            return state
+        begun = time.perf_counter()
+        state, other = self.points.looked(state, self.objective)
+        seconds = state.seconds + time.perf_counter() - begun
+        state = replace(state, seconds=seconds)
+        if other is None:
+            return state
+        state = self.moved(state, other, time.perf_counter())
+        points, counts = placed(other)
+        return replace(state, points=points, counts=counts, renewals=state.renewals + 1)
+
+    def moved(self, state: FitState, objective: Objective, begun: float) -> FitState:
+        """The state on another objective of the same weights; its making, since ``begun``, is counted."""
+        heading = state.memory.heading
         self.jumper.memory = state.memory
-        self.use(points)
+        self.objective = self.jumper.objective = objective
         # What was reached on other points says nothing here.
         memory = self.jumper.memory
         state = replace(state, loss=self.value(state.theta), best_loss=self.value(state.best))
@@ -231,7 +266,7 @@ class FitRun:
         if state.stage is Stage.CLIMB:
             memory = replace(memory, best=state.best_loss, heading=heading)
         seconds = state.seconds + time.perf_counter() - begun
-        return replace(state, mark=state.reached, memory=memory, seconds=seconds)
+        return replace(state, mark=state.reached, since=state.jumps, memory=memory, seconds=seconds)
 
     # -- events ------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,12 @@ class FitState:
     since: int = 0  # the jump at which patience began
     mark: float = math.inf  # the loss at that time
     predicted: float = 0.0  # share of the loss that the linearized problem would take away, since then
+    unseen: float = math.inf  # the loss on points never trained on, when it was last measured
+    kept: Tensor | None = None  # the weights where that was lowest, if it is measured at all
+    kept_unseen: float = math.inf
+    points: Tensor | None = None  # (Σ points · coordinates,) of terms with a domain, once they are not the first ones
+    counts: list[dict[str, Any]] = field(default_factory=list)  # how many of them, a row a term
+    renewals: int = 0
     ended: bool = False  # what follows from the last jump led nowhere: the fit was over
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -50,6 +56,11 @@ class FitState:
     def at(theta: Tensor) -> FitState:
         """The start of a fit at weights θ, before anything is measured."""
         return FitState(theta, theta.clone())
+
+    @property
+    def answer(self) -> Tensor:
+        """The weights that the fit is for: lowest on points never trained on, where these are measured."""
+        return self.best if self.kept is None else self.kept
 
     @property
     def reached(self) -> float:
@@ -93,7 +104,7 @@ class FitState:
         return FitState(**table, best=best, stage=stage, memory=Memory.from_state(memory))
 
 
-COUNTS = ("jumps", "accepted", "refused", "restarts", "since")
+COUNTS = ("jumps", "accepted", "refused", "restarts", "since", "renewals")
 
 
 def _possible(name: str, value: Any, like: Tensor) -> bool:
@@ -101,11 +112,15 @@ def _possible(name: str, value: Any, like: Tensor) -> bool:
     if name in ("theta", "best_theta"):
         alike = isinstance(value, Tensor) and (value.shape, value.dtype) == (like.shape, like.dtype)
         return alike and bool(torch.isfinite(value).all())
-    if name == "heading":
+    if name in ("heading", "kept"):
         return value is None or (isinstance(value, Tensor) and value.shape == like.shape)
+    if name == "points":
+        return value is None or (isinstance(value, Tensor) and value.dim() == 1 and bool(torch.isfinite(value).all()))
+    if name == "counts":
+        return isinstance(value, list) and all(isinstance(row.get("count"), int) for row in value)
     if name in COUNTS:
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if name in ("loss", "best_loss", "start", "seconds", "cost", "reach", "mark", "predicted"):
+    if name in ("loss", "best_loss", "start", "seconds", "cost", "reach", "mark", "predicted", "unseen", "kept_unseen"):
         return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
     if name == "stage":
         return value in Stage.__members__

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
+from ..domains import Domain
 from ..errors import InputError
 from ..utils.autodiff import normal, pullback
 from ..utils.fallback import Fallback, NotFollowed, fallback
@@ -33,7 +34,7 @@ class Points(Part):
     their Jacobian against the general way, and uses them from then on.
 
     Attributes:
-        local: the fast way, or None.
+        local: the fast way, or None. domain: what the points are drawn from, or None where they are given.
         fallback: why the general way is taken, for people; None where the fast one is, and before ``prepare``.
     """
 
@@ -45,6 +46,7 @@ class Points(Part):
         self.fn, self.points = fn, points
         self.scale = scale if isinstance(scale, Tensor) else float(scale)
         self.local: Local | None = None
+        self.domain: Domain | None = None
         self.fallback: str | None = None
         self._read: Any = None  # fingerprint of what fn reads, at the time that ``local`` was made
         self._model: nn.Module | None = None  # whose layers ``local`` goes through
@@ -144,7 +146,7 @@ class Points(Part):
                 "objective anew, with weights for the new points."
             )
         other = Points(self.fn, points, self.scale * (len(self.points) / len(points)) ** 0.5)
-        other.name = self.name
+        other.name, other.domain = self.name, self.domain
         other.local = None if self.local is None else self.local.moved(points)
         if other.local is not None:
             other._read, other._model = self._read, self._model  # and is checked at its first linearization

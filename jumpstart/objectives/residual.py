@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..domains import Domain
 from ..errors import EmptyBatchError, InputError, NoParametersError, ShapeError
 from ..losses.squared import Squares
 from ..utils.autodiff import normal, pullback
 from ..utils.brief import brief
 from ..utils.guard import guarded
+from . import drawn
 from .collocation import Points
 from .objective import Objective
 from .parameters import Select
@@ -44,20 +47,28 @@ class TermState:
 class Term:
     """One weighted residual, given at ONE point: ``fn(net, x)`` with x (d,) returns a scalar or a vector.
 
+    Points are given, or drawn from a domain (:mod:`jumpstart.domains`). Where they are drawn, :func:`jumpstart.fit`
+    measures the residual at others that it does not train on, and moves and adds points where it is large.
+
     Derivatives inside ``fn`` are taken with ``torch.func`` (``grad``, ``jacrev``, ``hessian``, ``jvp``). Unknowns of
     the equation are parameters of the model, read as ``net.viscosity``. Numbers that ``fn`` reads from outside are
     noticed when they change, unless they hide deep inside objects.
 
     Args:
-        points: (m, d), or any tensor whose rows are points; a NumPy array is taken in the dtype of the model.
-        weight: factor of Σ |fn|² in Φ = ½ Σ_terms weight · Σ_points |fn|²; a tensor (m,) is one for each point.
+        points: (m, d), or any tensor whose rows are points; a NumPy array is taken in the dtype of the model. Or a
+            domain, such as ``js.domains.Box((-1, 0), (1, 1))``.
+        weight: of given points the factor of Σ |fn|² in Φ = ½ Σ_terms weight · Σ_points |fn|², and a tensor (m,) is one
+            for each point; of a domain the factor of the *mean* of |fn|², so that it says the same for any number.
         name: for diagnostics and resampling; the function's own by default.
+        count: how many points are drawn of a domain at first; 2,000, of faces and curves 400. seed: of the draw.
     """
 
     fn: Callable[[Callable[..., Any], Tensor], Tensor]
-    points: Tensor | NDArray[Any]
+    points: Tensor | NDArray[Any] | Domain
     weight: float | Tensor = 1.0
     name: str | None = None
+    count: int | None = None
+    seed: int = 0
 
 
 class Residuals(Objective):
@@ -119,10 +130,52 @@ class Residuals(Objective):
             new = _points(new, self.model)
             _check_points(new, part.points)
             parts.append(part.at(new))
+        return self._of(parts)
+
+    def _of(self, parts: Sequence[Part]) -> Residuals:
+        """The same network's residuals in other parts, of the same functions."""
         found = _build(self.model, parts, self.params, self.training)
-        # The same functions of the same network: their derivatives need not be asked about again.
+        # Their derivatives need not be asked about again.
         found.consistent = self.consistent
         return found
+
+    @property
+    def drawn(self) -> list[Points]:
+        """The terms whose points are drawn from a domain."""
+        return [part for part in self.parts if isinstance(part, Points) and part.domain is not None]
+
+    def unseen(self, seed: int) -> Residuals | None:
+        """The terms that have a domain, at as many other points of it; None where no term has.
+
+        Args:
+            seed: of the draw, apart from the terms' own.
+        """
+        parts = [drawn.elsewhere(part, drawn.UNSEEN + seed) for part in self.drawn]
+        return self._of(parts) if parts else None
+
+    @guarded(lambda self, *_, **__: self.model)
+    @torch.no_grad()
+    def drawn_loss(self, theta: Tensor) -> float:
+        """The part of Φ that comes from terms with a domain, at weights θ (P,); one forward pass."""
+        net = self.net.bind(theta)
+        return math.fsum(0.5 * float(part.outputs(net).double().square().sum()) for part in self.drawn)
+
+    @guarded(lambda self, *_, **__: self.model)
+    def refined(self, theta: Tensor, seed: int, growth: float = 1.0) -> Residuals:
+        """The same objective with points drawn anew where residuals at weights θ are large; see ``objectives/drawn``.
+
+        Args:
+            growth: how many times as many points.
+
+        Raises:
+            NonFiniteError: the residual is NaN or infinite at points of the domain; names one.
+        """
+        net = self.net.bind(theta)
+        return self._of([
+            drawn.by_residual(part, net, seed + i, growth)
+            if isinstance(part, Points) and part.domain is not None else part
+            for i, part in enumerate(self.parts)
+        ])  # fmt: skip
 
 
 def residual(
@@ -142,8 +195,7 @@ def residual(
     parts: list[Part] = []
     for term in terms:
         if isinstance(term, Term):
-            points = _points(term.points, model)
-            part: Part = Points(term.fn, points, weight_scale(term.weight, points))
+            part: Part = _part(term, model)
             part.name = term.name or _name(term.fn, len(parts))
         elif callable(term):
             part = Opaque(term, flat=True)
@@ -155,6 +207,19 @@ def residual(
     found = _build(model, parts, params, training)
     _require_dependence(found)
     return found
+
+
+def _part(term: Term, model: nn.Module) -> Points:
+    """A term's points as they are given, or drawn from its domain."""
+    if isinstance(term.points, Domain):
+        return drawn.part(term.fn, term.points, term.weight, term.count, term.seed, model)
+    if term.count is not None or term.seed != 0:
+        raise InputError(
+            f"a term has count={term.count!r} and seed={term.seed!r}, which are of points that are drawn, but is given "
+            f"{brief(term.points)}: leave them out, or give a domain such as js.domains.Box(low, high)."
+        )
+    points = _points(term.points, model)
+    return Points(term.fn, points, weight_scale(term.weight, points))
 
 
 def _build(model: nn.Module, parts: Sequence[Part], params: Select, training: bool | None) -> Residuals:

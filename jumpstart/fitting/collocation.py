@@ -1,0 +1,135 @@
+"""Points of a fit: the loss on others that are never trained on, and when points are renewed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, NonFiniteError
+from ..objectives.objective import Objective
+from ..objectives.residual import Residuals
+from ..utils.cost import FORWARD
+from ..utils.memory import allowance
+from ..utils.warn import warn
+from .settings import FitSettings
+from .state import FitState
+
+LOOK = 5  # jumps between two looks at unseen points
+PARTED = 3.0  # times the loss on the points that are trained on: beyond this they are renewed
+GROWTH = 1.4  # times as many points, at every second renewal
+COPIES = 3.0  # of the Jacobian that a jump holds
+DRAWS = 1000  # seeds that a renewal may take
+
+
+@dataclass
+class Collocation:
+    """Watches a fit whose objective has terms on domains.
+
+    Attributes:
+        unseen: these terms on points that are never trained on. moves: whether points are renewed.
+        limit: bytes that the Jacobian of a grown set may take. told: what was warned of already.
+    """
+
+    unseen: Residuals
+    seed: int
+    moves: bool
+    limit: float
+    told: bool = False
+
+    @staticmethod
+    def of(objective: Objective, settings: FitSettings, memory_limit: float | None) -> Collocation | None:
+        """None for an objective without domains.
+
+        Raises:
+            InputError: ``adaptive`` is asked for and there is no domain.
+        """
+        unseen = objective.unseen(settings.seed) if isinstance(objective, Residuals) else None
+        if unseen is None:
+            if settings.adaptive is not None:
+                raise InputError(
+                    f"fit: adaptive={settings.adaptive} is about points that are drawn from a domain, and no term has "
+                    "one: js.Term(fn, js.domains.Box(low, high))."
+                )
+            return None
+        limit = allowance(objective.space.device, memory_limit) / COPIES
+        return Collocation(unseen, settings.seed, settings.adaptive is not False, limit)
+
+    def due(self, state: FitState) -> bool:
+        return state.jumps % LOOK == 0
+
+    def looked(self, state: FitState, objective: Objective) -> tuple[FitState, Residuals | None]:
+        """The state with what is found, and the objective on other points where it is time for these."""
+        assert isinstance(objective, Residuals)
+        found, own = self.unseen.value(state.theta), objective.drawn_loss(state.theta)
+        found = found if math.isfinite(found) else math.inf
+        *rows, last = state.history
+        state = replace(
+            state, unseen=found, cost=state.cost + 2 * FORWARD, history=[*rows, {**last, "unseen": found}]
+        )
+        if found < state.kept_unseen:
+            state = replace(state, kept=state.theta, kept_unseen=found)
+        if not (self.moves and found > PARTED * own):
+            return state, None
+        growth = GROWTH if state.renewals % 2 and self._fits(objective, GROWTH) else 1.0
+        seed = self.seed + DRAWS * (state.renewals + 1)
+        try:
+            other = objective.refined(state.theta, seed, growth)
+        except NonFiniteError as error:
+            self._tell(f"fit goes on with the points that it has: {error}")
+            return state, None
+        return replace(state, cost=state.cost + FORWARD * POOLED), other
+
+    def fresh(self, theta: Tensor) -> float:
+        """The loss at weights θ on points that nothing was chosen by: neither points nor weights."""
+        found = self.unseen.unseen(self.seed + 1)
+        assert found is not None
+        return found.value(theta)
+
+    def _fits(self, objective: Residuals, growth: float) -> bool:
+        entries = growth * math.prod(objective.shape) * objective.space.size
+        if 8 * entries <= self.limit:
+            return True
+        self._tell(
+            f"fit would go on with {growth:g} times as many points, but the Jacobian of {entries:.3g} entries does not "
+            f"fit into memory ({self.limit / 2**30:.2g} GiB): it stays with {math.prod(objective.shape):,} residuals."
+        )
+        return False
+
+    def _tell(self, text: str) -> None:
+        if not self.told:
+            warn(text, RuntimeWarning)
+        self.told = True
+
+
+POOLED = 6.0
+
+
+def placed(objective: Residuals) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Where an objective's drawn points are, for a state."""
+    parts = objective.drawn
+    counts = [{"term": part.name, "count": len(part.points)} for part in parts]
+    return torch.cat([part.points.reshape(-1) for part in parts]), counts
+
+
+def points_of(state: FitState, objective: Residuals) -> dict[str, Tensor] | None:
+    """What ``placed`` told of, by term, for ``Residuals.resampled``.
+
+    Raises:
+        InputError: the state has points of other terms.
+    """
+    if state.points is None:
+        return None
+    parts: Sequence[Any] = objective.drawn
+    sizes = [row["count"] * part.points[0].numel() for row, part in zip(state.counts, parts, strict=False)]
+    names = [row.get("term") for row in state.counts]
+    if names != [part.name for part in parts] or sum(sizes) != state.points.numel():
+        raise InputError(f"its points are of the terms {names}, here {[part.name for part in parts]} have domains.")
+    return {
+        part.name: own.view(-1, *part.points.shape[1:])
+        for part, own in zip(parts, state.points.split(sizes), strict=True)
+    }

@@ -1,0 +1,91 @@
+"""Points that are drawn from a domain: at first evenly, later where the residual is large.
+
+Residual-based adaptive distribution, RAD: of candidates drawn evenly, points are chosen at random with probabilities in
+proportion to |r| / mean |r| + 1 (Wu, Zhu, Tan, Kartha & Lu 2023, arXiv:2207.10289, k = c = 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..domains import Domain
+from ..errors import InputError, NonFiniteError
+from ..utils.brief import brief
+from .collocation import Points
+from .parts import weight_scale
+from .pure import Bound
+
+COUNT, ON_FACES = 2000, 400  # points that are drawn, if nobody says how many; of sets thinner than their space
+POOL = 6  # candidates for each point that is kept
+UNSEEN = 2**20  # seeds of points that are never trained on begin here
+
+
+def part(
+    fn: Callable[[Callable[..., Any], Tensor], Tensor], domain: Domain, weight: Any, count: int | None, seed: int,
+    model: nn.Module,
+) -> Points:  # fmt: skip
+    """A term on points drawn evenly from a domain; its weight is that of the mean of squares.
+
+    Raises:
+        InputError: a count below 1, a seed that is none, a weight for each point.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < UNSEEN:
+        raise InputError(f"a term's seed={brief(seed)}: give a whole number, 0 to {UNSEEN - 1:,}.")
+    if count is None:
+        count = COUNT if domain.intrinsic_dim == domain.dim else ON_FACES
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise InputError(f"a term's count={brief(count)}: give how many points are drawn, at least 1.")
+    if isinstance(weight, Tensor) and weight.numel() > 1:
+        raise InputError(
+            f"a term on {domain!r} has a weight for each of {weight.numel()} points, but its points are drawn and "
+            "renewed: give one number, or multiply by the root of a function of the point in the residual."
+        )
+    points = like(model, domain.points(count, seed))
+    found = Points(fn, points, weight_scale(weight, points) / math.sqrt(count))
+    found.domain = domain
+    return found
+
+
+def like(model: nn.Module, points: Tensor) -> Tensor:
+    """In the dtype and on the device of the model's parameters."""
+    own = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return points if own is None else points.to(own.device, own.dtype)
+
+
+def elsewhere(part: Points, seed: int, count: int | None = None) -> Points:
+    """The same term at other points of its domain, as many if no number is given."""
+    assert part.domain is not None
+    return part.at(part.domain.points(len(part.points) if count is None else count, seed).to(part.points))
+
+
+def by_residual(part: Points, net: Bound, seed: int, growth: float) -> Points:
+    """The same term at points drawn anew by residual."""
+    assert part.domain is not None
+    count = math.ceil(growth * len(part.points))
+    # As many at a time as the term has, so that its fast way goes through them.
+    chunks = [elsewhere(part, seed * POOL + i) for i in range(math.ceil(POOL * growth))]
+    sizes = torch.cat([magnitudes(chunk, net) for chunk in chunks])
+    candidates = torch.cat([chunk.points for chunk in chunks])
+    bad = ~torch.isfinite(sizes)
+    if bool(bad.any()):
+        raise NonFiniteError(
+            f"the residual {part.name!r} is {float(sizes[bad][0])} at the point {candidates[bad][0].tolist()} of "
+            f"{part.domain!r}: leave such points out of the domain, or write the residual so that it is finite there."
+        )
+    mean = float(sizes.mean())
+    weights = (sizes / mean if mean > 0 else torch.zeros_like(sizes)) + 1
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.multinomial(weights.cpu(), count, generator=generator)
+    return part.at(candidates[chosen.to(candidates.device)])
+
+
+@torch.no_grad()
+def magnitudes(part: Points, net: Bound) -> Tensor:
+    """The residual's norm at each of the term's points (m,), without weights; float64."""
+    rows = part.outputs(net).double().reshape(len(part.points), -1)
+    return torch.linalg.vector_norm(rows, dim=1) / part.scale
