@@ -32,7 +32,7 @@ class Box(Composable):
     def __post_init__(self) -> None:
         for name in ("low", "high"):
             value = getattr(self, name)
-            if np.ndim(value) == 0 and not isinstance(value, (str, bytes)):
+            if isinstance(value, (int, float)) or getattr(value, "ndim", 1) == 0:
                 raise InputError(
                     f"Box: {name} is {brief(value)}; give one number a coordinate, or js.domains.Interval."
                 )
@@ -67,7 +67,7 @@ class Box(Composable):
 
     def _inside(self, x: Array, slack: float) -> Array:
         reach = slack * _reach(self)
-        return np.less_equal(np.maximum(self.low - x, x - self.high), reach).all(axis=1)
+        return np.max(np.maximum(self.low - x, x - self.high) - reach, axis=1) <= 0.0
 
     def face(self, axis: int, side: Literal["low", "high"]) -> Face:
         """The face across an axis, at its low or high end."""
@@ -187,6 +187,8 @@ class Face(Composable):
 class Pairs(Composable):
     """Points of two opposite faces, paired: rows (2·dim,); :meth:`Box.periodic` makes them."""
 
+    _paired: ClassVar[bool] = True
+
     box: Box
     axis: int
 
@@ -241,11 +243,13 @@ def _require_edges(box: Box, what: str) -> None:
                 f"{what}: from {text(low)} to {text(high)}{where}; the first must be below the second. For a set "
                 "without extent there, take a face of a larger one: box.face(axis, 'low')."
             )
-        if not np.isfinite(high - low) or high - low < THIN * max(abs(low), abs(high)):
+        if high - low < THIN * max(abs(low), abs(high)):
             raise InputError(
                 f"{what}: from {text(low)} to {text(high)} along axis {axis}: float64 cannot tell its points apart; "
                 "scale or shift that coordinate."
             )
+    if not 0 < box.measure < np.inf:
+        raise InputError(f"{what}: its measure is {box.measure} in float64; scale the coordinates.")
 
 
 def _within(box: Box, start: Any, end: Any) -> tuple[float, float]:

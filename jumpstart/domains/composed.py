@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,8 +16,13 @@ from .drawing import shared_out
 class Composable(Domain):
     """A domain that others can be made of."""
 
+    _paired: ClassVar[bool] = False  # rows are two points
+
     def __mul__(self, other: Domain) -> Domain:
         factors = [_composable(factor, f"{self!r} * …") for factor in (self, other)]
+        for factor in factors:
+            if factor._paired:
+                raise InputError(f"{factor!r} cannot be a factor: take a box with all axes, and its .periodic(axis).")
         return Product(tuple(part for f in factors for part in (f.factors if isinstance(f, Product) else (f,))))
 
     def __or__(self, other: Domain) -> Domain:
@@ -230,12 +235,14 @@ class Difference(Composable):
 
     def _candidates(self, u: Array) -> tuple[Array, Array]:
         x, accepted = self.first._candidates(u)
-        return x, accepted & ~self.second._inside(x, 0.0)
+        return x, accepted & ~self.second._inside(x, self._edge(EPS))
 
     def _inside(self, x: Array, slack: float) -> Array:
+        return self.first._inside(x, slack) & ~self.second._inside(x, self._edge(slack))
+
+    def _edge(self, slack: float) -> float:
         # of a region the new boundary belongs to the set; of a face nothing that touches the second does
-        solid = self.first.intrinsic_dim == self.first.dim
-        return self.first._inside(x, slack) & ~self.second._inside(x, -slack if solid else slack)
+        return -slack if self.first.intrinsic_dim == self.first.dim else slack
 
     def boundary(self) -> Domain:
         """The parts of both boundaries that have the set on one side alone."""

@@ -35,7 +35,7 @@ def number(value: Any, what: str) -> float:
 
 def vector(values: Any, what: str, least: int = 1, most: int | None = None) -> tuple[float, ...]:
     """Coordinates from a sequence, a 1-D array or a 1-D tensor."""
-    if isinstance(values, (str, bytes, dict)) or not isinstance(values, (Iterable, torch.Tensor)):
+    if isinstance(values, (str, bytes, dict, set, frozenset)) or not isinstance(values, (Iterable, torch.Tensor)):
         raise InputError(f"{what} must be a sequence of numbers, one a coordinate, got {brief(values)}.")
     if isinstance(values, (np.ndarray, torch.Tensor)) and values.ndim != 1:
         raise ShapeError(f"{what} must be one-dimensional, got {brief(values)}.")
@@ -46,16 +46,16 @@ def vector(values: Any, what: str, least: int = 1, most: int | None = None) -> t
     return tuple(number(entry, f"{what}, coordinate {i},") for i, entry in enumerate(entries))
 
 
-def whole(value: Any, what: str, least: int) -> int:
-    """A whole number that is not below ``least``."""
+def whole(value: Any, what: str, least: int, most: int = 2**62) -> int:
+    """A whole number from ``least`` to ``most``."""
     try:
         if isinstance(value, bool):
             raise TypeError
         found = operator.index(value)
     except TypeError:
         raise InputError(f"{what} must be a whole number, got {brief(value)}.") from None
-    if found < least:
-        raise InputError(f"{what} must be at least {least}, got {found}.")
+    if not least <= found <= most:
+        raise InputError(f"{what} must be {f'at least {least}' if found < least else f'at most {most}'}, got {found}.")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,12 @@ class Sampler(Domain):
             value = getattr(self, name)
             if not callable(value) and not (name == "inside" and value is None):
                 raise InputError(f"Sampler: {name} must be a function, got {brief(value)}.")
+        try:
+            inspect.signature(self.fn).bind(TRIED, None)
+        except TypeError:
+            raise InputError(f"{self!r}: the function must take (count, generator), and those alone.") from None
+        except ValueError:  # it has no signature that Python knows, as functions written in C
+            pass
         if self.dim is not None:
             object.__setattr__(self, "dim", whole(self.dim, "Sampler: dim", 1))
         first, again = self._draw(TRIED, 0), self._draw(TRIED, 0)
