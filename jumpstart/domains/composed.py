@@ -199,8 +199,39 @@ class Union(Composable):
         return [piece for part in self.parts for piece in part._pieces()]
 
 
+class Carved(Composable):
+    """The points of a set that a predicate keeps."""
+
+    @property
+    def _base(self) -> Composable:
+        raise NotImplementedError
+
+    def _keeps(self, x: Array) -> Array:
+        raise NotImplementedError
+
+    @property
+    def dim(self) -> int:
+        return self._base.dim
+
+    @property
+    def intrinsic_dim(self) -> int:
+        return self._base.intrinsic_dim
+
+    @property
+    def _cube(self) -> int:
+        return self._base._cube
+
+    @property
+    def _envelope(self) -> float:
+        return self._base._envelope
+
+    def _candidates(self, u: Array) -> tuple[Array, Array]:
+        x, accepted = self._base._candidates(u)
+        return x, accepted & self._keeps(x)
+
+
 @dataclass(frozen=True, repr=False)
-class Difference(Composable):
+class Difference(Carved):
     """What is in the first set and not inside the second, which has full dimension."""
 
     first: Composable
@@ -218,24 +249,11 @@ class Difference(Composable):
         return f"{_inner(self.first)} - {_inner(self.second)}"
 
     @property
-    def dim(self) -> int:
-        return self.first.dim
+    def _base(self) -> Composable:
+        return self.first
 
-    @property
-    def intrinsic_dim(self) -> int:
-        return self.first.intrinsic_dim
-
-    @property
-    def _cube(self) -> int:
-        return self.first._cube
-
-    @property
-    def _envelope(self) -> float:
-        return self.first._envelope
-
-    def _candidates(self, u: Array) -> tuple[Array, Array]:
-        x, accepted = self.first._candidates(u)
-        return x, accepted & ~self.second._inside(x, self._edge(EPS))
+    def _keeps(self, x: Array) -> Array:
+        return ~self.second._inside(x, self._edge(EPS))
 
     def _inside(self, x: Array, slack: float) -> Array:
         return self.first._inside(x, slack) & ~self.second._inside(x, self._edge(slack))
@@ -253,7 +271,7 @@ class Difference(Composable):
 
 
 @dataclass(frozen=True, repr=False)
-class Intersection(Composable):
+class Intersection(Carved):
     """What is in both sets, of which one at least has full dimension; points come from the smaller."""
 
     first: Composable
@@ -262,7 +280,10 @@ class Intersection(Composable):
     def __post_init__(self) -> None:
         _require_same_space(self.first, self.second, "&")
         if all(part.intrinsic_dim < part.dim for part in (self.first, self.second)):
-            raise InputError(f"{self!r}: two sets without volume; where they meet no points can be drawn.")
+            raise InputError(
+                f"{self!r}: two sets without volume; where they meet, no points can be drawn. Cut one with a set of "
+                "full dimension, such as a Box."
+            )
 
     def __repr__(self) -> str:
         return f"{_inner(self.first)} & {_inner(self.second)}"
@@ -271,26 +292,8 @@ class Intersection(Composable):
     def _base(self) -> Composable:
         return min(self.first, self.second, key=lambda part: (part.intrinsic_dim, part._envelope))
 
-    @property
-    def dim(self) -> int:
-        return self.first.dim
-
-    @property
-    def intrinsic_dim(self) -> int:
-        return self._base.intrinsic_dim
-
-    @property
-    def _cube(self) -> int:
-        return self._base._cube
-
-    @property
-    def _envelope(self) -> float:
-        return self._base._envelope
-
-    def _candidates(self, u: Array) -> tuple[Array, Array]:
-        base = self._base
-        x, accepted = base._candidates(u)
-        return x, accepted & (self.second if base is self.first else self.first)._inside(x, EPS)
+    def _keeps(self, x: Array) -> Array:
+        return (self.second if self._base is self.first else self.first)._inside(x, EPS)
 
     def _inside(self, x: Array, slack: float) -> Array:
         return self.first._inside(x, slack) & self.second._inside(x, slack)
@@ -304,7 +307,7 @@ class Intersection(Composable):
 
 
 @dataclass(frozen=True, repr=False)
-class Outline(Composable):
+class Outline(Carved):
     """What of a piece of boundary has a set on one side alone."""
 
     piece: Any
@@ -314,32 +317,19 @@ class Outline(Composable):
         return f"({self.whole!r}).boundary()"
 
     @property
-    def dim(self) -> int:
-        return self.piece.dim
+    def _base(self) -> Composable:
+        return self.piece
 
-    @property
-    def intrinsic_dim(self) -> int:
-        return self.piece.intrinsic_dim
+    def _keeps(self, x: Array) -> Array:
+        return self._divides(x, EPS)
 
-    @property
-    def _cube(self) -> int:
-        return self.piece._cube
-
-    @property
-    def _envelope(self) -> float:
-        return self.piece._envelope
-
-    def _candidates(self, u: Array) -> tuple[Array, Array]:
-        x, accepted = self.piece._candidates(u)
-        return x, accepted & self._between(x, EPS)
-
-    def _between(self, x: Array, slack: float) -> Array:
+    def _divides(self, x: Array, slack: float) -> Array:
         across = self.piece._across(x, slack)
         return self.whole._inside(x + across, 0.0) != self.whole._inside(x - across, 0.0)
 
     def _inside(self, x: Array, slack: float) -> Array:
         found = self.piece._inside(x, slack)
-        found[found] = self._between(x[found], abs(slack))
+        found[found] = self._divides(x[found], abs(slack))
         return found
 
 
