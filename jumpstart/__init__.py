@@ -15,11 +15,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import bases, errors, gating, gp, integrations, losses, optim
+    from . import bases, domains, errors, gating, gp, integrations, losses, optim
     from .comparison.compare import compare
     from .comparison.contenders import fitted, jumped, jumps_only, lbfgs, stepped
     from .comparison.report import Report
-    from .fitting.fit import FitOutcome, FitResult, StagnationWarning, fit
+    from .fitting.fit import CollocationWarning, FitOutcome, FitResult, StagnationWarning, fit
     from .flow.horizon import Steps, steps
     from .jumping.jump import JumpResult, jump
     from .jumping.jumper import Jumper
@@ -47,6 +47,7 @@ _DEFINED = {
     "lbfgs": "comparison.contenders",
     "stepped": "comparison.contenders",
     "Report": "comparison.report",
+    "CollocationWarning": "fitting.fit",
     "FitOutcome": "fitting.fit",
     "FitResult": "fitting.fit",
     "StagnationWarning": "fitting.fit",
@@ -80,6 +81,7 @@ _DEFINED = {
 # Public name -> the module that it is.
 _MODULES = {
     "bases": "bases",
+    "domains": "domains",
     "errors": "errors",
     "gating": "gating",
     "gp": "gp",
@@ -89,6 +91,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "CollocationWarning",
     "FitOutcome",
     "FitResult",
     "HeadResult",
@@ -111,6 +114,7 @@ __all__ = [
     "Trust",
     "bases",
     "compare",
+    "domains",
     "errors",
     "fit",
     "fit_head",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, NonFiniteError
+from ..objectives.drawn import POOL
 from ..objectives.objective import Objective
 from ..objectives.residual import Residuals
 from ..utils.cost import FORWARD
@@ -42,7 +43,7 @@ class Collocation:
     told: bool = False
 
     @staticmethod
-    def of(objective: Objective, settings: FitSettings, memory_limit: float | None) -> Collocation | None:
+    def of(objective: Objective, settings: FitSettings, memory_limit: float | None, moving: bool) -> Collocation | None:
         """None for an objective without domains.
 
         Raises:
@@ -57,7 +58,7 @@ class Collocation:
                 )
             return None
         limit = allowance(objective.space.device, memory_limit) / COPIES
-        return Collocation(unseen, settings.seed, settings.adaptive is not False, limit)
+        return Collocation(unseen, settings.seed, moving and settings.adaptive is not False, limit)
 
     def due(self, state: FitState) -> bool:
         return state.jumps % LOOK == 0
@@ -68,9 +69,7 @@ class Collocation:
         found, own = self.unseen.value(state.theta), objective.drawn_loss(state.theta)
         found = found if math.isfinite(found) else math.inf
         *rows, last = state.history
-        state = replace(
-            state, unseen=found, cost=state.cost + 2 * FORWARD, history=[*rows, {**last, "unseen": found}]
-        )
+        state = replace(state, unseen=found, cost=state.cost + 2 * FORWARD, history=[*rows, {**last, "unseen": found}])
         if found < state.kept_unseen:
             state = replace(state, kept=state.theta, kept_unseen=found)
         if not (self.moves and found > PARTED * own):
@@ -82,7 +81,7 @@ class Collocation:
         except NonFiniteError as error:
             self._tell(f"fit goes on with the points that it has: {error}")
             return state, None
-        return replace(state, cost=state.cost + FORWARD * POOLED), other
+        return replace(state, cost=state.cost + FORWARD * POOL), other
 
     def fresh(self, theta: Tensor) -> float:
         """The loss at weights θ on points that nothing was chosen by: neither points nor weights."""
@@ -106,7 +105,21 @@ class Collocation:
         self.told = True
 
 
-POOLED = 6.0
+def what_parted(other: float, own: float, domains: bool) -> str:
+    """The warning of a loss that is another between the points; empty where it is not."""
+    if not other > PARTED * own:
+        return ""
+    ratio = f"{other / own:.2g} times" if own > 0 else "infinitely"
+    remedy = (
+        "adaptive=False kept the points where they are: leave it out, and they are renewed where the residual is large."
+        if domains
+        else "Give more points, or a domain in their place, from which fit draws others where the residual is large: "
+        "js.Term(fn, js.domains.Box(low, high))."
+    )
+    return (
+        f"the loss is {own:.3g} at the points that were trained on, and {other:.3g} at others, {ratio} as much: the "
+        f"network fits the points and not the equation. {remedy}"
+    )
 
 
 def placed(objective: Residuals) -> tuple[Tensor, list[dict[str, Any]]]:

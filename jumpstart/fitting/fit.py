@@ -64,20 +64,30 @@ class StagnationWarning(UserWarning):
     """A fit stopped short of its tolerance; the message holds the likely cause."""
 
 
+class CollocationWarning(UserWarning):
+    """A network fits the points that it was trained on, and not the equation between them."""
+
+
 @dataclass(frozen=True)
 class FitResult:
     """What a fit did. The model holds the best weights found.
 
+    The best are those with the lowest loss; where terms have domains, with the lowest loss on points that are never
+    trained on.
+
     Attributes:
         outcome: a :class:`FitOutcome`. cause: a sentence on what probably stands in the way, if it stagnated.
-        loss: Φ at the best weights (on the last points, where they were resampled), with the penalty of weight decay if
-            there is any. start: the same at the start.
+        loss: Φ at the best weights (on the last points, where they were resampled or renewed), with the penalty of
+            weight decay if there is any. start: the same at the start.
+        generalization: Φ at the best weights on points that nothing was chosen by, neither points nor weights: of terms
+            with a domain on new draws from it; where none has one, of terms at given points halfway between neighbours.
+            None where neither can be asked.
         error: ``error(model)`` at the best weights, if given.
         jumps, accepted, restarts: how many.
         seconds: time spent, all sessions of a resumed run together, ``error`` and ``callback`` aside.
         gradient_evaluations: as in ``jumpstart.utils.cost``.
         history: a row for each jump: jump, seconds, gradient_evaluations, loss, best, horizon, outcome, stage, and
-            error where it was measured.
+            error and unseen (the loss on points never trained on) where they were measured.
         notes: what was slower than it could be, and why.
     """
 
@@ -96,14 +106,15 @@ class FitResult:
     generalization: float | None = None
 
     def __str__(self) -> str:
+        unseen = "" if self.generalization is None else f" ({self.generalization:.3g} on other points)"
         error = "" if self.error is None else f", error {self.error:.3g}"
         return (
-            f"{self.outcome.name}: loss {self.start:.3g} → {self.loss:.3g}{error} in {self.seconds:.3g} s, "
+            f"{self.outcome.name}: loss {self.start:.3g} → {self.loss:.3g}{unseen}{error} in {self.seconds:.3g} s, "
             f"{self.accepted}/{self.jumps} jumps, {self.restarts} restarts. {self.outcome.value} {self.cause}".rstrip()
         )
 
     def plot(self, path: str | Path) -> Path:
-        """Loss (and error) against seconds, as a picture at ``path``."""
+        """Loss, on other points as well, and error against seconds, as a picture at ``path``."""
         return plots.save(plots.history(self.history), path)
 
 
@@ -123,6 +134,7 @@ def fit(
     progress: bool | None = None,
     callback: Callable[[JumpResult], Any] | None = None,
     seed: int = 0,
+    adaptive: bool | None = None,
     metric: MetricLike = None,
     **options: Any,
 ) -> FitResult:
@@ -131,7 +143,10 @@ def fit(
     Args:
         objective: a residual objective, or any other.
         budget: seconds. jumps: most jumps. At least one of the two (or a tolerance) must be given.
-        tolerance: stop at this loss Φ; None for none.
+        tolerance: stop at this loss Φ; None for none. Where terms have domains it is of points never trained on, which
+            are looked at every few jumps.
+        adaptive: where terms have domains, move points to where the residual is large, and add some, once the loss on
+            points never trained on is above three times that on the others (the default); False keeps the first points.
         error: measures the model for the progress bar and the history (relative error against a reference, say), as one
             number; it is called in eval mode without gradients, once before the first jump, not timed, and for at most
             a tenth of the time.
@@ -148,7 +163,7 @@ def fit(
         progress: a bar with loss and error: None on terminals alone.
         callback: called with every :class:`JumpResult` (the model holds the weights that the next jump starts from); a
             true answer stops the fit.
-        seed: of the perturbations; the global random state is left alone.
+        seed: of the perturbations, and of points that are drawn on the way; the global random state is left alone.
         metric, options: of jumps, as for :class:`jumpstart.Jumper`.
 
     Raises:
@@ -167,11 +182,13 @@ def fit(
     run = Fit(
         objective, error=error, resample=resample, path=path, progress=progress, callback=callback, metric=metric,
         budget=budget, jumps=jumps, tolerance=tolerance, every=every, patience=patience, nonmonotone=nonmonotone,
-        restarts=restarts, seed=seed, **options,
+        restarts=restarts, seed=seed, adaptive=adaptive, **options,
     )  # fmt: skip
     found = run.complete()
     if found.cause and tolerance is not None:
         warn(f"{found.outcome.value} {found.cause}", StagnationWarning)
+    if told := run.run.parted(found.generalization):
+        warn(told, CollocationWarning)
     return found
 
 
@@ -204,6 +221,8 @@ class Fit:
         _require_functions(error=error, resample=resample, callback=callback)
         if resample is not None and not hasattr(objective, "resampled"):
             raise InputError("fit: resample= needs an objective made by js.residual, which knows its points.")
+        if resample is not None and self.settings.adaptive:
+            raise InputError("fit: adaptive=True and resample= both move the points: ask for one of them.")
         if resample is None and self.settings.every != 1:
             raise InputError(f"fit: every={self.settings.every} is how often resample= is called: give both.")
         if (params := options.pop("params", None)) is not None:
@@ -211,7 +230,7 @@ class Fit:
         if _implicit(objective, options):
             options["search"] = LEVENBERG_MARQUARDT
         self.objective, self.resample, self.callback, self.progress = objective, resample, callback, progress
-        self.run = FitRun(objective, self.settings, error, metric, options, progress)
+        self.run = FitRun(objective, self.settings, error, metric, options, progress, moving=resample is None)
         self.outcome: FitOutcome | None = None  # where it does not follow from the state
         self.begun, self.trouble = False, ""
         self.file: Checkpoint | None = None
@@ -336,8 +355,9 @@ class Fit:
         run.write(run.state.answer)
         self._save()
         state = run.state
+        loss = state.best_loss if state.kept is None else run.value(state.kept)
         return FitResult(
-            outcome, state.best_loss if state.kept is None else run.value(state.kept), state.start, run.measure(), state.jumps, state.accepted, state.restarts,
+            outcome, loss, state.start, run.measure(), state.jumps, state.accepted, state.restarts,
             state.seconds, state.cost, cause, state.history, tuple(run.objective.notes()), run.generalization(),
         )  # fmt: skip
 

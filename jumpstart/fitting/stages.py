@@ -27,7 +27,7 @@ from ..utils.autodiff import normal
 from ..utils.guard import guarded
 from ..utils.interrupts import uninterrupted
 from ..utils.progress import shown
-from .collocation import Collocation, placed, points_of
+from .collocation import Collocation, placed, points_of, what_parted
 from .settings import FitSettings
 from .state import FitState, Stage
 
@@ -86,7 +86,7 @@ class FitRun:
 
     Args:
         objective: with the parameters that move.
-        options: of jumps, as for :class:`jumpstart.Jumper`.
+        options: of jumps, as for :class:`jumpstart.Jumper`. moving: whether drawn points may be renewed.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class FitRun:
         metric: MetricLike,
         options: dict[str, Any],
         progress: bool | None = None,
+        moving: bool = True,
     ) -> None:
         self.objective, self.settings, self.error = objective, settings, error
         self.metric, self.progress = metric, progress
@@ -104,10 +105,11 @@ class FitRun:
         implicit = options.get("search") == LEVENBERG_MARQUARDT
         squared = objective.loss.quadratic
         self.climbs = settings.nonmonotone and implicit and squared and self.jumper.settings.may_climb
-        self.points = Collocation.of(objective, settings, options.get("memory_limit"))
+        self.points = Collocation.of(objective, settings, options.get("memory_limit"), moving)
         self.state = FitState.at(objective.theta())
         self.held: Tensor | None = self.state.theta  # what the model holds
         self.watched, self.last_error = 0.0, None
+        self.own = math.nan  # the loss, of the terms that ``generalization`` is about
 
     # -- state -------------------------------------------------------------------------------------------------
 
@@ -234,8 +236,21 @@ class FitRun:
         return state.best_loss if self.points is None else state.kept_unseen
 
     def generalization(self) -> float | None:
-        """The loss at the answer on points that nothing was chosen by."""
-        return None if self.points is None else self.points.fresh(self.state.answer)
+        """The loss at the answer on points that nothing was chosen by, if there is a way to ask."""
+        if self.points is not None:
+            return self.points.fresh(self.state.answer)
+        pair = self.objective.between() if isinstance(self.objective, Residuals) else None
+        if pair is None:
+            return None
+        found, self.own = (of.value(self.state.answer) for of in pair)
+        return found if math.isfinite(found) else math.inf
+
+    def parted(self, generalization: float | None) -> str:
+        """What is to be said of a fit whose loss says nothing of the equation; empty if there is nothing."""
+        if generalization is None or (self.points is not None and self.points.moves):
+            return ""
+        own = self.own if self.points is None else self.objective.drawn_loss(self.state.answer)  # type: ignore[attr-defined]
+        return what_parted(generalization, own, self.points is not None)
 
     def looked(self, state: FitState) -> FitState:
         """The state with the loss on points never trained on; on other points where the two have parted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,25 +106,36 @@ class FitState:
 
 
 COUNTS = ("jumps", "accepted", "refused", "restarts", "since", "renewals")
+NUMBERS = ("loss", "best_loss", "start", "seconds", "cost", "reach", "mark", "predicted", "unseen", "kept_unseen")
+WEIGHTS = ("theta", "best_theta")
+PERHAPS = ("heading", "kept")  # weights, or None
 
 
 def _possible(name: str, value: Any, like: Tensor) -> bool:
     """Whether a flat state can hold this; what memory holds is checked by itself."""
-    if name in ("theta", "best_theta"):
+    if name in WEIGHTS or (name in PERHAPS and value is not None):
         alike = isinstance(value, Tensor) and (value.shape, value.dtype) == (like.shape, like.dtype)
         return alike and bool(torch.isfinite(value).all())
-    if name in ("heading", "kept"):
-        return value is None or (isinstance(value, Tensor) and value.shape == like.shape)
-    if name == "points":
-        return value is None or (isinstance(value, Tensor) and value.dim() == 1 and bool(torch.isfinite(value).all()))
-    if name == "counts":
-        return isinstance(value, list) and all(isinstance(row.get("count"), int) for row in value)
     if name in COUNTS:
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if name in ("loss", "best_loss", "start", "seconds", "cost", "reach", "mark", "predicted", "unseen", "kept_unseen"):
+    if name in NUMBERS:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
-    if name == "stage":
-        return value in Stage.__members__
-    if name == "history":
-        return isinstance(value, list) and all(isinstance(row.get("outcome"), str) for row in value)
-    return isinstance(value, bool) if name == "ended" else True
+    other = OTHERS.get(name)
+    return other is None or other(value)
+
+
+def _rows(value: Any, key: str, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(row.get(key), kind) for row in value)
+
+
+def _points(value: Any) -> bool:
+    return value is None or (isinstance(value, Tensor) and value.dim() == 1 and bool(torch.isfinite(value).all()))
+
+
+OTHERS: dict[str, Callable[[Any], bool]] = {
+    "stage": lambda value: value in Stage.__members__,
+    "history": lambda value: _rows(value, "outcome", str),
+    "counts": lambda value: _rows(value, "count", int),
+    "points": _points,
+    "ended": lambda value: isinstance(value, bool),
+}

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import scipy.spatial
 import torch
 from torch import Tensor, nn
 
@@ -61,6 +63,28 @@ def elsewhere(part: Points, seed: int, count: int | None = None) -> Points:
     """The same term at other points of its domain, as many if no number is given."""
     assert part.domain is not None
     return part.at(part.domain.points(len(part.points) if count is None else count, seed).to(part.points))
+
+
+def between(part: Points) -> Points | None:
+    """The same term halfway between each of its points and the nearest other one.
+
+    None where that says nothing: fewer than two places, a weight for each point, or points whose rows hold more than
+    coordinates of the network (values that were looked up), as far as a traced residual shows.
+    """
+    if part.local is None or not isinstance(part.scale, float):
+        return None
+    asked = [range(*place.columns) for place in part.local.places if place.columns is not None]
+    points = part.points
+    if len(asked) < len(part.local.places) or {i for some in asked for i in some} != set(range(points.shape[-1])):
+        return None
+    plain = points.detach().double().cpu().numpy()
+    span = np.ptp(plain, axis=0)
+    distinct = np.unique(plain / np.where(span > 0, span, 1), axis=0)
+    if len(distinct) < 2:
+        return None
+    nearest = scipy.spatial.cKDTree(distinct).query(distinct, k=2)[1][:, 1]
+    halfway = 0.5 * (distinct + distinct[nearest]) * np.where(span > 0, span, 1)
+    return part.at(torch.from_numpy(halfway).to(points))
 
 
 def by_residual(part: Points, net: Bound, seed: int, growth: float) -> Points:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..domains import Domain
+from ..domains import Domain, as_domain
 from ..errors import EmptyBatchError, InputError, NoParametersError, ShapeError
 from ..losses.squared import Squares
 from ..utils.autodiff import normal, pullback
@@ -56,7 +56,7 @@ class Term:
 
     Args:
         points: (m, d), or any tensor whose rows are points; a NumPy array is taken in the dtype of the model. Or a
-            domain, such as ``js.domains.Box((-1, 0), (1, 1))``.
+            domain, such as ``js.domains.Box((-1, 0), (1, 1))``, or a function of (count, generator) that draws points.
         weight: of given points the factor of Σ |fn|² in Φ = ½ Σ_terms weight · Σ_points |fn|², and a tensor (m,) is one
             for each point; of a domain the factor of the *mean* of |fn|², so that it says the same for any number.
         name: for diagnostics and resampling; the function's own by default.
@@ -64,7 +64,7 @@ class Term:
     """
 
     fn: Callable[[Callable[..., Any], Tensor], Tensor]
-    points: Tensor | NDArray[Any] | Domain
+    points: Tensor | NDArray[Any] | Domain | Callable[[int, torch.Generator], Any]
     weight: float | Tensor = 1.0
     name: str | None = None
     count: int | None = None
@@ -153,6 +153,12 @@ class Residuals(Objective):
         parts = [drawn.elsewhere(part, drawn.UNSEEN + seed) for part in self.drawn]
         return self._of(parts) if parts else None
 
+    def between(self) -> tuple[Residuals, Residuals] | None:
+        """Terms at given points: halfway between neighbours, and at their own; None where that says nothing of any."""
+        given = [part for part in self.parts if isinstance(part, Points) and part.domain is None]
+        pairs = [(other, part) for part in given if (other := drawn.between(part)) is not None]
+        return None if not pairs else (self._of([a for a, _ in pairs]), self._of([b for _, b in pairs]))
+
     @guarded(lambda self, *_, **__: self.model)
     @torch.no_grad()
     def drawn_loss(self, theta: Tensor) -> float:
@@ -211,8 +217,8 @@ def residual(
 
 def _part(term: Term, model: nn.Module) -> Points:
     """A term's points as they are given, or drawn from its domain."""
-    if isinstance(term.points, Domain):
-        return drawn.part(term.fn, term.points, term.weight, term.count, term.seed, model)
+    if isinstance(term.points, (Domain, type)) or callable(term.points):
+        return drawn.part(term.fn, as_domain(term.points), term.weight, term.count, term.seed, model)
     if term.count is not None or term.seed != 0:
         raise InputError(
             f"a term has count={term.count!r} and seed={term.seed!r}, which are of points that are drawn, but is given "

@@ -50,14 +50,17 @@ def panels(count: int, width: float, height: float) -> Iterator[tuple[Any, Seque
         yield figure, figure.subplots(1, count, squeeze=False)[0]
 
 
+NAMES = {"unseen": "loss on other points"}  # of what a history holds, in a legend
+
+
 def history(rows: list[dict[str, Any]]) -> Any:
-    """Loss and error of a fit against seconds."""
+    """Loss, loss on points never trained on, and error of a fit against seconds."""
     with panels(1, 4.8, 3.2) as (figure, (axis,)):
         shown: list[float] = []
-        for key, colour in (("loss", COLOURS[1]), ("error", COLOURS[0])):
+        for key, colour in (("loss", COLOURS[1]), ("unseen", COLOURS[2]), ("error", COLOURS[0])):
             found = [(row["seconds"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
             if found:
-                axis.plot(*zip(*found, strict=True), color=colour, label=key, linewidth=1.4)
+                axis.plot(*zip(*found, strict=True), color=colour, label=NAMES.get(key, key), linewidth=1.4)
                 shown += [value for _, value in found]
         if shown and min(shown) > 0:
             axis.set_yscale("log")

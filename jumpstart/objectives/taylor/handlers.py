@@ -171,6 +171,21 @@ def _cat(node: fx.Node, reading: Reading) -> Step:
     return step
 
 
+def _columns(node: fx.Node, reading: Reading) -> Step:
+    """``x[..., a:b]`` or ``x[:, a:b]``: some of the coordinates."""
+    source, index = _two(node)
+    if not reading.is_jet(source):
+        raise NotFollowed("an index that depends on the input")
+    last = index[-1] if isinstance(index, tuple) and len(index) == 2 and index[0] in (..., slice(None)) else None
+    if isinstance(last, list) and all(isinstance(i, int) for i in last):
+        chosen: Any = last
+    elif isinstance(last, slice) and all(b is None or isinstance(b, int) for b in (last.start, last.stop, last.step)):
+        chosen = last
+    else:
+        raise NotFollowed(f"the index {index} is neither [..., a:b] nor [:, a:b]")
+    return lambda values, tensors, wanted, passed: mapped(lambda v: v[..., chosen], values[source])
+
+
 # -- arithmetic ----------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +293,7 @@ FUNCTIONS: dict[Any, Handler] = {
     torch.pow: _power,
     operator.pow: _power,
     torch.cat: _cat,
+    operator.getitem: _columns,
     torch.add: _sum(1.0),
     operator.add: _sum(1.0),
     operator.iadd: _sum(1.0),
