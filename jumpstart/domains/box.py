@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -59,7 +60,7 @@ class Box(Composable):
     @property
     def measure(self) -> float:
         """Length, area or volume."""
-        return float(np.prod(np.subtract(self.high, self.low)))
+        return math.prod(high - low for low, high in zip(self.low, self.high, strict=True))
 
     def _candidates(self, u: Array) -> tuple[Array, Array]:
         low, high = np.array(self.low), np.array(self.high)
@@ -162,7 +163,7 @@ class Face(Composable):
     @property
     def measure(self) -> float:
         """Its length, area or volume; 1 for the end of an interval."""
-        return float(np.prod(np.delete(np.subtract(self.box.high, self.box.low), self.axis)))
+        return math.prod(np.delete(np.subtract(self.box.high, self.box.low), self.axis).tolist())
 
     def _candidates(self, u: Array) -> tuple[Array, Array]:
         # any number within stands for the coordinate that is fixed

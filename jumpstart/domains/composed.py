@@ -35,6 +35,12 @@ class Composable(Domain):
     def __and__(self, other: Domain) -> Domain:
         return Intersection(self, _composable(other, f"{self!r} & …"))
 
+    def _refused(self, other: Any) -> Composable:
+        # asked only where what stands on the left has no such operator of its own
+        return _composable(other, f"… with {self!r}")
+
+    __rmul__ = __ror__ = __rsub__ = __rand__ = _refused
+
     def _pieces(self) -> list[Any]:
         """Pieces of the boundary that know which way is across (``_across``), for boundaries of composed sets."""
         raise InputError(f"the boundary of a union, difference or intersection with {self!r} is not known.")
@@ -308,7 +314,10 @@ class Intersection(Carved):
 
 @dataclass(frozen=True, repr=False)
 class Outline(Carved):
-    """What of a piece of boundary has a set on one side alone."""
+    """What of a piece of boundary has a set on one side alone.
+
+    Gaps and slivers thinner than 1e-7 of a piece, as where a circle touches a line, are taken to be closed, or empty.
+    """
 
     piece: Any
     whole: Composable
@@ -324,8 +333,9 @@ class Outline(Carved):
         return self._divides(x, EPS)
 
     def _divides(self, x: Array, slack: float) -> Array:
-        across = self.piece._across(x, slack)
-        return self.whole._inside(x + across, 0.0) != self.whole._inside(x - across, 0.0)
+        across, inside = self.piece._across(x, slack), self.whole._inside
+        # and on it: beside a place where two boundaries touch, a step across may end in what x is not on the edge of
+        return (inside(x + across, 0.0) != inside(x - across, 0.0)) & inside(x, slack) & ~inside(x, -slack)
 
     def _inside(self, x: Array, slack: float) -> Array:
         found = self.piece._inside(x, slack)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammainc, ndtri
+from scipy.special import ndtri
 
 from ..errors import InputError
 from .box import MOST, THIN
@@ -49,7 +49,7 @@ class Disk(Composable):
 
     @property
     def _cube(self) -> int:
-        return len(self.center)
+        return 1 + self.boundary()._cube
 
     @property
     def measure(self) -> float:
@@ -57,13 +57,8 @@ class Disk(Composable):
         return _volume(self.dim) * self.radius**self.dim
 
     def _candidates(self, u: Array) -> tuple[Array, Array]:
-        if self.dim <= 3:
-            length, away = u[:, 0] ** (1 / self.dim), _directions(self.dim, u[:, 1:])
-        else:  # |z|² of a normal vector z is chi-squared, and independent of its direction
-            z = ndtri(u)
-            size = np.linalg.norm(z, axis=1)
-            length, away = gammainc(self.dim / 2, size**2 / 2) ** (1 / self.dim), z / size[:, None]
-        return self.center + self.radius * length[:, None] * away, all_of(u)
+        length = u[:, :1] ** (1 / self.dim)
+        return self.center + self.radius * length * _directions(self.dim, u[:, 1:]), all_of(u)
 
     def _inside(self, x: Array, slack: float) -> Array:
         return np.linalg.norm(x - self.center, axis=1) <= self.radius + slack * _reach(self)

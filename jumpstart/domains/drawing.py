@@ -19,7 +19,7 @@ HALF = 2.0 ** -(BITS + 1)  # half a cell: no coordinate is exactly 0 or 1, so th
 BLOCK = 2**10, 2**17  # least and most points drawn at once
 PATIENCE = 2**16  # candidates after which a set that hardly accepts any is given up
 LEAST = 1e-4  # share of accepted candidates below which it is
-SHARE = 2**16  # candidates that a share is measured by
+SHARE = 2**14  # candidates that a share is measured by, and as many again until half as many are accepted
 _SEED = "rng" if "rng" in inspect.signature(qmc.Sobol).parameters else "seed"  # scipy's name for it changed
 
 
@@ -48,15 +48,18 @@ def draw(candidates: Candidates, cube: int, count: int, seed: int, what: str) ->
 
 
 def share(candidates: Candidates, cube: int, what: str) -> float:
-    """The share of candidates that are accepted, of the first 65,536.
+    """The share of candidates that are accepted, of the first 16,384 or, where few are, of up to 16 times as many.
 
     Raises:
         InputError: hardly any candidate is accepted.
     """
-    accepted = int(candidates(sequence(cube, 0).random(SHARE) + HALF)[1].sum())
-    if accepted < LEAST * SHARE:
-        raise InputError(_nowhere(what, accepted, SHARE))
-    return accepted / SHARE
+    engine, accepted, tried = sequence(cube, 0), 0, 0
+    while accepted < SHARE / 2 and tried < 16 * SHARE:
+        accepted += int(candidates(engine.random(SHARE) + HALF)[1].sum())
+        tried += SHARE
+    if accepted < LEAST * tried:
+        raise InputError(_nowhere(what, accepted, tried))
+    return accepted / tried
 
 
 def shared_out(weights: Sequence[float] | NDArray[Any], u: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

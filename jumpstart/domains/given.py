@@ -69,8 +69,6 @@ def axis_of(value: Any, dim: int, what: str) -> int:
 
 def rows(x: Any, dim: int, what: str) -> tuple[np.ndarray, float]:
     """Points (n, dim) as float64, and the machine precision that they came with."""
-    if isinstance(x, (list, tuple)):
-        x = np.asarray(x, dtype=float)
     if isinstance(x, np.ndarray) and x.dtype.kind in "fiu":
         x = torch.as_tensor(x)
     if not isinstance(x, torch.Tensor) or x.is_complex() or x.dtype == torch.bool:

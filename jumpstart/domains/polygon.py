@@ -21,7 +21,7 @@ from .drawing import shared_out
 from .given import texts, vector
 
 BLOCK = 2**22  # entries of points × edges at once
-SHOWN = 8  # vertices in a repr
+SHOWN = 12  # vertices in a repr
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,7 +48,7 @@ class Polygon(Composable):
     def __repr__(self) -> str:
         if len(self.vertices) <= SHOWN:
             return f"Polygon([{', '.join(map(texts, self.vertices))}])"
-        first = ", ".join(map(texts, self.vertices[: SHOWN // 2]))
+        first = ", ".join(map(texts, self.vertices[: SHOWN // 3]))
         check = zlib.crc32(self._corners.tobytes())  # what is not shown differs as well
         return f"Polygon([{first}, …]: {len(self.vertices)} vertices, crc {check:08x})"
 

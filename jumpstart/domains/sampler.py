@@ -84,7 +84,8 @@ class Sampler(Domain):
         return self._draw(whole(count, "points: count", 1), whole(seed, "points: seed", 0))
 
     def _draw(self, count: int, seed: int) -> Tensor:
-        found = self.fn(count, torch.Generator("cpu").manual_seed(seed))
+        with torch.device("cpu"):  # where the generator is, whatever the user's default
+            found = self.fn(count, torch.Generator().manual_seed(seed))
         x = torch.from_numpy(found) if isinstance(found, np.ndarray) and found.dtype.kind in "fiu" else found
         if not isinstance(x, Tensor) or x.is_complex() or x.dtype == torch.bool:
             raise InputError(f"{self!r}: the function must return a tensor or an array, got {brief(found)}.")

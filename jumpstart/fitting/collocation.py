@@ -23,8 +23,9 @@ from .state import FitState
 LOOK = 5  # jumps between two looks at unseen points
 PARTED = 3.0  # times the loss on the points that are trained on: beyond this they are renewed
 GROWTH = 1.4  # times as many points, at every second renewal
+SOLVED = 1e-10  # of the first loss: residuals that are as small as this between the points are no trouble
 COPIES = 3.0  # of the Jacobian that a jump holds
-DRAWS = 1000  # seeds that a renewal may take
+TERMS = 1000  # seeds of one renewal
 
 
 @dataclass
@@ -75,9 +76,9 @@ class Collocation:
         if not (self.moves and found > PARTED * own):
             return state, None
         growth = GROWTH if state.renewals % 2 and self._fits(objective, GROWTH) else 1.0
-        seed = self.seed + DRAWS * (state.renewals + 1)
+        seed = self.seed + TERMS * (state.renewals + 1)
         try:
-            other = objective.refined(state.theta, seed, growth)
+            other = objective.refined(state.theta, seed, growth, self.unseen)
         except NonFiniteError as error:
             self._tell(f"fit goes on with the points that it has: {error}")
             return state, None
@@ -105,9 +106,9 @@ class Collocation:
         self.told = True
 
 
-def what_parted(other: float, own: float, domains: bool) -> str:
-    """The warning of a loss that is another between the points; empty where it is not."""
-    if not other > PARTED * own:
+def what_parted(other: float, own: float, start: float, domains: bool) -> str:
+    """The warning of a loss that is another between the points; empty where it is not, or small everywhere."""
+    if not (other > PARTED * own and other > SOLVED * start):
         return ""
     ratio = f"{other / own:.2g} times" if own > 0 else "infinitely"
     remedy = (

@@ -235,7 +235,9 @@ class Fit:
         self.begun, self.trouble = False, ""
         self.file: Checkpoint | None = None
         if path is not None and not _rehearsing.get():
-            self.file = Checkpoint(path, objective, decisive(objective, options, metric, resample is not None))
+            self.file = Checkpoint(
+                path, objective, decisive(objective, options, metric, resample is not None, self.settings)
+            )
 
     def complete(self) -> FitResult:
         """Every jump, to the end."""
@@ -403,7 +405,9 @@ def _require_functions(**given: Any) -> None:
             raise InputError(f"fit: {name}={brief(value)} must be a function, or None.")
 
 
-def decisive(objective: Objective, options: dict[str, Any], metric: MetricLike, resampled: bool) -> dict[str, Any]:
+def decisive(
+    objective: Objective, options: dict[str, Any], metric: MetricLike, resampled: bool, settings: FitSettings
+) -> dict[str, Any]:
     """The options that change what a run converges to, or is measured on; a resumed one must be given the same."""
     basis, gate = options.get("basis", "auto"), options.get("gate")
     decay = metric_of(metric, objective, options.get("weight_decay")).decay
@@ -413,4 +417,5 @@ def decisive(objective: Objective, options: dict[str, Any], metric: MetricLike, 
         "metric": metric is not None,
         "weight_decay": digest(decay) if isinstance(decay, Tensor) else decay,
         "resample": resampled,
+        "adaptive": settings.adaptive is not False,
     }

@@ -250,7 +250,7 @@ class FitRun:
         if generalization is None or (self.points is not None and self.points.moves):
             return ""
         own = self.own if self.points is None else self.objective.drawn_loss(self.state.answer)  # type: ignore[attr-defined]
-        return what_parted(generalization, own, self.points is not None)
+        return what_parted(generalization, own, self.state.start, self.points is not None)
 
     def looked(self, state: FitState) -> FitState:
         """The state with the loss on points never trained on; on other points where the two have parted."""

@@ -24,7 +24,9 @@ from .pure import Bound
 
 COUNT, ON_FACES = 2000, 400  # points that are drawn, if nobody says how many; of sets thinner than their space
 POOL = 6  # candidates for each point that is kept
+LEAST = 500  # unseen points of a term: a mean over fewer misses what few points have missed
 UNSEEN = 2**20  # seeds of points that are never trained on begin here
+DRAWS = 100  # seeds that one renewal may take
 
 
 def part(
@@ -87,12 +89,20 @@ def between(part: Points) -> Points | None:
     return part.at(torch.from_numpy(halfway).to(points))
 
 
-def by_residual(part: Points, net: Bound, seed: int, growth: float) -> Points:
-    """The same term at points drawn anew by residual."""
+def unseen(part: Points, seed: int) -> Points:
+    """The same term at other points of its domain, twice as many and at least ``LEAST``."""
+    return elsewhere(part, UNSEEN + seed, max(2 * len(part.points), LEAST))
+
+
+def by_residual(part: Points, probe: Points, net: Bound, seed: int, growth: float) -> Points:
+    """The same term at points drawn anew by residual.
+
+    Args:
+        probe: the term at any points; residuals are asked at as many at a time, so that its fast way goes through them.
+    """
     assert part.domain is not None
     count = math.ceil(growth * len(part.points))
-    # As many at a time as the term has, so that its fast way goes through them.
-    chunks = [elsewhere(part, seed * POOL + i) for i in range(math.ceil(POOL * growth))]
+    chunks = [elsewhere(probe, seed * DRAWS + i) for i in range(math.ceil(POOL * count / len(probe.points)))]
     sizes = torch.cat([magnitudes(chunk, net) for chunk in chunks])
     candidates = torch.cat([chunk.points for chunk in chunks])
     bad = ~torch.isfinite(sizes)

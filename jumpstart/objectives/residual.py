@@ -145,12 +145,12 @@ class Residuals(Objective):
         return [part for part in self.parts if isinstance(part, Points) and part.domain is not None]
 
     def unseen(self, seed: int) -> Residuals | None:
-        """The terms that have a domain, at as many other points of it; None where no term has.
+        """The terms that have a domain, at twice as many other points of it, 500 at least; None where no term has.
 
         Args:
             seed: of the draw, apart from the terms' own.
         """
-        parts = [drawn.elsewhere(part, drawn.UNSEEN + seed) for part in self.drawn]
+        parts = [drawn.unseen(part, seed) for part in self.drawn]
         return self._of(parts) if parts else None
 
     def between(self) -> tuple[Residuals, Residuals] | None:
@@ -167,18 +167,18 @@ class Residuals(Objective):
         return math.fsum(0.5 * float(part.outputs(net).double().square().sum()) for part in self.drawn)
 
     @guarded(lambda self, *_, **__: self.model)
-    def refined(self, theta: Tensor, seed: int, growth: float = 1.0) -> Residuals:
+    def refined(self, theta: Tensor, seed: int, growth: float = 1.0, through: Residuals | None = None) -> Residuals:
         """The same objective with points drawn anew where residuals at weights θ are large; see ``objectives/drawn``.
 
         Args:
-            growth: how many times as many points.
+            growth: how many times as many points. through: what ``unseen`` gave, whose fast ways are gone through.
 
         Raises:
             NonFiniteError: the residual is NaN or infinite at points of the domain; names one.
         """
-        net = self.net.bind(theta)
+        net, probes = self.net.bind(theta), {part.name: part for part in (through or self).drawn}
         return self._of([
-            drawn.by_residual(part, net, seed + i, growth)
+            drawn.by_residual(part, probes[part.name], net, seed + i, growth)
             if isinstance(part, Points) and part.domain is not None else part
             for i, part in enumerate(self.parts)
         ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Domains with what is known of them: measures, and membership by formulas of the tests' own."""
+"""Domains with what is known of them: measures, and membership by formulas of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAR = [(0, 3), (-1, 1), (-3, 1), (-1.5, -0.5), (-2, -3), (0, -1), (2, -3), (1.5
 
 @dataclass(frozen=True)
 class Row:
-    """A domain, its dimension and measure, and whether points (n, dim) are in it, for points that are not near edges."""
+    """A domain, its dimension and measure, and whether points (n, dim) away from edges are in it."""
 
     domain: Domain
     dim: int

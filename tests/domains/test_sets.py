@@ -72,7 +72,10 @@ def test_points_off_the_set_are_not_in_it(row):
         assert not found.any()
     else:
         assert (found == row.inside(beside)).all()
-    assert not bool(row.domain.contains(torch.full((2, row.dim), float("nan"))).any())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for value in (float("nan"), float("inf"), -float("inf")):
+            assert not bool(row.domain.contains(torch.full((2, row.dim), value)).any())
     assert not bool(row.domain.contains(x + 1e3).any())
 
 

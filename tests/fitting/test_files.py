@@ -110,7 +110,7 @@ def test_whichever_write_fails_the_old_file_stays_and_the_run_goes_on(tmp_path, 
 
     monkeypatch.setattr(files, "_begun", begun)
     objective = problem()
-    options = fitting.decisive(objective, {"search": "levenberg-marquardt"}, None, False)
+    options = fitting.decisive(objective, {"search": "levenberg-marquardt"}, None, False, fitting.FitSettings(jumps=3))
     saved = fitting.Checkpoint(path, objective, options)
     state, refused = fitting.Fit(objective, jumps=3).run.state.flat(), 0
     calls[0] = 0
