@@ -9,9 +9,24 @@ from .. import gate_costs, isometry, noisy_image, noisy_pinn
 from ..gate_statistics import summary as gate_statistics
 from ..grokking import summary as grokking
 from ..label_noise import verdict as label_noise
+from ..noisy import summary as noisy
+from ..noisy_preferences import jump
+from ..noisy_preferences.task import TASK as PREFERENCES
 from . import UNMEASURED, measured, told
 
 Page = Callable[[dict[str, Any]], str]
+
+
+def preferences(content: dict[str, Any]) -> str:
+    """By steps, then by jump."""
+    jumped = told("noisy_preferences/jump", jump.page)
+    return f"{noisy.page(PREFERENCES, content)}\n\n**By one jump.** {JUMPED}\n\n{jumped}"
+
+
+JUMPED = (
+    "Margins of all pairs as outputs, the logistic loss's flow solved on their dense kernel, the horizon chosen by "
+    "leaving pairs out, among those that the network follows on the pairs that it learns."
+)
 
 # Experiment -> heading, a sentence, and what makes its tables.
 SECTIONS: dict[str, tuple[str, str, Page]] = {
@@ -35,6 +50,13 @@ SECTIONS: dict[str, tuple[str, str, Page]] = {
         "An image from noisy pixels",
         "64 × 64 pixels by a network of Fourier features; PSNR against the clean image, at the end without stopping.",
         noisy_image.page,
+    ),
+    "noisy_preferences": (
+        "Preferences, some of them swapped",
+        "DPO on 256 pairs of right and wrong answers to school problems, by the last layer of a language model of 135M "
+        "parameters. Accuracy of the reward on clean held-out pairs of the same problems; on other problems nobody "
+        "is told from chance: such a model does not know which answer is right.",
+        preferences,
     ),
     "gate_statistics": (
         "What opens without a signal",
@@ -61,7 +83,7 @@ def gates_verdict() -> str:
     if content is None:
         return UNMEASURED.format(name="label_noise")
     said = [label_noise.page(content).split("\n")[0]]
-    for name in ("noisy_pinn", "noisy_image"):
+    for name in ("noisy_pinn", "noisy_image", "noisy_preferences"):
         heading, _, page = SECTIONS[name]
         if (content := measured(name)) is not None:
             said.append(f"{heading}: {page(content).splitlines()[0].replace('**', '')}")

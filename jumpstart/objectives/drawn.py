@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.spatial
 import torch
+from scipy.spatial import KDTree
 from torch import Tensor, nn
 
 from ..domains import Domain
@@ -84,7 +84,7 @@ def between(part: Points) -> Points | None:
     distinct = np.unique(plain / np.where(span > 0, span, 1), axis=0)
     if len(distinct) < 2:
         return None
-    nearest = scipy.spatial.cKDTree(distinct).query(distinct, k=2)[1][:, 1]
+    nearest = KDTree(distinct).query(distinct, k=2)[1][:, 1]
     halfway = 0.5 * (distinct + distinct[nearest]) * np.where(span > 0, span, 1)
     return part.at(torch.from_numpy(halfway).to(points))
 

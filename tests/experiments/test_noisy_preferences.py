@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from experiments.noisy_preferences import __main__ as command
 from experiments.noisy_preferences import jump, pairs, policy, task
 from jumpstart.gating import samples as statistics
+from jumpstart.report import records
 
 
 def adapted(seed=0):
@@ -152,13 +152,8 @@ def test_a_jump_says_what_it_will_do_before_it_is_made():
     assert all(point["as noisy"] == pytest.approx(point["held-out loss"]) for point in along)  # nothing is swapped
 
 
-def test_quick_runs_write_their_tables(tmp_path, monkeypatch, capsys):
-    arguments = ["x", "--quick", "--seeds", "1", "--no-progress", "--out", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", arguments)
-    command.main.main(command.TASK, None, command.TOY)
-    assert (tmp_path / "results.json").is_file() and (tmp_path / "noisy_preferences.png").is_file()
-    assert "drift, nats a token" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", [*arguments[:-1], str(tmp_path / "jump")])
+def test_a_quick_run_of_jumps_writes_its_table_and_its_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["x", "--quick", "--seeds", "1", "--no-progress", "--out", str(tmp_path)])
     jump.main()
-    assert (tmp_path / "jump" / "results.json").is_file()
     assert jump.CHOSEN in capsys.readouterr().out
+    assert jump.page(records.read(tmp_path)).count(jump.BEST) == 2  # with and without swaps
