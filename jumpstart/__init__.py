@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import bases, domains, errors, gating, gp, integrations, losses, optim
+    from . import bases, domains, errors, features, gating, gp, integrations, losses, optim
     from .comparison.compare import compare
     from .comparison.contenders import fitted, jumped, jumps_only, lbfgs, stepped
     from .comparison.report import Report
@@ -83,6 +83,7 @@ _MODULES = {
     "bases": "bases",
     "domains": "domains",
     "errors": "errors",
+    "features": "features",
     "gating": "gating",
     "gp": "gp",
     "integrations": "integrations",
@@ -116,6 +117,7 @@ __all__ = [
     "compare",
     "domains",
     "errors",
+    "features",
     "fit",
     "fit_head",
     "fitted",

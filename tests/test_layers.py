@@ -23,6 +23,7 @@ ROOMS = [
     "errors",
     "utils",
     "domains",
+    "features",
     "losses",
     "gating",
     "report",

@@ -6,10 +6,11 @@ from typing import Any
 
 from jumpstart.report import records
 
+from .. import collocation as measure
 from ..pinn import report
 from ..pinn.problems import PROBLEMS
 from ..pinn.race import JUMPS, SECOND_ORDER
-from . import RESULTS, rough
+from . import RESULTS, machine, markdown, rough, told
 
 LEVEL = 1.05  # within 5% is as soon
 
@@ -28,6 +29,27 @@ def large() -> str:
 def pinn_page() -> str:
     """Partial differential equations in full, for docs/pinns.md."""
     return report.page(RESULTS / "pinn", "results/pinn")
+
+
+def collocation() -> str:
+    """What renewed points are worth, for docs/pinns.md."""
+    return told("collocation", renewed)
+
+
+def renewed(content: dict[str, Any]) -> str:
+    """Factors between contenders, the table, and the picture."""
+    summary = content["settings"]["summary"]
+    gains = []
+    for title in dict.fromkeys(line["problem"] for line in summary):
+        by = {line["contender"]: line["error"] for line in summary if line["problem"] == title}
+        gains.append(f"{rough(by[measure.FIRST] / by[measure.AS_IT_IS])} times ({title.split(',')[0]})")
+    return "\n\n".join((
+        f"After equal time the error is lower than on the first points {', '.join(gains)}. Medians of "
+        f"{summary[0]['runs']} seeds; one thread.",
+        markdown(summary, measure.HEADS),
+        "![error and loss on other points against seconds](results/collocation/collocation.png)",
+        f"<sub>{machine(content)}</sub>",
+    ))  # fmt: skip
 
 
 def lower(content: dict[str, Any]) -> str:

@@ -84,7 +84,8 @@ def between(part: Points) -> Points | None:
     distinct = np.unique(plain / np.where(span > 0, span, 1), axis=0)
     if len(distinct) < 2:
         return None
-    nearest = KDTree(distinct).query(distinct, k=2)[1][:, 1]
+    places: Any = KDTree(distinct).query(distinct, k=2)[1]
+    nearest = places[:, 1]
     halfway = 0.5 * (distinct + distinct[nearest]) * np.where(span > 0, span, 1)
     return part.at(torch.from_numpy(halfway).to(points))
 

@@ -1,10 +1,12 @@
-"""The L-shape's reference solution against the equation, its boundary and finite differences."""
+"""Reference solutions against their equations, boundaries, finite differences and other quadratures."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from experiments.pinn.references import corner_series, finite_differences, lshape
+from experiments.pinn.references import BURGERS, burgers, cole_hopf, corner_series, finite_differences, lshape
 
 from ..problems import randn
 
@@ -38,3 +40,29 @@ def test_the_missing_quadrant_has_no_values():
     x, y, u = lshape(16)
     assert torch.equal(u.isnan(), (x[:, None] > 0) & (y[None] > 0))
     assert torch.allclose(u[8:, :8], u[:8, 8:].T, atol=1e-6)  # symmetric
+
+
+def test_burgers_by_another_quadrature():
+    """The same quotient by the trapezoidal rule, which converges as fast for what decays like a Gaussian."""
+    x = torch.linspace(-1, 1, 41, dtype=torch.float64)
+    eta = torch.linspace(-2.5, 2.5, 8001, dtype=torch.float64)
+    for t in (0.05, 0.4, 0.99):
+        y = x[:, None] - eta
+        exponent = -eta.square() / (4 * BURGERS * t) - torch.cos(math.pi * y) / (2 * math.pi * BURGERS)
+        share = torch.exp(exponent - exponent.amax(1, keepdim=True))
+        exact = -(share * torch.sin(math.pi * y)).sum(1) / share.sum(1)
+        torch.testing.assert_close(cole_hopf(x, t), exact, rtol=0, atol=1e-12)
+
+
+def test_burgers_solves_its_equation_and_begins_where_it_should():
+    x, _, u = burgers()
+    assert u.shape == (256, 100) and torch.equal(u[:, 0], -torch.sin(math.pi * x))
+    z = torch.linspace(-0.9, 0.9, 13, dtype=torch.float64)
+    h, k = 1e-3, 1e-4
+    at = lambda x, t: cole_hopf(x, t)  # noqa: E731
+    for time in (0.1, 0.3):  # before the shock is thin
+        here = at(z, time)
+        slope = (8 * (at(z + h, time) - at(z - h, time)) - at(z + 2 * h, time) + at(z - 2 * h, time)) / (12 * h)
+        bend = (at(z + h, time) - 2 * here + at(z - h, time)) / h**2
+        change = (at(z, time + k) - at(z, time - k)) / (2 * k)
+        assert float((change + here * slope - BURGERS * bend).abs().max()) < 1e-3

@@ -118,13 +118,14 @@ KNOWN = {
     "powers": lambda m, x: m.last(m.first(x) ** 3 + torch.square(m.first(x).exp())),
     "asked twice": lambda m, x: loop(m, x) * skip(m, x),
     "cat": lambda m, x: m.last(torch.tanh(m.first(torch.cat([x, torch.sin(3 * x), x.cos()], -1)))),
+    "slices": lambda m, x: m.last(m.first(x * x[..., :1] + torch.cat([x[..., [1]], x[..., 0:1].sin()], -1)).tanh()),
     "computed constants": lambda m, x: m.last(m.first(x * (2 * m.mean.cos())) * torch.arange(5, dtype=torch.float64)),
     "tied": lambda m, x: m.last(m.layers[0](torch.tanh(m.layers[0](torch.tanh(m.first(x)))))),
 }  # fmt: skip
 UNKNOWN = {
     "dropout": lambda m, x: m.last(m.drop(torch.tanh(m.first(x)))),
     "batch norm": lambda m, x: m.last(m.norm(m.first(x)[None]).reshape(-1)),
-    "indexing": lambda m, x: m.last(torch.tanh(m.first(x * x[..., :1]))),
+    "indexing": lambda m, x: m.last(torch.tanh(m.first(x * x[..., None][..., 0]))),
     "raw matrix": lambda m, x: m.last(torch.tanh(m.first(x) @ m.raw)),
     "control flow": lambda m, x: m.last(m.first(x).tanh() if x.dim() == 1 else m.first(x).sin()),
     "softmax": lambda m, x: m.last(torch.softmax(m.first(x), -1)),

@@ -1,0 +1,145 @@
+"""What goes before a network, and behind it: coordinates scaled, made periodic or into waves; conditions met exactly.
+
+Plain torch modules of few lines, through which derivative streams go.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .utils.brief import brief
+
+
+class Scaled(nn.Module):
+    """Coordinates of a box (…, d) to [−1, 1]: x ↦ (2x − low − high) / (high − low).
+
+    Args:
+        low, high: (d,), or a domain that has both, such as a ``js.domains.Box``.
+
+    Attributes:
+        outputs: how many numbers come out.
+    """
+
+    centre: Tensor
+    radii: Tensor
+
+    def __init__(self, low: Any, high: Any = None) -> None:
+        super().__init__()
+        if high is None:
+            if not (hasattr(low, "low") and hasattr(low, "high")):
+                raise InputError(f"Scaled({brief(low)}): give low and high, or a box that has both.")
+            low, high = low.low, low.high
+        first, last = (torch.as_tensor(side, dtype=torch.get_default_dtype()) for side in (low, high))
+        if first.dim() != 1 or first.shape != last.shape or not bool((first < last).all()):
+            raise InputError(f"Scaled(low={brief(low)}, high={brief(high)}): give d numbers each, low below high.")
+        self.register_buffer("centre", 0.5 * (first + last))
+        self.register_buffer("radii", 0.5 * (last - first))
+        self.outputs = len(first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.centre) / self.radii
+
+
+class Periodic(nn.Module):
+    """Coordinates (…, d) with some of them replaced by waves, so that whatever follows has their period.
+
+    Comes out: for each periodic axis cos and sin of 2πkx/period, k = 1 … harmonics, then the other coordinates as they
+    are. (Dong & Ni 2021, arXiv:2007.07442.)
+
+    Args:
+        inputs: d. periods: by axis. harmonics: how many.
+
+    Attributes:
+        outputs: how many numbers come out.
+
+    Example:
+        >>> waves = Periodic(2, {0: 2.0})  # x of period 2, and t
+        >>> waves(torch.tensor([0.5, 3.0]))
+        tensor([-4.3711e-08,  1.0000e+00,  3.0000e+00])
+    """
+
+    def __init__(self, inputs: int, periods: Mapping[int, float], harmonics: int = 1) -> None:
+        super().__init__()
+        _require_count("Periodic", inputs=inputs, harmonics=harmonics)
+        if not isinstance(periods, Mapping) or not periods:
+            raise InputError(f"Periodic(periods={brief(periods)}): give periods by axis, such as {{0: 2.0}}.")
+        for axis, period in periods.items():
+            if isinstance(axis, bool) or not isinstance(axis, int) or not 0 <= axis < inputs:
+                raise InputError(f"Periodic(periods={brief(periods)}): axis {axis!r} is none of 0 to {inputs - 1}.")
+            if isinstance(period, bool) or not isinstance(period, (int, float)) or not 0 < period < math.inf:
+                raise InputError(f"Periodic(periods={brief(periods)}): {period!r} is no positive, finite period.")
+        self.inputs, self.harmonics = inputs, harmonics
+        self.periods = {axis: float(period) for axis, period in sorted(periods.items())}
+        self.plain = [axis for axis in range(inputs) if axis not in self.periods]
+        self.outputs = len(self.plain) + 2 * harmonics * len(self.periods)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = []
+        for axis, period in self.periods.items():
+            for k in range(1, self.harmonics + 1):
+                angle = x[..., axis : axis + 1] * (2 * math.pi * k / period)
+                found += [torch.cos(angle), torch.sin(angle)]
+        found += [x[..., axis : axis + 1] for axis in self.plain]
+        return torch.cat(found, -1)
+
+
+class Fourier(nn.Module):
+    """Coordinates (…, d) to sin and cos of 2π B x, with B (count, d) Gaussian and frozen (Tancik et al. 2020,
+    arXiv:2006.10739): what lets a network follow fine detail.
+
+    Args:
+        inputs: d. count: of waves. scale: their standard deviation, in cycles a unit; one for each coordinate if
+            several are given. seed: of B; the global random state is left alone.
+
+    Attributes:
+        outputs: how many numbers come out, 2 · count.
+    """
+
+    def __init__(self, inputs: int, count: int, scale: float | Sequence[float] = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        _require_count("Fourier", inputs=inputs, count=count)
+        scales = torch.as_tensor(scale, dtype=torch.float64)
+        if scales.shape not in ((), (inputs,)) or not bool((torch.isfinite(scales) & (scales > 0)).all()):
+            raise InputError(f"Fourier(scale={brief(scale)}): give a positive number, or one for each of {inputs}.")
+        waves = torch.randn(count, inputs, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        linear: Any = nn.utils.skip_init(nn.Linear, inputs, count, bias=False)  # which would draw of its own
+        self.waves: nn.Linear = linear.requires_grad_(False)
+        with torch.no_grad():
+            self.waves.weight.copy_(2 * math.pi * scales * waves)
+        self.outputs = 2 * count
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = self.waves(x)
+        return torch.cat([torch.sin(angles), torch.cos(angles)], -1)
+
+
+class Constrained(nn.Module):
+    """A network whose values are put into a form that meets conditions exactly: x ↦ form(x, net(x)).
+
+    Args:
+        net: the network. form: a function of coordinates (…, d) and values (…, c), such as
+            ``lambda x, u: x[..., :1] * (1 - x[..., :1]) * u`` for zero at both ends.
+    """
+
+    def __init__(self, net: nn.Module, form: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        if not isinstance(net, nn.Module):
+            raise InputError(f"Constrained(net={brief(net)}): give a torch.nn.Module.")
+        if not callable(form):
+            raise InputError(f"Constrained(form={brief(form)}): give a function of coordinates and values.")
+        self.net, self.form = net, form
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.form(x, self.net(x))
+
+
+def _require_count(kind: str, **counts: Any) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{kind}({name}={brief(value)}): give a whole number of at least 1.")

@@ -1,0 +1,115 @@
+"""What goes in front of a network: what it is by hand, that derivative streams go through, and refusals."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.func import grad
+
+import jumpstart as js
+from jumpstart import errors, features
+from jumpstart.domains import Box
+
+from .problems import fill, randn
+
+
+def net(inputs):
+    return fill(nn.Sequential(nn.Linear(inputs, 8), nn.Tanh(), nn.Linear(8, 1)), 0)
+
+
+def third(net, z):
+    f = lambda z: net(z)[0]  # noqa: E731
+    ux = lambda z: grad(f)(z)[0]  # noqa: E731
+    return grad(f)(z)[1] + f(z) * ux(z) + grad(lambda z: grad(ux)(z)[0])(z)[0]
+
+
+def zero_ends(x, u):
+    return x[..., :1] * (1 - x[..., :1]) * u
+
+
+FRONTS = {
+    "scaled": lambda: features.Scaled((-1.0, 0.0), (1.0, 3.0)),
+    "periodic": lambda: features.Periodic(2, {0: 2.0}),
+    "periodic, harmonics": lambda: features.Periodic(2, {1: 0.7, 0: 2.0}, 3),
+    "waves": lambda: features.Fourier(2, 5, scale=(1.0, 0.5), seed=3),
+}
+
+
+@pytest.mark.parametrize("name", FRONTS)
+def test_derivative_streams_go_through_and_agree_with_the_general_way(name):
+    front = FRONTS[name]().double()
+    model = features.Constrained(nn.Sequential(front, net(front.outputs)), zero_ends)
+    points = randn(1, 9, 2)
+    objective = js.residual(model, js.Term(third, points))
+    assert objective.notes() == []
+    rows = torch.stack([third(model, z) for z in points])
+    assert objective.value(objective.theta()) == pytest.approx(0.5 * float(rows.detach().square().sum()), rel=1e-9)
+    assert front(points).shape == (9, front.outputs) and front(points[0]).shape == (front.outputs,)
+    again = pickle.loads(pickle.dumps(front))
+    assert torch.equal(again(points), front(points))
+
+
+def test_scaled_is_a_box_to_minus_one_and_one():
+    box = Box((-1.0, 0.0), (3.0, 0.5))
+    front = features.Scaled(box).double()
+    corners = torch.tensor([[-1.0, 0.0], [3.0, 0.5], [1.0, 0.25]], dtype=torch.float64)
+    torch.testing.assert_close(front(corners), torch.tensor([[-1.0, -1], [1, 1], [0, 0]], dtype=torch.float64))
+
+
+def test_periodic_has_its_periods_and_keeps_the_rest():
+    front = features.Periodic(3, {2: 0.5, 0: 2.0}, harmonics=2)
+    x = randn(2, 7, 3)
+    moved = x + torch.tensor([4.0, 0.0, -1.5], dtype=torch.float64)
+    torch.testing.assert_close(front(moved), front(x), rtol=0, atol=1e-12)
+    assert torch.equal(front(x)[:, -1], x[:, 1]) and front.outputs == 9
+    torch.testing.assert_close(front(x)[:, 2], torch.cos(2 * math.pi * 2 * x[:, 0] / 2))
+    assert not torch.allclose(front(x + 0.3), front(x))
+
+
+def test_waves_are_of_their_scale_frozen_and_by_seed():
+    torch.manual_seed(0)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    front = features.Fourier(2, 4000, scale=(3.0, 0.5)).double()
+    assert torch.equal(torch.rand(1), drawn)  # the global random state was left alone
+    spread = (front.waves.weight / (2 * math.pi)).std(0)
+    assert spread.tolist() == pytest.approx([3.0, 0.5], rel=0.05)
+    assert not any(p.requires_grad for p in front.parameters())
+    x = randn(3, 5, 2)
+    torch.testing.assert_close(front(x)[:, :4000], torch.sin(x @ front.waves.weight.T))
+    torch.testing.assert_close(front(x)[:, 4000:], torch.cos(x @ front.waves.weight.T))
+    one, same, other = (features.Fourier(2, 3, seed=s).waves.weight for s in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_conditions_are_met_exactly():
+    model = features.Constrained(net(2), zero_ends)
+    ends = torch.tensor([[0.0, 0.3], [1.0, -2.0]], dtype=torch.float64)
+    assert torch.equal(model(ends), torch.zeros(2, 1, dtype=torch.float64))
+
+
+BAD = {
+    "low above high": (lambda: features.Scaled((0.0, 1.0), (1.0, 0.0)), ["low below high"]),
+    "no box": (lambda: features.Scaled(3.0), ["3.0", "low and high"]),
+    "no periods": (lambda: features.Periodic(2, {}), ["{}", "{0: 2.0}"]),
+    "an axis too many": (lambda: features.Periodic(2, {2: 1.0}), ["axis 2", "0 to 1"]),
+    "a negative period": (lambda: features.Periodic(2, {0: -1.0}), ["-1.0"]),
+    "no harmonics": (lambda: features.Periodic(2, {0: 1.0}, 0), ["harmonics=0"]),
+    "no waves": (lambda: features.Fourier(2, 0), ["count=0"]),
+    "scales of another number": (lambda: features.Fourier(2, 3, scale=(1.0, 2.0, 3.0)), ["each of 2"]),
+    "an infinite scale": (lambda: features.Fourier(2, 3, scale=math.inf), ["inf"]),
+    "no module": (lambda: features.Constrained(lambda x: x, zero_ends), ["torch.nn.Module"]),
+    "no form": (lambda: features.Constrained(net(2), 3), ["function of coordinates"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_is_named(name):
+    make, words = BAD[name]
+    with pytest.raises(errors.InputError) as caught:
+        make()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
