@@ -14,6 +14,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from jumpstart.report.records import Row
 from jumpstart.utils.progress import counter
 
 from .common import arguments, spread
-from .pinn import problems, references
+from .pinn import problems, references, spectral
 
 EVERY = 10  # jumps between even draws
 SEEDS = 100  # of even draws begin here
@@ -45,6 +46,18 @@ class Problem:
     objective: Callable[[nn.Module, float], Residuals]
     error: Callable[[nn.Module], float]
     seconds: float
+    periods: dict[int, float] | None = None
+
+    def network(self, seed: int, quick: bool) -> nn.Module:
+        """Of tanh, torch's initialization; behind waves where there are periods."""
+        widths = (6,) if quick else self.widths
+        if self.periods is None:
+            return poisson.network(seed, widths, "torch")
+        front = js.features.Periodic(2, self.periods).double()
+        torch.manual_seed(seed)
+        sizes = (front.outputs, *widths)
+        layers = [part for i, o in pairwise(sizes) for part in (nn.Linear(i, o), nn.Tanh())]
+        return nn.Sequential(front, *layers, nn.Linear(sizes[-1], 1)).double()
 
 
 def burgers(model: nn.Module, share: float) -> Residuals:
@@ -93,6 +106,25 @@ def peak(model: nn.Module, share: float) -> Residuals:
     )  # fmt: skip
 
 
+def kdv(model: nn.Module, share: float) -> Residuals:
+    """u_t + u u_x + 0.022² u_xxx = 0 from cos πx, 2,000 points and 400 at the start; the network has the period."""
+    box = Box((-1.0, 0.0), (1.0, 1.0))
+
+    def equation(net: Any, z: Tensor) -> Tensor:
+        first = grad(lambda z: net(z)[0])
+        slopes = first(z)
+        bend = grad(lambda z: grad(lambda z: first(z)[0])(z)[0])(z)[0]
+        return slopes[1] + net(z)[0] * slopes[0] + spectral.DISPERSION * bend
+
+    def start(net: Any, z: Tensor) -> Tensor:
+        return net(z)[0] - torch.cos(math.pi * z[0])
+
+    return js.residual(
+        model, js.Term(equation, box, count=round(2000 * share)),
+        js.Term(start, box.initial(), count=round(400 * share)),
+    )  # fmt: skip
+
+
 def distance(reference: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[nn.Module], float]:
     """Relative L² distance on a reference's points (m, 2) and values (m,)."""
 
@@ -113,9 +145,15 @@ def of_peak() -> tuple[Tensor, Tensor]:
     return points, peaked(points)
 
 
+def of_kdv() -> tuple[Tensor, Tensor]:
+    x, t, u = spectral.kdv()
+    return torch.cartesian_prod(x[::2], t), u[::2].reshape(-1)
+
+
 PROBLEMS = {
     "burgers": Problem("Burgers, ν = 0.01/π, 2-20-20-20-1", (20, 20, 20), burgers, distance(of_burgers), 60.0),
     "peak": Problem("Poisson with a peak 0.02 wide, 2-20-20-1", (20, 20), peak, distance(of_peak), 20.0),
+    "kdv": Problem("KdV, 0.022², 3-30-30-30-1, periodic", (30, 30, 30), kdv, distance(of_kdv), 120.0, {0: 2.0}),
 }
 AS_IT_IS, FIRST, EVENLY = "renewed by residual", "the first points", f"drawn evenly, every {EVERY} jumps"
 CONTENDERS = (AS_IT_IS, FIRST, EVENLY)
@@ -134,7 +172,7 @@ def evenly(objective: Residuals) -> Callable[[int], dict[str, Tensor]]:
 def run(name: str, contender: str, seed: int, quick: bool) -> Row:
     """One fit, and its course."""
     problem = PROBLEMS[name]
-    model = poisson.network(seed, (6,) if quick else problem.widths, "torch")
+    model = problem.network(seed, quick)
     objective = problem.objective(model, 0.05 if quick else 1.0)
     options: dict[str, Any] = {"jumps": 12} if quick else {"budget": problem.seconds}
     if contender == FIRST:
