@@ -54,8 +54,8 @@ SECTIONS: dict[str, tuple[str, str, Page]] = {
     "noisy_preferences": (
         "Preferences, some of them swapped",
         "DPO on 256 pairs of right and wrong answers to school problems, by the last layer of a language model of 135M "
-        "parameters. Accuracy of the reward on clean held-out pairs of the same problems; on other problems nobody "
-        "is told from chance: such a model does not know which answer is right.",
+        "parameters. Accuracy of the reward on 100 clean held-out pairs of the same problems, and on as many of "
+        "other problems; of so few it is known to five points.",
         preferences,
     ),
     "gate_statistics": (
