@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ DISPERSION = 0.022**2  # KdV's (Zabusky & Kruskal 1965)
 def solved(
     start: Callable[[Array], Array],
     length: float,
-    linear: Callable[[Array], NDArray[np.complex128]],
+    linear: Callable[[Array], NDArray[Any]],
     flux: float,
     end: float,
     step: float,
@@ -48,7 +49,7 @@ def solved(
     middle = step * ((2 + circle + grown * (circle - 2)) / circle**3).mean(1)
     last = step * ((-4 - 3 * circle - circle**2 + grown * (4 - circle)) / circle**3).mean(1)
 
-    def moved(v: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    def moved(v: NDArray[Any]) -> NDArray[Any]:
         u = np.fft.ifft(np.where(kept, v, 0)).real
         return np.where(kept, -0.5j * flux * k * np.fft.fft(u**2), 0)
 

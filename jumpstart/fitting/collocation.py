@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -34,14 +34,14 @@ class Collocation:
 
     Attributes:
         unseen: these terms on points that are never trained on. moves: whether points are renewed.
-        limit: bytes that the Jacobian of a grown set may take. told: what was warned of already.
+        limit: bytes that the Jacobian of a grown set may take. told: of what it was warned already.
     """
 
     unseen: Residuals
     seed: int
     moves: bool
     limit: float
-    told: bool = False
+    told: set[str] = field(default_factory=set)
 
     @staticmethod
     def of(objective: Objective, settings: FitSettings, memory_limit: float | None, moving: bool) -> Collocation | None:
@@ -67,8 +67,7 @@ class Collocation:
     def looked(self, state: FitState, objective: Objective) -> tuple[FitState, Residuals | None]:
         """The state with what is found, and the objective on other points where it is time for these."""
         assert isinstance(objective, Residuals)
-        found, own = self.unseen.value(state.theta), objective.drawn_loss(state.theta)
-        found = found if math.isfinite(found) else math.inf
+        found, own = self.unseen.drawn_loss(state.theta), objective.drawn_loss(state.theta)
         *rows, last = state.history
         state = replace(state, unseen=found, cost=state.cost + 2 * FORWARD, history=[*rows, {**last, "unseen": found}])
         if found < state.kept_unseen:
@@ -80,30 +79,29 @@ class Collocation:
         try:
             other = objective.refined(state.theta, seed, growth, self.unseen)
         except NonFiniteError as error:
-            self._tell(f"fit goes on with the points that it has: {error}")
+            self._tell("infinite", f"fit goes on with the points that it has: {error}")
             return state, None
         return replace(state, cost=state.cost + FORWARD * POOL), other
 
     def fresh(self, theta: Tensor) -> float:
         """The loss at weights θ on points that nothing was chosen by: neither points nor weights."""
-        found = self.unseen.unseen(self.seed + 1)
-        assert found is not None
-        return found.value(theta)
+        return self.unseen.drawn_loss(theta, self.seed + 1)
 
     def _fits(self, objective: Residuals, growth: float) -> bool:
         entries = growth * math.prod(objective.shape) * objective.space.size
         if 8 * entries <= self.limit:
             return True
         self._tell(
+            "memory",
             f"fit would go on with {growth:g} times as many points, but the Jacobian of {entries:.3g} entries does not "
-            f"fit into memory ({self.limit / 2**30:.2g} GiB): it stays with {math.prod(objective.shape):,} residuals."
+            f"fit into memory ({self.limit / 2**30:.2g} GiB): it stays with {math.prod(objective.shape):,} residuals.",
         )
         return False
 
-    def _tell(self, text: str) -> None:
-        if not self.told:
+    def _tell(self, what: str, text: str) -> None:
+        if what not in self.told:
             warn(text, RuntimeWarning)
-        self.told = True
+        self.told.add(what)
 
 
 def what_parted(other: float, own: float, start: float, domains: bool) -> str:

@@ -239,11 +239,11 @@ class FitRun:
         """The loss at the answer on points that nothing was chosen by, if there is a way to ask."""
         if self.points is not None:
             return self.points.fresh(self.state.answer)
-        pair = self.objective.between() if isinstance(self.objective, Residuals) else None
+        pair = self.objective.between(self.state.answer) if isinstance(self.objective, Residuals) else None
         if pair is None:
             return None
-        found, self.own = (of.value(self.state.answer) for of in pair)
-        return found if math.isfinite(found) else math.inf
+        found, self.own = pair
+        return found
 
     def parted(self, generalization: float | None) -> str:
         """What is to be said of a fit whose loss says nothing of the equation; empty if there is nothing."""

@@ -153,18 +153,38 @@ class Residuals(Objective):
         parts = [drawn.unseen(part, seed) for part in self.drawn]
         return self._of(parts) if parts else None
 
-    def between(self) -> tuple[Residuals, Residuals] | None:
-        """Terms at given points: halfway between neighbours, and at their own; None where that says nothing of any."""
+    def drawn_loss(self, theta: Tensor, seed: int | None = None) -> float:
+        """The part of Φ that comes from terms with a domain, at weights θ (P,); one forward pass.
+
+        Args:
+            seed: of other points, as ``unseen`` draws them, in the place of the terms' own.
+        """
+        return self._loss_of(
+            lambda: self.drawn if seed is None else [drawn.unseen(part, seed) for part in self.drawn], theta
+        )
+
+    def between(self, theta: Tensor) -> tuple[float, float] | None:
+        """Φ halfway between neighbours, and at the points themselves, of terms at given points, at weights θ (P,).
+
+        None where that says nothing of any of them; see ``drawn.between``. ∞ for residuals that are not finite.
+        """
         given = [part for part in self.parts if isinstance(part, Points) and part.domain is None]
         pairs = [(other, part) for part in given if (other := drawn.between(part)) is not None]
-        return None if not pairs else (self._of([a for a, _ in pairs]), self._of([b for _, b in pairs]))
+        if not pairs:
+            return None
+        others, own = ([pair[i] for pair in pairs] for i in range(2))
+        return self._loss_of(lambda: others, theta), self._loss_of(lambda: own, theta)
 
     @guarded(lambda self, *_, **__: self.model)
     @torch.no_grad()
-    def drawn_loss(self, theta: Tensor) -> float:
-        """The part of Φ that comes from terms with a domain, at weights θ (P,); one forward pass."""
-        net = self.net.bind(theta)
-        return math.fsum(0.5 * float(part.outputs(net).double().square().sum()) for part in self.drawn)
+    def _loss_of(self, parts: Callable[[], Sequence[Points]], theta: Tensor) -> float:
+        """½ Σ |rows|² of some parts, which may be made of the objective's own."""
+        self.prepare(theta)  # numbers that residuals read may have changed
+        net, total = self.net.bind(theta), 0.0
+        for part in parts():
+            with part.translated(self.model):
+                total += 0.5 * float(part.outputs(net).double().square().sum())
+        return total if math.isfinite(total) else math.inf
 
     @guarded(lambda self, *_, **__: self.model)
     def refined(self, theta: Tensor, seed: int, growth: float = 1.0, through: Residuals | None = None) -> Residuals:

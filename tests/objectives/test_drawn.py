@@ -86,7 +86,18 @@ def test_unseen_points_are_others_of_the_same_set_and_of_terms_that_have_one():
     theta = objective.theta()
     assert unseen.value(theta) == pytest.approx(mean_square(slope, model, points), rel=1e-12)
     assert objective.drawn_loss(theta) == pytest.approx(objective.terms()[0].loss, rel=1e-12)
+    assert objective.drawn_loss(theta, 7) == pytest.approx(unseen.value(theta), rel=1e-12)
     assert js.residual(model, fixed).unseen(0) is None
+
+
+def test_numbers_that_a_residual_reads_are_read_anew():
+    scale = {"by": 1.0}
+    objective = js.residual(net(), js.Term(lambda net, x: scale["by"] * net(x)[0], SQUARE, count=20))
+    theta = objective.theta()
+    unseen = objective.unseen(0)
+    first = unseen.drawn_loss(theta)
+    scale["by"] = 3.0
+    assert unseen.drawn_loss(theta) == pytest.approx(9 * first, rel=1e-10)
 
 
 def bump(net, x):
@@ -142,14 +153,12 @@ def test_between_given_points_is_halfway_to_the_nearest():
     model = net(inputs=1)
     points = torch.tensor([[0.0], [0.1], [0.45], [0.9], [0.9]], dtype=torch.float64)
     objective = js.residual(model, js.Term(lambda net, x: net(x)[0] - x[0], points, 2.0))
-    objective.value(objective.theta())
-    other, own = objective.between()
-    assert sorted(other.parts[0].points[:, 0].tolist()) == pytest.approx([0.05, 0.05, 0.275, 0.675])
-    assert own.value(own.theta()) == pytest.approx(objective.value(objective.theta()))
-    x = other.parts[0].points
+    other, own = objective.between(objective.theta())
+    assert own == pytest.approx(objective.value(objective.theta()))
+    x = torch.tensor([[0.05], [0.05], [0.275], [0.675]], dtype=torch.float64)
     with torch.no_grad():
         expected = 5 * float((model(x) - x).square().mean())
-    assert other.value(other.theta()) == pytest.approx(expected, rel=1e-12)
+    assert other == pytest.approx(expected, rel=1e-12)
 
 
 def test_rows_that_hold_more_than_places_say_nothing_between_points():
@@ -159,8 +168,16 @@ def test_rows_that_hold_more_than_places_say_nothing_between_points():
     single = js.residual(net(inputs=1), js.Term(lambda net, x: net(x)[0], rows[:1, :1]))
     weighed = js.residual(net(inputs=1), js.Term(lambda net, x: net(x)[0], rows[:, :1], torch.ones(12)))
     for objective in (table, single, weighed):
-        objective.value(objective.theta())
-        assert objective.between() is None
+        assert objective.between(objective.theta()) is None
+
+
+def test_a_residual_that_is_infinite_between_its_points_is_no_error():
+    points = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None]
+    objective = js.residual(
+        net(inputs=1),
+        js.Term(lambda net, x: net(x)[0] + torch.where((x[0] - 0.125).abs() < 0.01, math.inf, 0.0), points),
+    )
+    assert objective.between(objective.theta())[0] == math.inf
 
 
 BAD = {
