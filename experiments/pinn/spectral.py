@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 CIRCLE = 64  # points of the circle
 DISPERSION = 0.022**2  # KdV's (Zabusky & Kruskal 1965)
 
