@@ -188,8 +188,13 @@ def run(name: str, contender: str, seed: int, quick: bool) -> Row:
         "problem": name, "contender": contender, "seed": seed, "loss": found.loss, "unseen": found.generalization,
         "error": found.error, "lowest error": min((row["error"] for row in measured), default=found.error),
         "jumps": found.jumps, "seconds": found.seconds,
-        "course": {key: [row.get(key) for row in found.history] for key in keys},
+        "course": {key: [short(row.get(key)) for row in found.history] for key in keys},
     }  # fmt: skip
+
+
+def short(value: float | None) -> float | None:
+    """Three digits."""
+    return None if value is None else float(f"{value:.3g}")
 
 
 def summarized(rows: list[Row]) -> list[Row]:
