@@ -154,9 +154,30 @@ MUTANTS = [
     Mutant(
         "an interrupted fit leaves the model where it was",
         "fitting/fit.py",
-        "            self.run.write(self.run.state.best)\n",
+        "            self.run.write(self.run.state.answer)\n",
         "",
         ("fitting/test_fit.py::test_an_interrupted_run_ends_like_an_uninterrupted_one",),
+    ),
+    Mutant(
+        "weights are kept by the loss that they were trained on, in spite of domains",
+        "fitting/collocation.py",
+        "        if found < state.kept_unseen:\n",
+        "        if own < state.kept_unseen:\n",
+        ("fitting/test_collocation.py::test_the_answer_is_lowest_on_points_never_trained_on",),
+    ),
+    Mutant(
+        "points are renewed evenly",
+        "objectives/drawn.py",
+        "weights = (sizes / mean if mean > 0 else torch.zeros_like(sizes)) + 1",
+        "weights = torch.ones_like(sizes)",
+        ("objectives/test_drawn.py::test_points_are_drawn_in_proportion_to_the_residual_and_a_constant",),
+    ),
+    Mutant(
+        "a grown set of points weighs more",
+        "objectives/collocation.py",
+        "self.scale * (len(self.points) / len(points)) ** 0.5",
+        "self.scale",
+        ("objectives/test_drawn.py::test_a_grown_set_weighs_as_much",),
     ),
     Mutant(
         "parameters without a rate are jumped along",

@@ -21,7 +21,7 @@ from jumpstart.solver.solve import solve
 from ..archive.forgery import forged
 from ..problems import classes, fill, flat, generator, mlp, randn
 
-OPTIONS = {"weight_decay": 0.0, "gate": None, "metric": False, "basis": "auto", "resample": False}
+OPTIONS = {"weight_decay": 0.0, "gate": None, "metric": False, "basis": "auto", "resample": False, "adaptive": True}
 POINTS, ENDS = randn(1, 30, 2), randn(2, 6, 2)
 
 
