@@ -20,7 +20,8 @@ def measured(name: str) -> dict[str, Any] | None:
 def told(name: str, page: Callable[[dict[str, Any]], str]) -> str:
     """An experiment's page from its results; says so where there are none."""
     content = measured(name)
-    return UNMEASURED.format(name=name) if content is None else page(content)
+    command = UNMEASURED.replace("experiments.{name}", f"experiments.{name.replace('/', '.')}")
+    return command.format(name=name) if content is None else page(content)
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> str:
