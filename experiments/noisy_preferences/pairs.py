@@ -150,8 +150,6 @@ def toy() -> Pairs:
 
 def referred(policy: Policy, hidden: Tensor, present: Tensor, tokens: Tensor, others: Tensor, held: int) -> Pairs:
     """With what the policy at its start says of the answers; as many of the problems that are learned are ``held``."""
-    for parameter in policy.norm.parameters():
-        parameter.requires_grad_(False)
     same = (~others).nonzero()[:, 0]
     same = same[torch.randperm(len(same), generator=torch.Generator().manual_seed(0))]
     parts = same[:held], others.nonzero()[:, 0], same[held:]

@@ -26,7 +26,7 @@ Field = tuple[Tensor, Tensor, Tensor, Tensor]  # x (a,), y (b,), exact (a, b), f
 WAVE = 4 * math.pi  # Helmholtz' k
 DIFFUSION = 0.1  # heat's α: the solution falls to 0.37 of its start
 SPEED = 30.0  # convection's: where ordinary training fails (Krishnapriyan et al. 2021, arXiv 2109.01050)
-VISCOSITY = 0.01 / math.pi  # Burgers' (Raissi, Perdikaris and Karniadakis 2019)
+VISCOSITY = references.BURGERS
 
 
 @dataclass(frozen=True)
