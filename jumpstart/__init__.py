@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import bases, domains, errors, features, gating, gp, integrations, losses, optim
+    from . import bases, domains, errors, features, gating, gp, integrations, losses, optim, weighting
     from .comparison.compare import compare
     from .comparison.contenders import fitted, jumped, jumps_only, lbfgs, stepped
     from .comparison.report import Report
@@ -89,6 +89,7 @@ _MODULES = {
     "integrations": "integrations",
     "losses": "losses",
     "optim": "optim",
+    "weighting": "weighting",
 }
 
 __all__ = [
@@ -138,6 +139,7 @@ __all__ = [
     "stepped",
     "steps",
     "supervised",
+    "weighting",
 ]
 
 

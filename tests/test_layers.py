@@ -24,6 +24,7 @@ ROOMS = [
     "utils",
     "domains",
     "features",
+    "weighting",
     "losses",
     "gating",
     "report",

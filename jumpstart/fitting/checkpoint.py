@@ -17,7 +17,7 @@ from ..archive.state import checked, packed, unpacked
 from ..errors import ArchiveError
 from ..objectives.objective import Objective
 
-FIT = Kind("fit", 3, "checkpoint of js.fit", "give another path, or delete it")
+FIT = Kind("fit", 4, "checkpoint of js.fit", "give another path, or delete it")
 PROBE = "probe"  # the tensor of the weights that the problem was probed at
 
 

@@ -14,9 +14,11 @@ from ..errors import InputError, NonFiniteError
 from ..objectives.drawn import POOL
 from ..objectives.objective import Objective
 from ..objectives.residual import Residuals
+from ..utils.brief import brief
 from ..utils.cost import FORWARD
 from ..utils.memory import allowance
 from ..utils.warn import warn
+from ..weighting import Rule
 from .settings import FitSettings
 from .state import FitState
 
@@ -34,13 +36,14 @@ class Collocation:
 
     Attributes:
         unseen: these terms on points that are never trained on. moves: whether points are renewed.
-        limit: bytes that the Jacobian of a grown set may take. told: of what it was warned already.
+        limit: bytes that the Jacobian of a grown set may take. rule: that weighs points. told: of what it was warned.
     """
 
     unseen: Residuals
     seed: int
     moves: bool
     limit: float
+    rule: Rule | None = None
     told: set[str] = field(default_factory=set)
 
     @staticmethod
@@ -57,16 +60,27 @@ class Collocation:
                     f"fit: adaptive={settings.adaptive} is about points that are drawn from a domain, and no term has "
                     "one: js.Term(fn, js.domains.Box(low, high))."
                 )
+            if settings.weigh is not None:
+                raise InputError(
+                    f"fit: weigh={brief(settings.weigh)} weighs points that are drawn from a domain, and no term has "
+                    "one: js.Term(fn, js.domains.Box(low, high)); a term at given points takes weight=, one for each."
+                )
             return None
         limit = allowance(objective.space.device, memory_limit) / COPIES
-        return Collocation(unseen, settings.seed, moving and settings.adaptive is not False, limit)
+        return Collocation(unseen, settings.seed, moving and settings.adaptive is not False, limit, settings.weigh)
 
     def due(self, state: FitState) -> bool:
         return state.jumps % LOOK == 0
 
     def looked(self, state: FitState, objective: Objective) -> tuple[FitState, Residuals | None]:
-        """The state with what is found, and the objective on other points where it is time for these."""
+        """The state with what is found, and the objective on other points, or with other weights, where it is time."""
         assert isinstance(objective, Residuals)
+        state, other = self._renewed(state, objective)
+        if self.rule is None:
+            return state, other
+        return replace(state, cost=state.cost + FORWARD), (other or objective).weighed(state.theta, self.rule)
+
+    def _renewed(self, state: FitState, objective: Residuals) -> tuple[FitState, Residuals | None]:
         found, own = self.unseen.drawn_loss(state.theta), objective.drawn_loss(state.theta)
         *rows, last = state.history
         state = replace(state, unseen=found, cost=state.cost + 2 * FORWARD, history=[*rows, {**last, "unseen": found}])
@@ -81,7 +95,7 @@ class Collocation:
         except NonFiniteError as error:
             self._tell("infinite", f"fit goes on with the points that it has: {error}")
             return state, None
-        return replace(state, cost=state.cost + FORWARD * POOL), other
+        return replace(state, cost=state.cost + FORWARD * POOL, renewals=state.renewals + 1), other
 
     def fresh(self, theta: Tensor) -> float:
         """The loss at weights θ on points that nothing was chosen by: neither points nor weights."""
@@ -121,15 +135,19 @@ def what_parted(other: float, own: float, start: float, domains: bool) -> str:
     )
 
 
-def placed(objective: Residuals) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Where an objective's drawn points are, for a state."""
+def placed(objective: Residuals) -> dict[str, Any]:
+    """Where an objective's drawn points are, and what they weigh, for a state."""
     parts = objective.drawn
-    counts = [{"term": part.name, "count": len(part.points)} for part in parts]
-    return torch.cat([part.points.reshape(-1) for part in parts]), counts
+    weights = [part.weights for part in parts if part.weights is not None]
+    return {
+        "points": torch.cat([part.points.reshape(-1) for part in parts]),
+        "counts": [{"term": part.name, "count": len(part.points)} for part in parts],
+        "emphasis": torch.cat(weights) if weights else None,
+    }
 
 
-def points_of(state: FitState, objective: Residuals) -> dict[str, Tensor] | None:
-    """What ``placed`` told of, by term, for ``Residuals.resampled``.
+def replaced(state: FitState, objective: Residuals) -> Residuals | None:
+    """The objective where ``placed`` told of; None where the state has the first points.
 
     Raises:
         InputError: the state has points of other terms.
@@ -138,10 +156,18 @@ def points_of(state: FitState, objective: Residuals) -> dict[str, Tensor] | None
         return None
     parts: Sequence[Any] = objective.drawn
     sizes = [row["count"] * part.points[0].numel() for row, part in zip(state.counts, parts, strict=False)]
-    names = [row.get("term") for row in state.counts]
+    names = [str(row.get("term")) for row in state.counts]
     if names != [part.name for part in parts] or sum(sizes) != state.points.numel():
         raise InputError(f"its points are of the terms {names}, here {[part.name for part in parts]} have domains.")
-    return {
-        part.name: own.view(-1, *part.points.shape[1:])
-        for part, own in zip(parts, state.points.split(sizes), strict=True)
-    }
+    found = objective.resampled(
+        {
+            part.name: own.view(-1, *part.points.shape[1:])
+            for part, own in zip(parts, state.points.split(sizes), strict=True)
+        }
+    )
+    if state.emphasis is None:
+        return found
+    rows = [row["count"] for row in state.counts]
+    if sum(rows) != state.emphasis.numel():
+        raise InputError(f"{state.emphasis.numel()} weights for {sum(rows)} points.")
+    return found.with_weights(dict(zip(names, state.emphasis.split(rows), strict=True)))

@@ -29,6 +29,7 @@ from ..report import plots
 from ..utils.brief import brief
 from ..utils.progress import counter
 from ..utils.warn import warn
+from ..weighting import Rule
 from .checkpoint import Checkpoint
 from .settings import FitSettings
 from .stages import Event, FitRun
@@ -135,6 +136,7 @@ def fit(
     callback: Callable[[JumpResult], Any] | None = None,
     seed: int = 0,
     adaptive: bool | None = None,
+    weigh: Rule | None = None,
     metric: MetricLike = None,
     **options: Any,
 ) -> FitResult:
@@ -150,6 +152,8 @@ def fit(
         error: measures the model for the progress bar and the history (relative error against a reference, say), as one
             number; it is called in eval mode without gradients, once before the first jump, not timed, and for at most
             a tenth of the time.
+        weigh: where terms have domains, a rule that gives each of their points a weight as its residual is, at every
+            fifth jump: ``js.weighting.Attention()``, ``js.weighting.Causal()``, or a function as described there.
         resample: jump number -> new collocation points (``objective.resampled``), called before every ``every``-th
             jump but the first; the same for the same number if the run is to be resumed.
         patience: jumps without a fall of the loss by a hundredth after which the run has stagnated. It is then
@@ -182,7 +186,7 @@ def fit(
     run = Fit(
         objective, error=error, resample=resample, path=path, progress=progress, callback=callback, metric=metric,
         budget=budget, jumps=jumps, tolerance=tolerance, every=every, patience=patience, nonmonotone=nonmonotone,
-        restarts=restarts, seed=seed, adaptive=adaptive, **options,
+        restarts=restarts, seed=seed, adaptive=adaptive, weigh=weigh, **options,
     )  # fmt: skip
     found = run.complete()
     if found.cause and tolerance is not None:
@@ -223,6 +227,8 @@ class Fit:
             raise InputError("fit: resample= needs an objective made by js.residual, which knows its points.")
         if resample is not None and self.settings.adaptive:
             raise InputError("fit: adaptive=True and resample= both move the points: ask for one of them.")
+        if resample is not None and self.settings.weigh is not None:
+            raise InputError("fit: resample= moves the points that weigh= weighs: ask for one of them.")
         if resample is None and self.settings.every != 1:
             raise InputError(f"fit: every={self.settings.every} is how often resample= is called: give both.")
         if (params := options.pop("params", None)) is not None:
@@ -293,8 +299,9 @@ class Fit:
         try:
             state = FitState.from_flat(found, run.state.theta)
             drawn = (state.jumps - 1) // every * every if self.resample is not None else 0
-            points = self.resample(drawn) if self.resample is not None and drawn > 0 else run.places(state)
+            points = self.resample(drawn) if self.resample is not None and drawn > 0 else None
             run.use(points)  # those that its losses were measured on
+            run.return_to(state)
             if wrong := run.mismatch(state):
                 if points is None:
                     raise InputError(f"{wrong} The model, its data or its weight decay are others.")
@@ -418,4 +425,5 @@ def decisive(
         "weight_decay": digest(decay) if isinstance(decay, Tensor) else decay,
         "resample": resampled,
         "adaptive": settings.adaptive is not False,
+        "weigh": None if settings.weigh is None else getattr(settings.weigh, "__qualname__", repr(settings.weigh)),
     }

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 
 from ..errors import InputError
+from ..utils.brief import brief
+from ..weighting import Rule
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class FitSettings:
     restarts: int = 2
     seed: int = 0
     adaptive: bool | None = None
+    weigh: Rule | None = None
 
     def __post_init__(self) -> None:
         if self.budget is None and self.jumps is None and self.tolerance is None:
@@ -45,6 +48,8 @@ class FitSettings:
             raise InputError(f"fit: nonmonotone={self.nonmonotone!r}: give True or False.")
         if self.adaptive is not None and not isinstance(self.adaptive, bool):
             raise InputError(f"fit: adaptive={self.adaptive!r}: give True or False.")
+        if self.weigh is not None and not callable(self.weigh):
+            raise InputError(f"fit: weigh={brief(self.weigh)}: give a rule, such as js.weighting.Attention(), or None.")
         for name, least in (("every", 1), ("patience", 1), ("restarts", 0), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:

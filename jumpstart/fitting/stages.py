@@ -27,7 +27,7 @@ from ..utils.autodiff import normal
 from ..utils.guard import guarded
 from ..utils.interrupts import uninterrupted
 from ..utils.progress import shown
-from .collocation import Collocation, placed, points_of, what_parted
+from .collocation import Collocation, placed, replaced, what_parted
 from .settings import FitSettings
 from .state import FitState, Stage
 
@@ -227,9 +227,10 @@ class FitRun:
         begun = time.perf_counter()
         return self.moved(state, self.objective.resampled(points), begun)  # type: ignore[attr-defined]
 
-    def places(self, state: FitState) -> dict[str, Tensor] | None:
-        """Where the points of a state are, if they are not the first ones."""
-        return points_of(state, self.objective) if isinstance(self.objective, Residuals) else None
+    def return_to(self, state: FitState) -> None:
+        """The collocation points of a state, and their weights, on which its losses were measured."""
+        if self.points is not None:
+            self.objective = self.jumper.objective = replaced(state, self.objective) or self.objective  # type: ignore[arg-type]
 
     def level(self, state: FitState) -> float:
         """The loss that a tolerance is about: on points never trained on, where there are any."""
@@ -262,9 +263,7 @@ class FitRun:
         state = replace(state, seconds=seconds)
         if other is None:
             return state
-        state = self.moved(state, other, time.perf_counter())
-        points, counts = placed(other)
-        return replace(state, points=points, counts=counts, renewals=state.renewals + 1)
+        return replace(self.moved(state, other, time.perf_counter()), **placed(other))
 
     def moved(self, state: FitState, objective: Objective, begun: float) -> FitState:
         """The state on another objective of the same weights; its making, since ``begun``, is counted."""
@@ -280,8 +279,10 @@ class FitRun:
             state = replace(state, best=state.theta, best_loss=state.loss)
         if state.stage is Stage.CLIMB:
             memory = replace(memory, best=state.best_loss, heading=heading)
-        seconds = state.seconds + time.perf_counter() - begun
-        return replace(state, mark=state.reached, since=state.jumps, memory=memory, seconds=seconds)
+        state = replace(state, memory=memory, seconds=state.seconds + time.perf_counter() - begun)
+        if state.kept is not None and state.stage is not Stage.LAND:
+            return state  # patience is about points that do not move
+        return replace(state, mark=state.reached, since=state.jumps)
 
     # -- events ------------------------------------------------------------------------------------------------
 
@@ -321,6 +322,8 @@ class FitRun:
 
     def _landed(self, state: FitState) -> FitState:
         memory = state.memory.restarted()
+        if state.kept is not None:
+            state = replace(state, best=state.kept, best_loss=self.value(state.kept))
         if state.stage is Stage.CLIMB:
             # Damping in proportion to the loss, as where the search comes down all the way; or what led here.
             best = state.best_loss

@@ -49,6 +49,7 @@ class FitState:
     kept_unseen: float = math.inf
     points: Tensor | None = None  # (Σ points · coordinates,) of terms with a domain, once they are not the first ones
     counts: list[dict[str, Any]] = field(default_factory=list)  # how many of them, a row a term
+    emphasis: Tensor | None = None  # what each of them weighs, where a rule says
     renewals: int = 0
     ended: bool = False  # what follows from the last jump led nowhere: the fit was over
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -65,8 +66,11 @@ class FitState:
 
     @property
     def reached(self) -> float:
-        """The loss that patience is measured by: the best; on landing, the present one."""
-        return self.loss if self.stage is Stage.LAND else self.best_loss
+        """The loss that patience is measured by: the best, on points never trained on where these are looked at, since
+        the others are renewed under way; on landing, the present one."""
+        if self.stage is Stage.LAND:
+            return self.loss
+        return self.best_loss if self.kept is None else self.kept_unseen
 
     @property
     def last(self) -> str:
@@ -137,5 +141,6 @@ OTHERS: dict[str, Callable[[Any], bool]] = {
     "history": lambda value: _rows(value, "outcome", str),
     "counts": lambda value: _rows(value, "count", int),
     "points": _points,
+    "emphasis": _points,
     "ended": lambda value: isinstance(value, bool),
 }

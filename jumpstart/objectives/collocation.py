@@ -35,6 +35,7 @@ class Points(Part):
 
     Attributes:
         local: the fast way, or None. domain: what the points are drawn from, or None where they are given.
+        base: the scale before points were weighed, None where the user gave each its own. weights: of ``weighed``.
         fallback: why the general way is taken, for people; None where the fast one is, and before ``prepare``.
     """
 
@@ -45,6 +46,8 @@ class Points(Part):
     ) -> None:
         self.fn, self.points = fn, points
         self.scale = scale if isinstance(scale, Tensor) else float(scale)
+        self.base = None if isinstance(self.scale, Tensor) else self.scale
+        self.weights: Tensor | None = None
         self.local: Local | None = None
         self.domain: Domain | None = None
         self.fallback: str | None = None
@@ -140,16 +143,24 @@ class Points(Part):
 
     def at(self, points: Tensor) -> Points:
         """The same residual at other points; as many of them need no new trace."""
-        if not isinstance(self.scale, float):
+        if self.base is None:
             raise InputError(
                 f"the term {self.name!r} has a weight for each of its points, which others do not have: make the "
                 "objective anew, with weights for the new points."
             )
-        other = Points(self.fn, points, self.scale * (len(self.points) / len(points)) ** 0.5)
+        other = Points(self.fn, points, self.base * (len(self.points) / len(points)) ** 0.5)
         other.name, other.domain = self.name, self.domain
         other.local = None if self.local is None else self.local.moved(points)
         if other.local is not None:
             other._read, other._model = self._read, self._model  # and is checked at its first linearization
+        return other
+
+    def weighed(self, weights: Tensor | None) -> Points:
+        """The same residual at the same points, each with a weight (m,) on its square beside the term's; None: none."""
+        assert self.base is not None
+        scale = self.base if weights is None else self.base * weights.sqrt()
+        other = Points(self.fn, self.points, scale)
+        vars(other).update({**vars(self), "scale": scale, "weights": weights})
         return other
 
     def prepare(self, net: Net, theta: Tensor) -> None:

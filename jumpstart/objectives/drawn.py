@@ -122,5 +122,6 @@ def by_residual(part: Points, probe: Points, net: Bound, seed: int, growth: floa
 @torch.no_grad()
 def magnitudes(part: Points, net: Bound) -> Tensor:
     """The residual's norm at each of the term's points (m,), without weights; float64."""
-    rows = part.outputs(net).double().reshape(len(part.points), -1)
-    return torch.linalg.vector_norm(rows, dim=1) / part.scale
+    plain = part.weighed(None)
+    rows = plain.outputs(net).double().reshape(len(part.points), -1)
+    return torch.linalg.vector_norm(rows, dim=1) / plain.scale

@@ -18,6 +18,7 @@ from ..losses.squared import Squares
 from ..utils.autodiff import normal, pullback
 from ..utils.brief import brief
 from ..utils.guard import guarded
+from ..weighting import Rule, weighed
 from . import drawn
 from .collocation import Points
 from .objective import Objective
@@ -154,13 +155,13 @@ class Residuals(Objective):
         return self._of(parts) if parts else None
 
     def drawn_loss(self, theta: Tensor, seed: int | None = None) -> float:
-        """The part of Φ that comes from terms with a domain, at weights θ (P,); one forward pass.
+        """The part of Φ that comes from terms with a domain, at weights θ (P,), every point alike; one forward pass.
 
         Args:
             seed: of other points, as ``unseen`` draws them, in the place of the terms' own.
         """
         return self._loss_of(
-            lambda: self.drawn if seed is None else [drawn.unseen(part, seed) for part in self.drawn], theta
+            lambda: [part.weighed(None) if seed is None else drawn.unseen(part, seed) for part in self.drawn], theta
         )
 
     def between(self, theta: Tensor) -> tuple[float, float] | None:
@@ -185,6 +186,29 @@ class Residuals(Objective):
             with part.translated(self.model):
                 total += 0.5 * float(part.outputs(net).double().square().sum())
         return total if math.isfinite(total) else math.inf
+
+    @guarded(lambda self, *_, **__: self.model)
+    def weighed(self, theta: Tensor, rule: Rule) -> Residuals:
+        """The same objective with the points of each domain weighed by a rule of the residuals at weights θ (P,).
+
+        Raises:
+            InputError: the rule gives something else than weights.
+        """
+        net = self.net.bind(theta)
+        parts = [part for part in self.parts if isinstance(part, Points) and part.domain is not None]
+        found = {}
+        for part in parts:
+            sizes = drawn.magnitudes(part, net)
+            before = torch.ones_like(sizes) if part.weights is None else part.weights.to(sizes)
+            found[part.name] = weighed(rule, part.points, sizes, before, part.name).to(part.points)
+        return self.with_weights(found)
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Residuals:
+        """The same objective with a weight (m,) for each point of the terms that are named."""
+        return self._of([
+            part.weighed(weights[part.name]) if isinstance(part, Points) and part.name in weights else part
+            for part in self.parts
+        ])  # fmt: skip
 
     @guarded(lambda self, *_, **__: self.model)
     def refined(self, theta: Tensor, seed: int, growth: float = 1.0, through: Residuals | None = None) -> Residuals:

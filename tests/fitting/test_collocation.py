@@ -14,6 +14,8 @@ from jumpstart import errors
 from jumpstart.domains import Box, Interval
 from jumpstart.fitting import collocation
 from jumpstart.fitting.fit import Fit
+from jumpstart.fitting.stages import CALM, Event
+from jumpstart.fitting.state import Stage
 
 from ..problems import fill, flat
 
@@ -60,7 +62,7 @@ def test_renewed_points_solve_the_equation_where_the_first_ones_do_not():
 
 
 def test_the_answer_is_lowest_on_points_never_trained_on():
-    model = net(1)
+    model = net(4)
     objective = problem(model)
     run = Fit(objective, jumps=60, adaptive=False)
     seen = [(state.unseen, state.theta) for state in run.steps() if state.jumps % collocation.LOOK == 0]
@@ -70,7 +72,7 @@ def test_the_answer_is_lowest_on_points_never_trained_on():
     unseen = objective.unseen(0)
     assert unseen.value(theta) == pytest.approx(min(value for value, _ in seen), rel=1e-9)
     fresh = unseen.unseen(1)  # on which neither points nor weights were chosen
-    result = Fit(problem(net(1)), jumps=60, adaptive=False).complete()
+    result = Fit(problem(net(4)), jumps=60, adaptive=False).complete()
     assert result.generalization == pytest.approx(fresh.value(theta), rel=1e-6)
     assert result.generalization != pytest.approx(min(value for value, _ in seen), rel=1e-3)
 
@@ -83,12 +85,36 @@ def test_points_grow_at_every_second_renewal_and_course_and_horizon_go_on():
             counts.append(state.counts[0]["count"])
             assert len(state.points) == counts[-1]
             assert state.memory.horizon is not None
-            assert state.since == state.jumps  # patience begins anew
     assert renewals > 3
     grown = [16]
     for i in range(renewals):
         grown.append(math.ceil(grown[-1] * collocation.GROWTH) if i % 2 else grown[-1])
     assert counts == grown[1:]
+
+
+def test_patience_is_about_points_that_do_not_move():
+    begun, mark, climbed, renewed = 0, math.inf, 0, 0
+    for state in Fit(problem(net(2)), jumps=80).steps():
+        if state.stage is not Stage.CLIMB:
+            continue
+        if climbed and mark - state.kept_unseen > CALM * mark:
+            begun, mark = state.jumps, state.kept_unseen
+        elif not climbed:
+            begun, mark = state.since, state.mark
+        assert (state.since, state.mark) == (begun, mark)
+        climbed, renewed = climbed + 1, state.renewals
+    assert climbed > 15 and renewed > 3
+
+
+def test_it_lands_from_what_is_lowest_on_points_never_trained_on():
+    fit = Fit(problem(net(2)), jumps=80)
+    for state in fit.steps():
+        if state.stage is Stage.CLIMB and state.renewals and not torch.equal(state.kept, state.best):
+            break
+    landed = fit.run.met(state, Event.LATE)
+    assert landed.stage is Stage.LAND
+    assert torch.equal(landed.theta, state.kept) and torch.equal(landed.best, state.kept)
+    assert landed.loss == landed.best_loss == landed.mark == fit.run.value(state.kept)
 
 
 @pytest.mark.parametrize("at", [7, 23])
