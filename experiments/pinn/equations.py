@@ -17,8 +17,8 @@ from jumpstart.domains import Box, Domain
 from jumpstart.objectives.drawn import POOL
 from jumpstart.objectives.residual import Residuals
 
-from . import references
-from .formulas import BURGERS_EQUATION, Formula, Net, given
+from . import formulas, references
+from .formulas import Formula, Net, given
 
 Reference = Callable[[], tuple[Tensor, Tensor]]
 
@@ -157,7 +157,7 @@ def _burgers() -> Equation:
         "Burgers, ν = 0.01/π, 2-30-30-30-1",
         network((30, 30, 30)),
         (
-            part("equation", BURGERS_EQUATION, box, 1.0, 2000),
+            part("equation", formulas.BURGERS, box, 1.0, 2000),
             part("start", given(lambda z: -torch.sin(math.pi * z[..., 0])), box.initial(), 1.0, 200),
             part("walls", given(0.0), box.boundary(axes=[0]), 1.0, 200),
         ),

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 from torch.func import grad, jacrev
 
+from . import references
+
 Net = Callable[[Tensor], Tensor]  # points (m, d) to values (m, outputs)
 Function = Callable[[Tensor], Tensor]  # of points (…, d), to (…)
 WAVE = 4 * math.pi  # Helmholtz' k
 DIFFUSION = 0.1  # heat's α: the solution falls to 0.37 of its start
 SPEED = 30.0  # convection's: where ordinary training fails (Krishnapriyan et al. 2021, arXiv 2109.01050)
-BURGERS = 0.01 / math.pi  # viscosity (Raissi, Perdikaris and Karniadakis 2019)
+VISCOSITY = references.BURGERS
 
 
 @dataclass(frozen=True)
@@ -106,4 +108,32 @@ def moving(right: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Formula:
 
 
 HEAT = moving(lambda u, ux, uxx: DIFFUSION * uxx)
-BURGERS_EQUATION = moving(lambda u, ux, uxx: BURGERS * uxx - u * ux)
+BURGERS = moving(lambda u, ux, uxx: VISCOSITY * uxx - u * ux)
+
+
+def _convection() -> Formula:
+    """u_t + 30 u_x."""
+
+    def point(net: Any, z: Tensor) -> Tensor:
+        ux, ut = grad(lambda z: net(z)[0])(z)
+        return ut + SPEED * ux
+
+    def batch(net: Net, rows: Tensor) -> Tensor:
+        x, t = columns(rows)
+        ux, ut = slopes(values(net, x, t), x, t)
+        return ut + SPEED * ux
+
+    return Formula(point, batch)
+
+
+def _periodic() -> Formula:
+    """u at a point less u at its partner, side by side in a row."""
+
+    def batch(net: Net, rows: Tensor) -> Tensor:
+        first, second = net(torch.cat(rows.chunk(2, 1)))[:, 0].chunk(2)
+        return first - second
+
+    return Formula(lambda net, row: (net(row[:2]) - net(row[2:]))[0], batch)
+
+
+CONVECTION, PERIODIC = _convection(), _periodic()

@@ -31,7 +31,7 @@ from jumpstart.report import plots
 
 from ..common import spread
 from . import references
-from .problems import VISCOSITY, jet
+from .formulas import VISCOSITY, jet
 
 NOISE = (0.0, 0.01, 0.05, 0.1)  # of the root mean square of u
 START = 0.05  # first guess of ν

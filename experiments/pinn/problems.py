@@ -1,7 +1,6 @@
 """Partial differential equations as least squares on fixed points, for jumps and for plain torch alike.
 
-Every condition is written twice: at one point with ``torch.func`` (what :func:`jumpstart.residual` takes), and over
-all points with nested ``autograd.grad`` (what an ordinary training loop runs). Everything is float64.
+Conditions are those of :mod:`formulas` at points given once and for all. Everything is float64.
 """
 
 from __future__ import annotations
@@ -9,33 +8,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, cartesian_prod, nn
-from torch.func import grad, jacrev
 
 from jumpstart import Term, residual
 from jumpstart.demo import poisson
 from jumpstart.objectives.objective import Objective
 
-from . import references
+from . import formulas, references
+from .formulas import DIFFUSION, SPEED, WAVE, Formula, Net
 
-Net = Callable[[Tensor], Tensor]  # points (m, 2) to values (m, 1)
 Field = tuple[Tensor, Tensor, Tensor, Tensor]  # x (a,), y (b,), exact (a, b), found (a, b)
-WAVE = 4 * math.pi  # Helmholtz' k
-DIFFUSION = 0.1  # heat's α: the solution falls to 0.37 of its start
-SPEED = 30.0  # convection's: where ordinary training fails (Krishnapriyan et al. 2021, arXiv 2109.01050)
-VISCOSITY = references.BURGERS
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One term: ``point(net, x)`` at x (2,), and ``batch(net)`` (m,) for all points (m, 2) at once, unweighted."""
+    """One term: a formula at rows (m, d), a point and what is given there, times √weight."""
 
-    point: Callable[[Any, Tensor], Tensor]
-    batch: Callable[[Net], Tensor]
-    points: Tensor
+    formula: Formula
+    rows: Tensor
     weight: float
 
 
@@ -71,118 +63,36 @@ def line(x: Tensor, t: float) -> Tensor:
     return torch.stack([x, torch.full_like(x, t)], 1)
 
 
-def columns(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Two coordinates (m,), each a leaf of its own, so that derivatives along one leave the other alone."""
-    first, second = (column.clone().requires_grad_() for column in points.unbind(1))
-    return first, second
+def tabled(rows: Tensor) -> Tensor:
+    """What is given at a point (2,) stands behind it."""
+    return rows[..., 2]
 
 
-def values(net: Net, *coordinates: Tensor) -> Tensor:
-    """u (m,) at coordinates (m,)."""
-    return net(torch.stack(coordinates, 1))[:, 0]
-
-
-def slopes(u: Tensor, *coordinates: Tensor) -> tuple[Tensor, ...]:
-    """∂u/∂(each coordinate), for values u (m,) that depend on their own point alone."""
-    return torch.autograd.grad(u, coordinates, torch.ones_like(u), create_graph=True)
+def with_table(points: Tensor, table: Tensor | float) -> Tensor:
+    """Rows (m, 3) of points (m, 2) and what is given there."""
+    column = torch.as_tensor(table, dtype=torch.float64).expand(len(points))
+    return torch.cat([points, column[:, None]], 1)
 
 
 def given(points: Tensor, target: Tensor | float, weight: float) -> Condition:
     """u = target (m,) at the points, a boundary or initial condition; ``weight`` on the mean of squares."""
-    table = torch.as_tensor(target, dtype=torch.float64).expand(len(points))
-    rows = torch.cat([points, table[:, None]], 1)
-    return Condition(
-        lambda net, row: net(row[:2])[0] - row[2], lambda net: net(points)[:, 0] - table, rows, weight / len(points)
-    )
+    return Condition(formulas.given(tabled), with_table(points, target), weight / len(points))
 
 
 def laplace(points: Tensor, source: Tensor | float, square: float = 0.0) -> Condition:
     """Δu + square·u − source (m,), mean of squares."""
-    table = torch.as_tensor(source, dtype=torch.float64).expand(len(points)).clone()
-    x, y = columns(points)
-
-    def point(net: Any, row: Tensor) -> Tensor:
-        # Reverse over reverse takes half the time of torch.func.hessian, here and below.
-        second, u = jacrev(grad(lambda z: (net(z)[0],) * 2, has_aux=True), has_aux=True)(row[:2])
-        return second.diagonal().sum() + square * u - row[2]
-
-    def batch(net: Net) -> Tensor:
-        u = values(net, x, y)
-        ux, uy = slopes(u, x, y)
-        return slopes(ux, x)[0] + slopes(uy, y)[0] + square * u - table
-
-    return Condition(point, batch, torch.cat([points, table[:, None]], 1), 1 / len(points))
+    return Condition(formulas.laplace(tabled, square), with_table(points, source), 1 / len(points))
 
 
-def jet(net: Any, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """u, u_x, u_t and u_xx at one point z = (x, t)."""
-
-    def along_x(z: Tensor) -> tuple[Tensor, Tensor]:
-        first, u = grad(lambda z: (net(z)[0],) * 2, has_aux=True)(z)
-        return first[0], torch.cat([u[None], first])
-
-    second, (u, ux, ut) = grad(along_x, has_aux=True)(z)
-    return u, ux, ut, second[0]
-
-
-def heat(points: Tensor) -> Condition:
-    """u_t − α u_xx at (x, t), mean of squares."""
-    x, t = columns(points)
-
-    def point(net: Any, z: Tensor) -> Tensor:
-        _, _, ut, uxx = jet(net, z)
-        return ut - DIFFUSION * uxx
-
-    def batch(net: Net) -> Tensor:
-        ux, ut = slopes(values(net, x, t), x, t)
-        return ut - DIFFUSION * slopes(ux, x)[0]
-
-    return Condition(point, batch, points, 1 / len(points))
-
-
-def convection(points: Tensor) -> Condition:
-    """u_t + 30 u_x at (x, t), mean of squares."""
-    x, t = columns(points)
-
-    def point(net: Any, z: Tensor) -> Tensor:
-        ux, ut = grad(lambda z: net(z)[0])(z)
-        return ut + SPEED * ux
-
-    def batch(net: Net) -> Tensor:
-        ux, ut = slopes(values(net, x, t), x, t)
-        return ut + SPEED * ux
-
-    return Condition(point, batch, points, 1 / len(points))
+def mean(formula: Formula, points: Tensor) -> Condition:
+    """The mean of a formula's squares."""
+    return Condition(formula, points, 1 / len(points))
 
 
 def periodic(times: Tensor, length: float, weight: float) -> Condition:
     """u(0, t) = u(length, t) at times (m,)."""
-    left, right = line(times, 0.0).flip(1), line(times, length).flip(1)
-    both = torch.cat([left, right])
-
-    def batch(net: Net) -> Tensor:
-        first, second = net(both)[:, 0].chunk(2)
-        return first - second
-
-    return Condition(
-        lambda net, row: (net(row[:2]) - net(row[2:]))[0], batch, torch.cat([left, right], 1), weight / len(times)
-    )
-
-
-def burgers(points: Tensor) -> Condition:
-    """u_t + u u_x − ν u_xx at (x, t), mean of squares."""
-    x, t = columns(points)
-
-    def point(net: Any, z: Tensor) -> Tensor:
-        u, ux, ut, uxx = jet(net, z)
-        return ut + u * ux - VISCOSITY * uxx
-
-    def batch(net: Net) -> Tensor:
-        u = values(net, x, t)
-        ux, ut = slopes(u, x, t)
-        return ut + u * ux - VISCOSITY * slopes(ux, x)[0]
-
-    return Condition(point, batch, points, 1 / len(points))
+    sides = [line(times, end).flip(1) for end in (0.0, length)]
+    return Condition(formulas.PERIODIC, torch.cat(sides, 1), weight / len(times))
 
 
 def known(exact: Net, width: float = 1.0) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
@@ -203,7 +113,7 @@ def problem(
     scales = [math.sqrt(condition.weight) for condition in conditions]
 
     def residuals(net: Net) -> Tensor:
-        return torch.cat([s * condition.batch(net) for s, condition in zip(scales, conditions, strict=True)])
+        return torch.cat([s * c.formula.batch(net, c.rows) for s, c in zip(scales, conditions, strict=True)])
 
     def field(model: nn.Module) -> Field:
         x, y, exact = reference()
@@ -219,7 +129,7 @@ def problem(
     return Problem(
         name, title,
         lambda seed, init: poisson.network(seed, widths, init),
-        lambda model: residual(model, *[Term(c.point, c.points, weight=c.weight) for c in conditions]),
+        lambda model: residual(model, *[Term(c.formula.point, c.rows, weight=c.weight) for c in conditions]),
         residuals, error, field, seconds,
     )  # fmt: skip
 
@@ -250,7 +160,7 @@ def _heat() -> Problem:
 
     sides = torch.cat([line(cells(30), end).flip(1) for end in (0.0, 1.0)])
     start = given(line(cells(60), 0.0), torch.sin(math.pi * cells(60)), 4.0)
-    conditions = [heat(poisson.grid(30)), start, given(sides, 0.0, 4.0)]
+    conditions = [mean(formulas.HEAT, poisson.grid(30)), start, given(sides, 0.0, 4.0)]
     return problem("heat", "Heat, α = 0.1, 2-32-32-1", (32, 32), conditions, known(exact), 3.0)
 
 
@@ -259,7 +169,7 @@ def _convection() -> Problem:
     length = 2 * math.pi
     start = cells(100, 0.0, length)
     conditions = [
-        convection(cartesian_prod(cells(30, 0.0, length), cells(50))),
+        mean(formulas.CONVECTION, cartesian_prod(cells(30, 0.0, length), cells(50))),
         given(line(start, 0.0), torch.sin(start), 100.0),
         periodic(cells(50), length, 100.0),
     ]
@@ -277,7 +187,8 @@ def _burgers() -> Problem:
     start = cells(100, -1.0, 1.0)
     sides = torch.cat([line(cells(50), end).flip(1) for end in (-1.0, 1.0)])
     first = given(line(start, 0.0), -torch.sin(math.pi * start), 1.0)
-    conditions = [burgers(torch.stack([x, sobol[:, 1]], 1)), first, given(sides, 0.0, 1.0)]
+    inside = mean(formulas.BURGERS, torch.stack([x, sobol[:, 1]], 1))
+    conditions = [inside, first, given(sides, 0.0, 1.0)]
     return problem("burgers", "Burgers, ν = 0.01/π, 2-20-20-20-1", (20, 20, 20), conditions, references.burgers, 9.0)
 
 
