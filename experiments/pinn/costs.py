@@ -18,7 +18,8 @@ from jumpstart.objectives.collocation import Points
 from jumpstart.report.records import Row
 from jumpstart.surrogate.damped_cholesky import DampedCholesky
 
-from .problems import given, known, laplace, problem
+from .problems import given, laplace, problem
+from .solutions import known
 
 # hidden widths, points a side inside, points a side of the boundary
 SIZES = {"129": ((32,), 30, 30), "1,185": ((32, 32), 36, 51), "17,025": ((128, 128), 36, 51)}

@@ -1,168 +1,173 @@
-"""The equations of the races on domains: for jumps, and at points drawn from the domains for plain torch."""
+"""The equations of the races on domains.
+
+Weights are on means of squares; those of conditions make up for the size of what an equation's terms leave over.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import jumpstart as js
-from jumpstart.domains import Box, Domain
-from jumpstart.objectives.drawn import POOL
-from jumpstart.objectives.residual import Residuals
+from jumpstart.demo import poisson
+from jumpstart.domains import Box, Polygon
 
-from . import formulas, references
-from .formulas import Formula, Net, given
+from . import formulas, references, solutions, spectral
+from .formulas import given
+from .on_domains import Drawn, Equation, Part, network, of_grid, part
+from .solutions import WAVE, known
 
-Reference = Callable[[], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Part:
-    """One term on a domain.
-
-    Args:
-        point: the residual at one row (d,), as ``js.residual`` takes it: a number, or (k,) of a system.
-        batch: at rows (m, d) at once, (m,) or (m·k,) with the numbers of a point side by side; a graph to the weights.
-        weight: on the mean of squares. count: points at the start.
-    """
-
-    name: str
-    point: Callable[[Any, Tensor], Tensor]
-    batch: Callable[[Net, Tensor], Tensor]
-    domain: Domain
-    weight: float
-    count: int
+__all__ = ["EQUATIONS", "Drawn", "Equation", "Part"]
+SQUARE = Box((0.0, 0.0), (1.0, 1.0))
+SPACE_TIME = Box((-1.0, 0.0), (1.0, 1.0))
+WAKE = Box((-0.5, -0.5), (1.0, 1.5))
+LSHAPE = Polygon([(-1, -1), (1, -1), (1, 0), (0, 0), (0, 1), (-1, 1)])
 
 
-@dataclass(frozen=True)
-class Equation:
-    """An equation, its network, domains and solution.
-
-    Args:
-        network: by seed, float64.
-        reference: points (m, d) and the solution's values (m, outputs) there; computed once.
-    """
-
-    name: str
-    title: str
-    network: Callable[[int], nn.Module]
-    parts: tuple[Part, ...]
-    reference: Reference
-
-    def error(self, model: nn.Module) -> float:
-        """Relative L² distance over the reference's points, all outputs together."""
-        points, exact = self.reference()
-        with torch.no_grad():
-            return float((model(points) - exact).norm() / exact.norm())
-
-    def objective(self, model: nn.Module, share: float = 1.0) -> Residuals:
-        """As jumps take it: Φ = ½ Σ_parts weight · mean |residual|²."""
-        terms = [
-            js.Term(part.point, part.domain, weight=part.weight, count=_count(part, share), name=part.name)
-            for part in self.parts
-        ]
-        return js.residual(model, *terms)
-
-    def drawn(self, seed: int, share: float = 1.0) -> Drawn:
-        """At points for plain torch; ``share`` of as many."""
-        return Drawn(self, seed, share)
+def _poisson() -> Equation:
+    """Weights of anchor 1."""
+    return Equation(
+        "poisson", "Poisson, 2-32-32-1", network((32, 32)),
+        (
+            part("equation", formulas.laplace(lambda z: -2 * math.pi**2 * poisson.exact(z)), SQUARE, 1.0, 1000),
+            part("sides", given(0.0), SQUARE.boundary(), 4.0, 200),
+        ),
+        of_grid(known(poisson.exact)),
+    )  # fmt: skip
 
 
-class Drawn:
-    """An equation at points, for plain torch.
-
-    Attributes:
-        points: of each part (m, d).
-    """
-
-    def __init__(self, equation: Equation, seed: int, share: float = 1.0) -> None:
-        self.equation, self.seed = equation, seed
-        self.points = [part.domain.points(_count(part, share), seed) for part in equation.parts]
-
-    def residuals(self, net: Net) -> Tensor:
-        """(N,), with a graph to the weights: ½‖·‖² is the objective's Φ at the same points."""
-        pairs = zip(self.equation.parts, self.points, strict=True)
-        return torch.cat([math.sqrt(part.weight / len(rows)) * part.batch(net, rows) for part, rows in pairs])
-
-    def renew(self, net: Net | None = None, seed: int = 0) -> None:
-        """As many points drawn anew: evenly, or where a network's residual is large.
-
-        Residual-based adaptive distribution as ``fit`` has it (``jumpstart.objectives.drawn``): of six candidates for
-        each point, at random in proportion to |r| / mean |r| + 1 (Wu et al. 2023, arXiv:2207.10289).
-
-        Args:
-            seed: of the draw, such as the step's number; every draw is apart from the first points.
-        """
-        first = (self.seed + 1) * 1_000_003 + seed * len(self.points)
-        for i, (part, old) in enumerate(zip(self.equation.parts, self.points, strict=True)):
-            if net is None:
-                self.points[i] = part.domain.points(len(old), first + i)
-                continue
-            candidates = part.domain.points(POOL * len(old), first + i)
-            rows = part.batch(net, candidates).detach().reshape(len(candidates), -1)
-            sizes = torch.linalg.vector_norm(rows, dim=1)
-            mean = float(sizes.mean())
-            weights = (sizes / mean if mean > 0 else torch.zeros_like(sizes)) + 1
-            generator = torch.Generator().manual_seed(first + i)
-            self.points[i] = candidates[torch.multinomial(weights, len(old), generator=generator)]
+def _helmholtz() -> Equation:
+    """The operator makes residuals inside k² ≈ 158 times as large as u."""
+    source = lambda z: -(WAVE**2) * solutions.helmholtz(z)  # noqa: E731
+    return Equation(
+        "helmholtz", "Helmholtz, k = 4π, 2-32-32-1", network((32, 32)),
+        (
+            part("equation", formulas.laplace(source, WAVE**2), SQUARE, 1.0, 1300),
+            part("sides", given(0.0), SQUARE.boundary(), 100.0, 200),
+        ),
+        of_grid(known(solutions.helmholtz)),
+    )  # fmt: skip
 
 
-def _count(part: Part, share: float) -> int:
-    return max(1, round(part.count * share))
+def _heat() -> Equation:
+    return Equation(
+        "heat", "Heat, α = 0.1, 2-32-32-1", network((32, 32)),
+        (
+            part("equation", formulas.HEAT, SQUARE, 1.0, 1000),
+            part("start", given(lambda z: torch.sin(math.pi * z[..., 0])), SQUARE.initial(), 4.0, 60),
+            part("sides", given(0.0), SQUARE.boundary(axes=[0]), 4.0, 60),
+        ),
+        of_grid(known(solutions.heat)),
+    )  # fmt: skip
 
 
-def network(
-    widths: Sequence[int], periods: dict[int, float] | None = None, inputs: int = 2, outputs: int = 1
-) -> Callable[[int], nn.Module]:
-    """Networks of tanh by seed, torch's initialization, float64; behind waves where there are periods."""
-
-    def made(seed: int) -> nn.Module:
-        front = [] if periods is None else [js.features.Periodic(inputs, periods)]
-        sizes = (front[0].outputs if front else inputs, *widths)
-        torch.manual_seed(seed)
-        layers = [part for i, o in pairwise(sizes) for part in (nn.Linear(i, o), nn.Tanh())]
-        return nn.Sequential(*front, *layers, nn.Linear(sizes[-1], outputs)).double()
-
-    return made
-
-
-def part(name: str, formula: Formula, domain: Domain, weight: float, count: int) -> Part:
-    return Part(name, formula.point, formula.batch, domain, weight, count)
-
-
-def of_grid(grid: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> Reference:
-    """A reference on a grid, x (a,), y (b,), u (a, b), NaN outside the domain, as points and values."""
-
-    @functools.cache
-    def points() -> tuple[Tensor, Tensor]:
-        x, y, u = grid()
-        inside = ~u.reshape(-1).isnan()
-        return torch.cartesian_prod(x, y)[inside], u.reshape(-1, 1)[inside]
-
-    return points
+def _convection() -> Equation:
+    """u_t and 30 u_x are 30 times as large as u."""
+    length = 2 * math.pi
+    box = Box((0.0, 0.0), (length, 1.0))
+    return Equation(
+        "convection", "Convection at speed 30, 2-32-32-1", network((32, 32)),
+        (
+            part("equation", formulas.CONVECTION, box, 1.0, 1500),
+            part("start", given(lambda z: torch.sin(z[..., 0])), box.initial(), 100.0, 100),
+            part("sides", formulas.PERIODIC, box.periodic(0), 100.0, 50),
+        ),
+        of_grid(known(solutions.convection, length)),
+    )  # fmt: skip
 
 
 def _burgers() -> Equation:
     """Means of squares added as they are (Raissi et al.)."""
-    box = Box((-1.0, 0.0), (1.0, 1.0))
     return Equation(
-        "burgers",
-        "Burgers, ν = 0.01/π, 2-30-30-30-1",
-        network((30, 30, 30)),
+        "burgers", "Burgers, ν = 0.01/π, 2-30-30-30-1", network((30, 30, 30)),
         (
-            part("equation", formulas.BURGERS, box, 1.0, 2000),
-            part("start", given(lambda z: -torch.sin(math.pi * z[..., 0])), box.initial(), 1.0, 200),
-            part("walls", given(0.0), box.boundary(axes=[0]), 1.0, 200),
+            part("equation", formulas.BURGERS, SPACE_TIME, 1.0, 2000),
+            part("start", given(lambda z: -torch.sin(math.pi * z[..., 0])), SPACE_TIME.initial(), 1.0, 200),
+            part("walls", given(0.0), SPACE_TIME.boundary(axes=[0]), 1.0, 200),
         ),
         of_grid(references.burgers),
+    )  # fmt: skip
+
+
+def _lshape() -> Equation:
+    return Equation(
+        "lshape", "Poisson on an L-shape, 2-32-32-1", network((32, 32)),
+        (
+            part("equation", formulas.laplace(-1.0), LSHAPE, 1.0, 1200),
+            part("sides", given(0.0), LSHAPE.boundary(), 100.0, 240),
+        ),
+        of_grid(references.lshape),
+    )  # fmt: skip
+
+
+def _allen_cahn() -> Equation:
+    return Equation(
+        "allen_cahn", "Allen–Cahn, ε = 1e-4, 3-30-30-30-1, periodic", network((30, 30, 30), {0: 2.0}),
+        (
+            part("equation", formulas.ALLEN_CAHN, SPACE_TIME, 1.0, 2000),
+            part(
+                "start", given(lambda z: z[..., 0].square() * torch.cos(math.pi * z[..., 0])), SPACE_TIME.initial(),
+                100.0, 400,
+            ),
+        ),
+        of_grid(functools.partial(spectral.reference, "allen_cahn")),
+    )  # fmt: skip
+
+
+def _kdv() -> Equation:
+    return Equation(
+        "kdv", "KdV, 0.022², 3-30-30-30-1, periodic", network((30, 30, 30), {0: 2.0}),
+        (
+            part("equation", formulas.KDV, SPACE_TIME, 1.0, 2000),
+            part("start", given(lambda z: torch.cos(math.pi * z[..., 0])), SPACE_TIME.initial(), 1.0, 400),
+        ),
+        of_grid(functools.partial(spectral.reference, "kdv")),
+    )  # fmt: skip
+
+
+def _kuramoto_sivashinsky() -> Equation:
+    """Up to the time at which ripples grow all over; a network of this size holds no more (``spectral.CHAOS``)."""
+    box = Box((0.0, 0.0), (2 * math.pi, spectral.CHAOS))
+    return Equation(
+        "kuramoto_sivashinsky", f"Kuramoto–Sivashinsky to t = {spectral.CHAOS}, 3-30-30-30-1, periodic",
+        network((30, 30, 30), {0: 2 * math.pi}),
+        (
+            part("equation", formulas.KURAMOTO_SIVASHINSKY, box, 1.0, 2000),
+            part(
+                "start", given(lambda z: torch.cos(z[..., 0]) * (1 + torch.sin(z[..., 0]))), box.initial(), 1e4, 400
+            ),
+        ),
+        of_grid(functools.partial(spectral.reference, "kuramoto_sivashinsky")),
+    )  # fmt: skip
+
+
+def _kovasznay() -> Equation:
+    """Velocity given all around, pressure where the flow leaves, which fixes its level."""
+    velocity = given(lambda z: solutions.kovasznay(z)[..., :2], slice(0, 2))
+    pressure = given(lambda z: solutions.kovasznay(z)[..., 2], 2)
+
+    @functools.cache
+    def reference() -> tuple[Tensor, Tensor]:
+        points = torch.cartesian_prod(solutions.cells(100, -0.5, 1.0), solutions.cells(100, -0.5, 1.5))
+        return points, solutions.kovasznay(points)
+
+    return Equation(
+        "kovasznay", "Kovasznay's flow, Re = 40, 2-32-32-3", network((32, 32), outputs=3),
+        (
+            part("equation", formulas.FLOW, WAKE, 1.0, 1000),
+            part("sides", velocity, WAKE.boundary(), 10.0, 200),
+            part("outflow", pressure, WAKE.face(0, "high"), 10.0, 50),
+        ),
+        reference,
+    )  # fmt: skip
+
+
+EQUATIONS: dict[str, Equation] = {
+    found.name: found
+    for found in (
+        _poisson(), _helmholtz(), _heat(), _convection(), _burgers(), _lshape(), _allen_cahn(), _kdv(),
+        _kuramoto_sivashinsky(), _kovasznay(),
     )
-
-
-EQUATIONS: dict[str, Equation] = {found.name: found for found in (_burgers(),)}
+}  # fmt: skip

@@ -6,7 +6,6 @@ At one point with ``torch.func`` (what :func:`jumpstart.residual` takes), and at
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,19 +14,17 @@ import torch
 from torch import Tensor
 from torch.func import grad, jacrev
 
-from . import references
+from . import references, spectral
+from .solutions import DIFFUSION, REYNOLDS, SPEED, Function
 
 Net = Callable[[Tensor], Tensor]  # points (m, d) to values (m, outputs)
-Function = Callable[[Tensor], Tensor]  # of points (…, d), to (…)
-WAVE = 4 * math.pi  # Helmholtz' k
-DIFFUSION = 0.1  # heat's α: the solution falls to 0.37 of its start
-SPEED = 30.0  # convection's: where ordinary training fails (Krishnapriyan et al. 2021, arXiv 2109.01050)
 VISCOSITY = references.BURGERS
 
 
 @dataclass(frozen=True)
 class Formula:
-    """``point(net, row)`` at a row (d,); ``batch(net, rows)`` at rows (m, d): the same numbers, rows side by side."""
+    """``point(net, row)`` at a row (d,), a number or (k,) of a system; ``batch(net, rows)`` at rows (m, d): the same
+    numbers (m,) or (m·k,), those of a row side by side."""
 
     point: Callable[[Any, Tensor], Tensor]
     batch: Callable[[Net, Tensor], Tensor]
@@ -48,26 +45,64 @@ def slopes(u: Tensor, *coordinates: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(u, coordinates, torch.ones_like(u), create_graph=True)
 
 
-def jet(net: Any, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """u, u_x, u_t and u_xx at one point z = (x, t)."""
+def jet(net: Any, z: Tensor, order: int) -> tuple[Tensor, ...]:
+    """u_t and u, u_x, u_xx, … at one point z = (x, t), the last of that order, at least 1."""
 
-    def along_x(z: Tensor) -> tuple[Tensor, Tensor]:
-        first, u = grad(lambda z: (net(z)[0],) * 2, has_aux=True)(z)
-        return first[0], torch.cat([u[None], first])
+    def along(n: int) -> Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]:
+        """∂ⁿu/∂xⁿ, and what comes before it."""
+        if n == 0:
+            return lambda z: ((u := net(z)[0]), (u,))
+        below = along(n - 1)
 
-    second, (u, ux, ut) = grad(along_x, has_aux=True)(z)
-    return u, ux, ut, second[0]
+        def derivative(z: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+            first, before = grad(below, has_aux=True)(z)
+            return first[0], ((first[1], *before) if n == 1 else before) + (first[0],)
+
+        return derivative
+
+    return along(order)(z)[1]
 
 
-def given(target: Function | float, output: int = 0) -> Formula:
-    """u = target, a boundary or initial condition of one output."""
+def jets(net: Net, rows: Tensor, order: int) -> tuple[Tensor, ...]:
+    """The same (m,) at rows (m, 2)."""
+    x, t = columns(rows)
+    u = values(net, x, t)
+    ux, ut = slopes(u, x, t)
+    found = [ut, u, ux]
+    for _ in range(order - 1):
+        found.append(slopes(found[-1], x)[0])
+    return tuple(found)
+
+
+def evolution(left: Callable[..., Tensor], order: int) -> Formula:
+    """left(u_t, u, u_x, …), with derivatives up to an order."""
+    return Formula(lambda net, z: left(*jet(net, z, order)), lambda net, rows: left(*jets(net, rows, order)))
+
+
+HEAT = evolution(lambda ut, u, ux, uxx: ut - DIFFUSION * uxx, 2)
+CONVECTION = evolution(lambda ut, u, ux: ut + SPEED * ux, 1)
+BURGERS = evolution(lambda ut, u, ux, uxx: ut + u * ux - VISCOSITY * uxx, 2)
+ALLEN_CAHN = evolution(
+    lambda ut, u, ux, uxx: ut - spectral.DIFFUSION * uxx - spectral.REACTION * (u - u.square() * u), 2
+)
+KDV = evolution(lambda ut, u, ux, uxx, uxxx: ut + u * ux + spectral.DISPERSION * uxxx, 3)
+KURAMOTO_SIVASHINSKY = evolution(
+    lambda ut, u, ux, uxx, uxxx, uxxxx: (
+        ut + spectral.STEEPENING * u * ux + spectral.GROWTH * uxx + spectral.DAMPING * uxxxx
+    ),
+    4,
+)
+
+
+def given(target: Function | float, outputs: slice | int = 0) -> Formula:
+    """u − target, a boundary or initial condition of one output, or of several."""
 
     def wanted(rows: Tensor) -> Tensor | float:
         return target(rows) if callable(target) else target
 
     return Formula(
-        lambda net, row: net(row[:2])[output] - wanted(row),
-        lambda net, rows: net(rows[:, :2])[:, output] - wanted(rows),
+        lambda net, row: net(row[:2])[outputs] - wanted(row),
+        lambda net, rows: (net(rows[:, :2])[:, outputs] - wanted(rows)).reshape(-1),
     )
 
 
@@ -91,41 +126,6 @@ def laplace(source: Function | float, square: float = 0.0) -> Formula:
     return Formula(point, batch)
 
 
-def moving(right: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Formula:
-    """u_t − right(u, u_x, u_xx)."""
-
-    def point(net: Any, z: Tensor) -> Tensor:
-        u, ux, ut, uxx = jet(net, z)
-        return ut - right(u, ux, uxx)
-
-    def batch(net: Net, rows: Tensor) -> Tensor:
-        x, t = columns(rows)
-        u = values(net, x, t)
-        ux, ut = slopes(u, x, t)
-        return ut - right(u, ux, slopes(ux, x)[0])
-
-    return Formula(point, batch)
-
-
-HEAT = moving(lambda u, ux, uxx: DIFFUSION * uxx)
-BURGERS = moving(lambda u, ux, uxx: VISCOSITY * uxx - u * ux)
-
-
-def _convection() -> Formula:
-    """u_t + 30 u_x."""
-
-    def point(net: Any, z: Tensor) -> Tensor:
-        ux, ut = grad(lambda z: net(z)[0])(z)
-        return ut + SPEED * ux
-
-    def batch(net: Net, rows: Tensor) -> Tensor:
-        x, t = columns(rows)
-        ux, ut = slopes(values(net, x, t), x, t)
-        return ut + SPEED * ux
-
-    return Formula(point, batch)
-
-
 def _periodic() -> Formula:
     """u at a point less u at its partner, side by side in a row."""
 
@@ -136,4 +136,28 @@ def _periodic() -> Formula:
     return Formula(lambda net, row: (net(row[:2]) - net(row[2:]))[0], batch)
 
 
-CONVECTION, PERIODIC = _convection(), _periodic()
+def _flow() -> Formula:
+    """(u·∇)u + ∇p − Δu/Re (2 numbers) and ∇·u, for a network with outputs u, v, p."""
+
+    def point(net: Any, z: Tensor) -> Tensor:
+        def first(z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            jacobian, w = jacrev(lambda z: (net(z),) * 2, has_aux=True)(z)
+            return jacobian[:2], (jacobian, w)
+
+        second, (jacobian, w) = jacrev(first, has_aux=True)(z)
+        bent = second.diagonal(dim1=-2, dim2=-1).sum(-1)
+        moment = jacobian[:2] @ w[:2] + jacobian[2] - bent / REYNOLDS
+        return torch.cat([moment, (jacobian[0, 0] + jacobian[1, 1])[None]])
+
+    def batch(net: Net, rows: Tensor) -> Tensor:
+        x, y = columns(rows)
+        u, v, p = net(torch.stack([x, y], 1)).unbind(1)
+        (ux, uy), (vx, vy), (px, py) = slopes(u, x, y), slopes(v, x, y), slopes(p, x, y)
+        along = u * ux + v * uy + px - (slopes(ux, x)[0] + slopes(uy, y)[0]) / REYNOLDS
+        across = u * vx + v * vy + py - (slopes(vx, x)[0] + slopes(vy, y)[0]) / REYNOLDS
+        return torch.stack([along, across, ux + vy], 1).reshape(-1)
+
+    return Formula(point, batch)
+
+
+PERIODIC, FLOW = _periodic(), _flow()

@@ -80,7 +80,7 @@ def collocation(seed: int, count: int = 1500) -> Tensor:
 
 def equation(net: Any, z: Tensor) -> Tensor:
     """u_t + u u_x − ν u_xx at one point."""
-    u, ux, ut, uxx = jet(net, z)
+    ut, u, ux, uxx = jet(net, z, 2)
     return ut + u * ux - net.log_viscosity.exp() * uxx
 
 

@@ -16,8 +16,9 @@ from jumpstart import Term, residual
 from jumpstart.demo import poisson
 from jumpstart.objectives.objective import Objective
 
-from . import formulas, references
-from .formulas import DIFFUSION, SPEED, WAVE, Formula, Net
+from . import formulas, references, solutions
+from .formulas import Formula, Net
+from .solutions import WAVE, Grid, cells, known
 
 Field = tuple[Tensor, Tensor, Tensor, Tensor]  # x (a,), y (b,), exact (a, b), found (a, b)
 
@@ -51,11 +52,6 @@ class Problem:
     error: Callable[[nn.Module], float]
     field: Callable[[nn.Module], Field]
     seconds: float
-
-
-def cells(count: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """Centres (count,) of equal cells."""
-    return low + (high - low) * (torch.arange(count, dtype=torch.float64) + 0.5) / count
 
 
 def line(x: Tensor, t: float) -> Tensor:
@@ -95,19 +91,9 @@ def periodic(times: Tensor, length: float, weight: float) -> Condition:
     return Condition(formulas.PERIODIC, torch.cat(sides, 1), weight / len(times))
 
 
-def known(exact: Net, width: float = 1.0) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
-    """An exact solution (m, 2) -> (m, 1) on 200 × 200 cells of [0, width] × [0, 1], the anchor's grid for errors."""
-
-    def reference() -> tuple[Tensor, Tensor, Tensor]:
-        x, y = cells(200, 0.0, width), cells(200)
-        return x, y, exact(cartesian_prod(x, y)).reshape(200, 200)
-
-    return reference
-
-
 def problem(
     name: str, title: str, widths: tuple[int, ...], conditions: Sequence[Condition],
-    reference: Callable[[], tuple[Tensor, Tensor, Tensor]], seconds: float,
+    reference: Grid, seconds: float,
 ) -> Problem:  # fmt: skip
     """Errors and fields are taken on the reference's own grid: x (a,), y (b,), u (a, b), NaN outside the domain."""
     scales = [math.sqrt(condition.weight) for condition in conditions]
@@ -144,24 +130,19 @@ def _poisson(name: str, title: str, widths: tuple[int, ...], seconds: float) -> 
 def _helmholtz() -> Problem:
     """The boundary weighs 100 times: the operator makes residuals inside k² ≈ 158 times as large as u."""
 
-    def exact(z: Tensor) -> Tensor:
-        return torch.sin(WAVE * z[:, :1]) * torch.sin(WAVE * z[:, 1:])
-
     inside = poisson.grid(36)
-    conditions = [laplace(inside, -(WAVE**2) * exact(inside)[:, 0], WAVE**2), given(poisson.boundary(50), 0.0, 100.0)]
-    return problem("helmholtz", "Helmholtz, k = 4π, 2-32-32-1", (32, 32), conditions, known(exact), 15.0)
+    source = -(WAVE**2) * solutions.helmholtz(inside)
+    conditions = [laplace(inside, source, WAVE**2), given(poisson.boundary(50), 0.0, 100.0)]
+    return problem("helmholtz", "Helmholtz, k = 4π, 2-32-32-1", (32, 32), conditions, known(solutions.helmholtz), 15.0)
 
 
 def _heat() -> Problem:
     """Weights as in Poisson's: initial and boundary values 4 times."""
 
-    def exact(z: Tensor) -> Tensor:
-        return torch.exp(-DIFFUSION * math.pi**2 * z[:, 1:]) * torch.sin(math.pi * z[:, :1])
-
     sides = torch.cat([line(cells(30), end).flip(1) for end in (0.0, 1.0)])
     start = given(line(cells(60), 0.0), torch.sin(math.pi * cells(60)), 4.0)
     conditions = [mean(formulas.HEAT, poisson.grid(30)), start, given(sides, 0.0, 4.0)]
-    return problem("heat", "Heat, α = 0.1, 2-32-32-1", (32, 32), conditions, known(exact), 3.0)
+    return problem("heat", "Heat, α = 0.1, 2-32-32-1", (32, 32), conditions, known(solutions.heat), 3.0)
 
 
 def _convection() -> Problem:
@@ -175,7 +156,7 @@ def _convection() -> Problem:
     ]
     return problem(
         "convection", "Convection at speed 30, 2-32-32-1", (32, 32), conditions,
-        known(lambda z: torch.sin(z[:, 0] - SPEED * z[:, 1]), length), 15.0,
+        known(solutions.convection, length), 15.0,
     )  # fmt: skip
 
 
