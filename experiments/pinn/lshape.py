@@ -43,16 +43,25 @@ def corner_series(points: Tensor, terms: int = TERMS, corners: bool = True) -> T
     Args:
         corners: False leaves the logarithms out: within 5e-5 then.
     """
-    basis = lambda z: torch.cat([_singular(z, terms), *([_logarithms(z)] if corners else [])], 1)  # noqa: E731
+    return _particular(points) + _basis(points, terms, corners) @ _coefficients(terms, corners)
+
+
+@functools.cache
+def _coefficients(terms: int, corners: bool) -> Tensor:
     clustered = torch.cos(math.pi * (torch.arange(5 * terms, dtype=torch.float64) + 0.5) / (5 * terms))
     half, edge = (clustered - 1) / 2, torch.ones_like(clustered)
     sides = ((clustered, -edge), (-edge, clustered), (edge, half), (half, edge))
-    boundary = torch.cat([torch.stack(side, 1) for side in sides])
-    columns = basis(boundary)
+    outer = torch.cat([torch.stack(side, 1) for side in sides])
+    columns = _basis(outer, terms, corners)
     scale = columns.abs().amax(0)
     solve = torch.linalg.lstsq
-    coefficients = solve(columns / scale, -_particular(boundary)[:, None], driver="gelsd").solution[:, 0] / scale
-    return _particular(points) + basis(points) @ coefficients
+    return solve(columns / scale, -_particular(outer)[:, None], driver="gelsd").solution[:, 0] / scale
+
+
+def _basis(points: Tensor, terms: int, corners: bool) -> Tensor:
+    """Harmonic functions (m, …) that vanish on the sides of the inner corner."""
+    found = _singular(points, terms)
+    return torch.cat([found, _logarithms(points)], 1) if corners else found
 
 
 def boundary(count: int) -> Tensor:
