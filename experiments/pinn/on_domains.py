@@ -106,8 +106,9 @@ class Drawn:
                 self.points[i] = part.domain.points(len(old), first + i)
                 continue
             candidates = part.domain.points(POOL * len(old), first + i)
-            rows = part.batch(net, candidates).detach().reshape(len(candidates), -1)
-            sizes = torch.linalg.vector_norm(rows, dim=1)
+            # As many at a time as there are points: graphs of high derivatives are large.
+            rows = [part.batch(net, some).detach().reshape(len(some), -1) for some in candidates.split(len(old))]
+            sizes = torch.linalg.vector_norm(torch.cat(rows), dim=1)
             mean = float(sizes.mean())
             weights = (sizes / mean if mean > 0 else torch.zeros_like(sizes)) + 1
             generator = torch.Generator().manual_seed(first + i)
