@@ -1,9 +1,12 @@
 """Jumps on partial differential equations beside seven other ways to train, point by point.
 
 python -m experiments.pinn [--quick] [--seeds N] [--out DIR] [--only races,costs] [--problems heat] [--resume]
+python -m experiments.pinn --only budgets [--seeds N] [--problems burgers,kdv] [--seconds 10,60,300]
+                           [--contenders jumps,SSBroyden] [--resume]
 
 Every part writes OUT/PART/results.json as it goes (races after each race), and OUT/results.json holds their summaries.
-With --resume what is there is kept. Burgers takes its reference from $JUMPSTART_DATA/pde, the UCI sets are in
+With --resume what is there is kept. The race for time budgets (experiments/pinn/budgets.py) takes days with everybody
+in it, and runs when it is asked for alone. Burgers takes its reference from $JUMPSTART_DATA/pde, the UCI sets are in
 $JUMPSTART_DATA/uci; rivals from other packages are left out where these are not installed (experiments/pinn/rivals.py
 says how). Learning rates were chosen by experiments.pinn.tuning on other seeds. JUMPSTART_DEVICE=cuda puts
 --only large on a GPU.
@@ -32,10 +35,12 @@ from jumpstart.report import plots, records
 from jumpstart.report.records import Row
 
 from ..common import names
-from . import ablation, costs, figures, race
+from . import ablation, budgets, costs, figures, race, standings
+from .equations import EQUATIONS
 from .problems import PROBLEMS
 
-PARTS = ("costs", "races", "inverse", "regression", "large", "ablation")
+USUAL = ("costs", "races", "inverse", "regression", "large", "ablation")
+PARTS = (*USUAL, "budgets")
 SHOWN = ("poisson", "helmholtz", "convection", "burgers", "lshape")
 
 
@@ -49,6 +54,8 @@ class Settings:
     problems: tuple[str, ...]
     resume: bool
     merge: tuple[Path, ...]
+    seconds: tuple[float, ...]
+    contenders: tuple[str, ...]
 
     def write(self, part: str, rows: list[Row], **summary: Any) -> None:
         records.write(self.out / part, "pinn", {"part": part, "quick": self.quick, **summary}, rows, self.seeds)
@@ -125,6 +132,25 @@ def run_ablation(settings: Settings) -> None:
     print(records.table(lines, {key: key for key in lines[0]}))
 
 
+def run_budgets(settings: Settings) -> None:
+    """The error after 10, 60 and 300 seconds, on equations with domains."""
+    race = budgets.Race(
+        settings.seeds, settings.problems, budgets.named(settings.contenders), settings.seconds,
+        settings.out / "budgets", settings.quick, settings.resume,
+    )  # fmt: skip
+    rows: list[Row] = []
+    for told, rows in race.run():
+        print(told, flush=True)
+        settings.write("budgets", rows, standing=standings.standing(rows), verdict=standings.verdict(rows))
+    for lines, heads in (
+        (standings.standing(rows), standings.HEADS), (standings.verdict(rows), standings.VERDICT),
+    ):  # fmt: skip
+        if lines:
+            print("\n" + records.table(lines, heads))
+    if rows:
+        draw(settings, "budgets", "budgets", lambda: standings.picture(rows))
+
+
 def _module(part: str) -> Callable[[Settings], None]:
     def run(settings: Settings) -> None:
         module = importlib.import_module(f".{part}", __package__)
@@ -145,6 +171,7 @@ RUN: dict[str, Callable[[Settings], None]] = {
     "regression": _module("regression"),
     "large": _module("large"),
     "ablation": run_ablation,
+    "budgets": run_budgets,
 }
 
 
@@ -176,21 +203,45 @@ def parse() -> Settings:
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs") / "pinn", help="folder (default: %(default)s)")
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
-    parser.add_argument("--only", default="", help=f"parts to run, of {', '.join(PARTS)}")
-    parser.add_argument("--problems", default="", help=f"problems to race, of {', '.join(PROBLEMS)}")
+    parser.add_argument("--only", default="", help=f"parts to run, of {', '.join(PARTS)} (default: all but the last)")
+    parser.add_argument(
+        "--problems",
+        default="",
+        help=f"problems to race, of {', '.join(PROBLEMS)}; for budgets, of {', '.join(EQUATIONS)}",
+    )
     parser.add_argument("--resume", action="store_true", help="keep what the folder's results hold")
     parser.add_argument("--merge", default="", help="folders of races of other seeds to take in, with commas")
+    seconds = ",".join(f"{budget:g}" for budget in budgets.BUDGETS)
+    parser.add_argument("--seconds", default=seconds, help="time budgets to race for (default: %(default)s)")
+    parser.add_argument("--contenders", default="", help=f"of {', '.join(budgets.CONTENDERS)} (default: all)")
     found = parser.parse_args()
     merge = tuple(Path(folder) for folder in found.merge.split(",") if folder)
-    only = names(parser, "only", found.only, PARTS) or PARTS
-    problems = names(parser, "problems", found.problems, PROBLEMS)
+    only = names(parser, "only", found.only, PARTS) or USUAL
+    if "budgets" in only and len(only) > 1:
+        parser.error("--only budgets goes alone: its problems, seconds and contenders are its own")
+    known = EQUATIONS if "budgets" in only else PROBLEMS
+    problems = names(parser, "problems", found.problems, known)
     if found.seeds < 1:
         parser.error("--seeds must be at least 1")
     if "JUMPSTART_DEVICE" in os.environ and only != ("large",):
         parser.error("JUMPSTART_DEVICE is for --only large; references and pictures of the others stay on the CPU")
-    problems = problems or (("poisson",) if found.quick else tuple(PROBLEMS))
+    problems = problems or (tuple(known)[:1] if found.quick else tuple(known))
     seeds = list(range(found.first, found.first + found.seeds))
-    return Settings(found.quick, seeds, found.out, not found.no_progress, only, problems, found.resume, merge)
+    return Settings(
+        found.quick, seeds, found.out, not found.no_progress, only, problems, found.resume, merge,
+        _seconds(parser, found.seconds), names(parser, "contenders", found.contenders, budgets.CONTENDERS),
+    )  # fmt: skip
+
+
+def _seconds(parser: argparse.ArgumentParser, text: str) -> tuple[float, ...]:
+    """Budgets, the shortest first."""
+    try:
+        found = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        parser.error(f"--seconds {text}: give numbers with commas, such as 10,60,300")
+    if not 0 < found[0] <= found[-1] < float("inf"):
+        parser.error(f"--seconds {text}: give positive numbers")
+    return tuple(found)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,120 @@
+"""What the race for time budgets comes to: tables and a picture, from its rows."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+from jumpstart.report import plots, records
+from jumpstart.report.records import Row
+
+from ..common import legend_below, spread
+from .budgets import failed
+from .entrants import CONTENDERS, JUMPS
+from .equations import EQUATIONS
+
+# The aims of the race at the longest budget; median error.
+GOALS = {
+    "burgers": 1e-7, "kdv": 1e-6, "allen_cahn": 2e-6, "convection": 1e-5, "helmholtz": 1e-6, "lshape": 1e-4,
+}  # fmt: skip
+HEADS = {
+    "problem": "problem", "budget": "seconds", "contender": "contender", "runs": "runs", "error": "error",
+    "range": "of seeds", "lowest": "lowest on the way", "unseen": "loss on other points", "failed": "failed",
+}  # fmt: skip
+VERDICT = {
+    "problem": "problem", "budget": "seconds", "jumps": "jumps", "rival": "best rival", "its error": "its error",
+    "times below": "times below it", "failed": "jumps failed", "goal": "goal",
+}  # fmt: skip
+
+
+def standing(rows: list[Row]) -> list[Row]:
+    """A line a problem, budget and contender: the median error and its range, failures, and the lowest on the way."""
+    found = []
+    for problem, budget, name in _groups(rows):
+        own = [r for r in rows if (r["problem"], r["budget"], r["contender"]) == (problem, budget, name)]
+        errors = spread([_finite(row["error"]) for row in own])
+        found.append({
+            "problem": problem, "budget": budget, "contender": name, "runs": len(own), "error": errors["median"],
+            "range": f"{records.show(errors['min'])} … {records.show(errors['max'])}",
+            "lowest": spread([_finite(row["lowest"]) for row in own])["median"],
+            "unseen": spread([_finite(row.get("unseen")) for row in own])["median"],
+            "failed": f"{sum(map(failed, own))}/{len(own)}",
+        })  # fmt: skip
+    return found
+
+
+def verdict(rows: list[Row]) -> list[Row]:
+    """A line a problem and budget: jumps against whoever else has the lowest median."""
+    found = []
+    lines = standing(rows)
+    longest = max((line["budget"] for line in lines), default=0.0)
+    for problem, budget in dict.fromkeys((line["problem"], line["budget"]) for line in lines):
+        here = {line["contender"]: line for line in lines if (line["problem"], line["budget"]) == (problem, budget)}
+        ours, others = here.pop(JUMPS, None), here
+        if ours is None or not others:
+            continue
+        best = min(others.values(), key=lambda line: line["error"])
+        goal = GOALS.get(problem) if budget == longest else None
+        found.append({
+            "problem": problem, "budget": budget, "jumps": ours["error"], "rival": best["contender"],
+            "its error": best["error"], "times below": best["error"] / ours["error"], "failed": ours["failed"],
+            "goal": None if goal is None else f"{goal:g}: {'met' if ours['error'] <= goal else 'missed'}",
+        })  # fmt: skip
+    return found
+
+
+def _groups(rows: list[Row]) -> list[tuple[str, float, str]]:
+    order = {name: i for i, name in enumerate(CONTENDERS)}
+    known = list(dict.fromkeys(row["problem"] for row in rows))
+    found = {(row["problem"], row["budget"], row["contender"]) for row in rows}
+    return sorted(found, key=lambda key: (known.index(key[0]), key[1], order[key[2]]))
+
+
+def _finite(value: float | None) -> float:
+    """∞ for what is none: at the far end of a range."""
+    return value if value is not None and math.isfinite(value) else math.inf
+
+
+def picture(rows: list[Row]) -> Any:
+    """Error against seconds, a panel a problem, the first seed of each; points drawn anew are dashed."""
+    names = list(dict.fromkeys(row["problem"] for row in rows))
+    columns = min(3, len(names))
+    count = math.ceil(len(names) / columns)
+    figure, axes = plots.pyplot().subplots(
+        count, columns, figsize=(4.6 * columns, 3.3 * count + 1.2), squeeze=False, layout="constrained"
+    )
+    for axis, name in itertools.zip_longest(axes.flat, names):
+        if name is None:
+            axis.set_axis_off()
+            continue
+        _panel(axis, [row for row in rows if row["problem"] == name], EQUATIONS[name].title)
+    legend_below(figure, 5)
+    return figure
+
+
+def _panel(axis: Any, rows: list[Row], title: str) -> None:
+    first = min(row["seed"] for row in rows)
+    drawn = {row["contender"]: row for row in rows if row["seed"] == first and "course" in row}  # the longest one's
+    for name, row in drawn.items():
+        colour, style, width = _look(name)
+        course = row["course"]
+        shown = [(s, e) for s, e in zip(course["seconds"], course["error"], strict=True) if s and e and e < math.inf]
+        if shown:
+            axis.plot(*zip(*shown, strict=True), color=colour, linestyle=style, linewidth=width, label=name)
+    axis.set(xscale="log", yscale="log", xlabel="seconds", ylabel="relative error")
+    axis.set_title(title, fontsize=9)
+
+
+def _look(name: str) -> tuple[str, str | tuple[int, tuple[float, ...]], float]:
+    """Colour, dashes and width: a colour for each method, with the jumps' own; dashes where points are drawn anew."""
+    if name == JUMPS:
+        return plots.COLOURS[0], "-", 2.4
+    method = name.split(",")[0]
+    methods = list(dict.fromkeys(other.split(",")[0] for other in CONTENDERS if other != JUMPS))
+    number = methods.index(method)
+    others = plots.COLOURS[1:]
+    again = number // len(others)  # more methods than colours: the second round is dotted
+    if method != name:
+        return others[number % len(others)], (0, (5.0, 1.5)) if not again else (0, (5.0, 1.5, 1.0, 1.5)), 1.1
+    return others[number % len(others)], "-" if not again else (0, (1.2, 1.2)), 1.1
