@@ -37,7 +37,7 @@ BUDGETS = (10.0, 60.0, 300.0)
 FAILED = 0.1  # a relative error above which a run has not solved its problem
 CADENCE = 1.08  # records thin out geometrically, by the number of steps
 MOST = 200  # records of a run that are kept
-UNSEEN = 77_000  # seeds of points by which nothing is chosen begin here, far from those that ``fit`` looks at
+UNSEEN = 77_000  # seeds of points by which nothing is chosen begin here, twice as many as those of the start
 SHARE, STEPS = 0.05, 3  # of the points, and steps, at toy size
 LINES = "rows.jsonl"
 
@@ -91,9 +91,9 @@ def _jumped(equation: Equation, seed: int, budget: float, size: Size) -> Row:
     begun = time.perf_counter()
     objective = at_points(equation.objective(model, size.share), drawn.points)
     build = time.perf_counter() - begun
-    watch = objective.unseen(UNSEEN + seed)
+    watch = equation.drawn(UNSEEN + seed, 2 * size.share)
     row: Row = {"budget": budget, "build": round(build, 4), "failure": ""}
-    limits = {"budget": max(budget - build, 1e-3)} if math.isinf(size.steps) else {"jumps": int(size.steps)}
+    limits: Any = {"budget": max(budget - build, 1e-3)} if math.isinf(size.steps) else {"jumps": int(size.steps)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", js.CollocationWarning)  # the rows say it
@@ -105,7 +105,7 @@ def _jumped(equation: Equation, seed: int, budget: float, size: Size) -> Row:
     error = equation.error(model)
     return {
         **row, "seconds": round(build + found.seconds, 3), "steps": found.jumps,
-        "evaluations": round(found.gradient_evaluations, 1), "loss": found.loss, "unseen": _value(watch, model),
+        "evaluations": round(found.gradient_evaluations, 1), "loss": found.loss, "unseen": loss(watch, model),
         "generalization": found.generalization, "error": error, "lowest": min([error, *errors]),
         "course": thinned([[build + r["seconds"], r["loss"], r.get("unseen"), r.get("error")] for r in history]),
     }  # fmt: skip
@@ -118,7 +118,7 @@ class _Run:
     equation: Equation
     model: nn.Module
     drawn: Drawn
-    watch: Any
+    watch: Drawn
     seconds: float = 0.0
     steps: int = 0
     evaluations: float = 0.0
@@ -138,10 +138,9 @@ class _Run:
 
     def measured(self) -> dict[str, float]:
         """Loss on the present points, loss on others, and error, which are recorded."""
-        rows = self.drawn.residuals(self.model).detach()
         error = self.equation.error(self.model)
         self.lowest = min(self.lowest, error) if math.isfinite(error) else self.lowest
-        found = {"loss": 0.5 * float(rows.dot(rows)), "unseen": _value(self.watch, self.model), "error": error}
+        found = {"loss": loss(self.drawn, self.model), "unseen": loss(self.watch, self.model), "error": error}
         self.course.append([self.seconds, *found.values()])
         return found
 
@@ -158,16 +157,16 @@ def _stepped(equation: Equation, entrant: Entrant, used: Setting, seed: int, siz
     """A rival's run, read at each budget; the longest one's row has the course."""
     model, drawn = equation.network(seed), equation.drawn(seed, size.share)
     contender = entrant.make(drawn, size.budgets[-1], used)
-    begun = time.perf_counter()
-    objective = at_points(equation.objective(model, size.share), drawn.points)
+    begun, objective = time.perf_counter(), None
+    if entrant.linearizes:
+        objective = at_points(equation.objective(model, size.share), drawn.points)
     build = time.perf_counter() - begun
-    state = _Run(equation, model, drawn, objective.unseen(UNSEEN + seed))
-    state.seconds = build if entrant.linearizes else 0.0
+    state = _Run(equation, model, drawn, equation.drawn(UNSEEN + seed, 2 * size.share), build)
     pending, found, due = list(size.budgets), [], 1.0
     state.measured()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        iterator = contender(model, objective)
+        iterator = contender(model, objective)  # type: ignore[arg-type]  # None for those that need none
         while pending:
             before, held = state.theta(), (state.seconds, state.steps, state.evaluations)
             going = _advanced(state, iterator) and state.steps < size.steps
@@ -187,7 +186,7 @@ def _stepped(equation: Equation, entrant: Entrant, used: Setting, seed: int, siz
                 break
         iterator.close()  # type: ignore[attr-defined]  # contenders are generators
     found[-1]["course"] = thinned(state.course)
-    return [{"build": round(build, 4) if entrant.linearizes else 0.0, **row} for row in found]
+    return [{"build": round(build, 4), **row} for row in found]
 
 
 def _advanced(state: _Run, iterator: Iterator[dict[str, Any]]) -> bool:
@@ -209,11 +208,10 @@ def _advanced(state: _Run, iterator: Iterator[dict[str, Any]]) -> bool:
     return False
 
 
-@torch.no_grad()
-def _value(watch: Any, model: nn.Module) -> float:
-    """The loss on points that nobody trains on."""
-    theta = watch.space.flatten({k: p.detach() for k, p in model.named_parameters()})
-    return watch.value(theta) if bool(torch.isfinite(theta).all()) else math.nan
+def loss(drawn: Drawn, model: nn.Module) -> float:
+    """Φ of a network at points."""
+    rows = drawn.residuals(model).detach()
+    return 0.5 * float(rows.dot(rows))
 
 
 def _text(error: Exception) -> str:

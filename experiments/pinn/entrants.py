@@ -39,7 +39,7 @@ class Entrant:
         make: from an equation at points, the seconds of the run, and a setting.
         settings: what is chosen among, the default first. base: whose choice it starts from.
         planned: its schedule is made for the length of the run, so that it runs anew for each budget.
-        linearizes: it needs the objective of jumps, whose building is then part of its time.
+        linearizes: it needs the objective of jumps, whose building is then part of its time; others are given none.
     """
 
     make: Callable[[Drawn, float, Setting], Contender]
@@ -67,7 +67,7 @@ def _scaled(method: str, anew: bool = False) -> Callable[[Drawn, float, Setting]
 
 RATES = grid(rate=(1e-2, 1e-3, 3e-3, 3e-2, 1e-1, 3e-1))
 ADAM = grid(adam=(0.1, 0.03, 0.3))
-SPRING = grid(damping=(1e-6, 1e-10, 1e-8, 1e-4), momentum=(0.9, 0.5, 0.99))
+SPRING = grid(damping=(1e-6, 1e-8, 1e-4), momentum=(0.9, 0.97))
 ENTRANTS: dict[str, Entrant] = {
     "Adam": Entrant(_first(rivals.adam), RATES, planned=True),
     "Adam, points anew": Entrant(_first_anew(rivals.adam), grid(every=(100, 10, 1000)), "Adam", planned=True),
@@ -98,14 +98,16 @@ ENTRANTS: dict[str, Entrant] = {
         grid(factor=(10.0, 1000.0), floor=(1e-4, 1e-6, 1e-2)), linearizes=True,
     ),
     "SPRING": Entrant(
-        lambda drawn, _, setting: rivals.spring(drawn, **setting), SPRING, linearizes=True,
+        lambda drawn, _, setting: rivals.spring(drawn, setting["damping"], setting["momentum"]),
+        SPRING, linearizes=True,
     ),
     "SPRING, points anew": Entrant(
-        lambda drawn, _, setting: rivals.spring(drawn, **setting, renewal=Renewal(1)), SPRING, linearizes=True,
+        lambda drawn, _, setting: rivals.spring(drawn, setting["damping"], setting["momentum"], Renewal(1)),
+        SPRING, linearizes=True,
     ),
     "D-NGD": Entrant(
         lambda drawn, _, setting: rivals.dual(drawn, setting["damping"]),
-        grid(damping=(1e-6, 1e-10, 1e-8, 1e-4)), linearizes=True,
+        grid(damping=(1e-6, 1e-8, 1e-4, 1e-2)), linearizes=True,
     ),
 }  # fmt: skip
 CONTENDERS = (JUMPS, *ENTRANTS)

@@ -1,6 +1,8 @@
 """Learning rates of the first-order rivals, chosen on seeds that no reported figure uses (100 and up).
 
 python -m experiments.pinn.tuning [--quick] [--seeds N] [--out DIR] [--problems lshape]
+
+Those of the race for time budgets, damping and cutoffs among them, are chosen by experiments.pinn.hyperparameters.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import lbfgs
+from torch.optim.lbfgs import _strong_wolfe  # pyright: ignore[reportPrivateUsage]
 
 from jumpstart.comparison.contenders import Contender, Progress
 from jumpstart.objectives.objective import Objective
@@ -200,7 +200,7 @@ def _searched(
         return value()
 
     # tolerance_change is of a length: steps near the end are shorter than torch's 1e-9.
-    after, following, length, _ = lbfgs._strong_wolfe(  # type: ignore[attr-defined]
+    after, following, length, _ = _strong_wolfe(
         at, theta, 1.0, direction, loss, gradient, gradient @ direction, tolerance_change=1e-20
     )
     if not (float(length) > 0 and after < loss and bool(torch.isfinite(following).all())):
