@@ -7,7 +7,7 @@ python -m experiments.pinn --only budgets [--seeds N] [--problems burgers,kdv] [
 Every part writes OUT/PART/results.json as it goes (races after each race), and OUT/results.json holds their summaries.
 With --resume what is there is kept. The race for time budgets (experiments/pinn/budgets.py) takes days with everybody
 in it, and runs when it is asked for alone. Burgers takes its reference from $JUMPSTART_DATA/pde, the UCI sets are in
-$JUMPSTART_DATA/uci; rivals from other packages are left out where these are not installed (experiments/pinn/rivals.py
+$JUMPSTART_DATA/uci; rivals from other packages are left out where these are not installed (experiments/pinn/rivals
 says how). Learning rates were chosen by experiments.pinn.tuning on other seeds. JUMPSTART_DEVICE=cuda puts
 --only large on a GPU.
 """

@@ -67,7 +67,7 @@ def _scaled(method: str, anew: bool = False) -> Callable[[Drawn, float, Setting]
 
 RATES = grid(rate=(1e-2, 1e-3, 3e-3, 3e-2, 1e-1, 3e-1))
 ADAM = grid(adam=(0.1, 0.03, 0.3))
-SPRING = grid(damping=(1e-6, 1e-4, 1e-2), momentum=(0.9, 0.97))
+SPRING = grid(damping=(1e-6, 1e-8, 1e-4), momentum=(0.9, 0.5))
 ENTRANTS: dict[str, Entrant] = {
     "Adam": Entrant(_first(rivals.adam), RATES, planned=True),
     "Adam, points anew": Entrant(_first_anew(rivals.adam), grid(every=(100, 10, 1000)), "Adam", planned=True),
@@ -87,11 +87,11 @@ ENTRANTS: dict[str, Entrant] = {
     "torchmin": Entrant(lambda drawn, *_: rivals.least_squares(drawn), linearizes=True),
     "ENG": Entrant(
         lambda drawn, _, setting: rivals.natural_gradient(drawn, setting["rcond"]),
-        grid(rcond=(1e-13, 1e-11, 1e-9, 1e-7)), linearizes=True,
+        grid(rcond=(1e-13, 1e-15, 1e-10, 1e-7)), linearizes=True,
     ),
     "ANaGRAM": Entrant(
         lambda drawn, _, setting: rivals.anagram(drawn, setting["cutoff"]),
-        grid(cutoff=(1e-4, 1e-6, 1e-5, 1e-3)), linearizes=True,
+        grid(cutoff=(1e-5, 1e-7, 1e-6, 1e-4, 1e-3)), linearizes=True,
     ),
     "Nyström": Entrant(
         lambda drawn, _, setting: rivals.nystrom(drawn, setting["factor"], setting["floor"]),
@@ -107,7 +107,7 @@ ENTRANTS: dict[str, Entrant] = {
     ),
     "D-NGD": Entrant(
         lambda drawn, _, setting: rivals.dual(drawn, setting["damping"]),
-        grid(damping=(1e-6, 1e-8, 1e-4, 1e-2)), linearizes=True,
+        grid(damping=(1e-6, 1e-10, 1e-8, 1e-4)), linearizes=True,
     ),
 }  # fmt: skip
 CONTENDERS = (JUMPS, *ENTRANTS)

@@ -19,7 +19,7 @@ from jumpstart.report import records
 from jumpstart.report.records import Row
 
 from ..common import Arguments, arguments, spread
-from . import budgets
+from . import courses
 from .entrants import ENTRANTS, Setting, setting
 from .equations import EQUATIONS
 
@@ -28,11 +28,11 @@ SECONDS = 20.0  # a run; reported ones are as long, or longer
 NOWHERE = 0.9  # an error at which a problem has hardly begun to be solved
 
 
-def tried(problem: str, name: str, seed: int, size: budgets.Size, base: Setting) -> list[Row]:
+def tried(problem: str, name: str, seed: int, size: courses.Size, base: Setting) -> list[Row]:
     """A row for each of a rival's settings."""
     rows = []
     for own in ENTRANTS[name].settings:
-        [row] = budgets.run(EQUATIONS[problem], name, seed, size, {**base, **own})
+        [row] = courses.run(EQUATIONS[problem], name, seed, size, {**base, **own})
         rows.append(
             {
                 "problem": problem, "seed": seed, "contender": name, "setting": own,
@@ -57,7 +57,7 @@ def best(rows: list[Row]) -> Setting:
 def run(settings: Arguments) -> tuple[list[Row], list[Row]]:
     """All rows, and the chosen settings: a line a problem and rival."""
     seconds = (0.5,) if settings.quick else (SECONDS,)
-    size = budgets.Size(seconds, budgets.SHARE, budgets.STEPS) if settings.quick else budgets.Size(seconds)
+    size = courses.Size(seconds, courses.SHARE, courses.STEPS) if settings.quick else courses.Size(seconds)
     rows, chosen = kept(settings)
     for problem in settings.problems[: 1 if settings.quick else None]:
         found: dict[str, Setting] = {}

@@ -10,7 +10,7 @@ from jumpstart.report import plots, records
 from jumpstart.report.records import Row
 
 from ..common import legend_below, spread
-from .budgets import failed
+from .courses import failed
 from .entrants import CONTENDERS, JUMPS
 from .equations import EQUATIONS
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from experiments.pinn import __main__ as command
-from experiments.pinn import budgets, entrants, hyperparameters, standings
+from experiments.pinn import budgets, courses, entrants, hyperparameters, standings
 from experiments.pinn.equations import EQUATIONS
 from experiments.pinn.on_domains import network
 from jumpstart.errors import InputError, JumpstartError
@@ -34,7 +34,7 @@ class Clock:
 def raced(monkeypatch, contender, limits=(10.0, 60.0), linearizes=False):
     """The rows of a rival whose steps take the seconds that it yields."""
     clock = Clock()
-    monkeypatch.setattr(budgets, "time", clock)
+    monkeypatch.setattr(courses, "time", clock)
 
     def made(drawn, seconds, setting):
         def run(model, objective):
@@ -49,7 +49,7 @@ def raced(monkeypatch, contender, limits=(10.0, 60.0), linearizes=False):
         return run
 
     entrant = entrants.Entrant(made, linearizes=linearizes)
-    return budgets._stepped(EQUATION, entrant, {}, 0, budgets.Size(limits, 0.05))
+    return courses._stepped(EQUATION, entrant, {}, 0, courses.Size(limits, 0.05))
 
 
 def error_at(bias):
@@ -86,18 +86,18 @@ def test_a_contender_that_ends_holds_its_weights(monkeypatch):
 def test_exceptions_and_nan_are_failures_and_are_told(monkeypatch):
     rows = raced(monkeypatch, iter([8.0, 8.0, RuntimeError("no more")]))
     assert [(row["steps"], row["failure"]) for row in rows] == [(1, ""), (2, "RuntimeError: no more")]
-    assert [budgets.failed({**row, "error": 1e-3}) for row in rows] == [False, True]
+    assert [courses.failed({**row, "error": 1e-3}) for row in rows] == [False, True]
     rows = raced(monkeypatch, iter([8.0, math.nan]), limits=(60.0,))
     assert rows[0]["failure"] == "weights are not finite"
-    assert math.isnan(rows[0]["error"]) and budgets.failed(rows[0])
-    assert budgets.failed({"failure": "", "error": 0.11}) and not budgets.failed({"failure": "", "error": 0.1})
+    assert math.isnan(rows[0]["error"]) and courses.failed(rows[0])
+    assert courses.failed({"failure": "", "error": 0.11}) and not courses.failed({"failure": "", "error": 0.1})
 
 
 def test_building_the_objective_is_part_of_the_time_of_those_that_need_it(monkeypatch):
     made = type(EQUATION).objective
 
     def slow(self, model, share=1.0):
-        budgets.time.now += 5.0  # type: ignore[attr-defined]  # a clock of the test's
+        courses.time.now += 5.0  # type: ignore[attr-defined]  # a clock of the test's
         return made(self, model, share)
 
     monkeypatch.setattr(type(EQUATION), "objective", slow)
@@ -107,11 +107,11 @@ def test_building_the_objective_is_part_of_the_time_of_those_that_need_it(monkey
 
 
 def test_a_course_is_thinned_and_keeps_its_end():
-    found = budgets.thinned([[k, 1.23456 * k, None, math.nan] for k in range(1000)])
-    assert len(found["seconds"]) <= budgets.MOST
+    found = courses.thinned([[k, 1.23456 * k, None, math.nan] for k in range(1000)])
+    assert len(found["seconds"]) <= courses.MOST
     assert found["seconds"][-1] == 999 and found["loss"][-1] == 1230.0
     assert set(found["unseen"]) == {None}
-    assert budgets.thinned([]) == {"seconds": [], "loss": [], "unseen": [], "error": []}
+    assert courses.thinned([]) == {"seconds": [], "loss": [], "unseen": [], "error": []}
 
 
 def begin(monkeypatch, folder, *options):
@@ -128,7 +128,7 @@ def test_every_contender_races_at_toy_size(monkeypatch, tmp_path, capsys):
     left_out = {name for name in budgets.CONTENDERS if f"{name} is left out: this rival needs pip" in told}
     assert left_out <= {"SOAP", "SOAP, points anew", "torch-LM", "torchmin", "SSBroyden (scimba)"}
     assert {row["contender"] for row in rows} == set(budgets.CONTENDERS) - left_out
-    assert all(row["failure"] == "" and row["steps"] == budgets.STEPS for row in rows)
+    assert all(row["failure"] == "" and row["steps"] == courses.STEPS for row in rows)
     assert all(math.isfinite(row["error"]) and math.isfinite(row["unseen"]) for row in rows)
     assert head["quick"] and head["budgets"] == [3000.0] and head["seeds"] == [0]
     content = records.read(tmp_path / "budgets")
