@@ -22,6 +22,7 @@ from .rivals.sampled import Renewal
 
 Setting = dict[str, float]
 JUMPS = "jumps"
+RENEWED = " renewed"  # what a rival's name ends with that draws its points anew
 DECAY = 1e-5  # AdamW's weight decay, as in experiments.pinn.tuning
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "pinn" / "hyperparameters"
 
@@ -70,15 +71,15 @@ ADAM = grid(adam=(0.1, 0.03, 0.3))
 SPRING = grid(damping=(1e-6, 1e-8, 1e-4), momentum=(0.9, 0.5))
 ENTRANTS: dict[str, Entrant] = {
     "Adam": Entrant(_first(rivals.adam), RATES, planned=True),
-    "Adam, points anew": Entrant(_first_anew(rivals.adam), grid(every=(100, 10, 1000)), "Adam", planned=True),
+    "Adam renewed": Entrant(_first_anew(rivals.adam), grid(every=(100, 10, 1000)), "Adam", planned=True),
     "AdamW": Entrant(_first(rivals.adamw, weight_decay=DECAY), RATES, planned=True),
     "SOAP": Entrant(_first(rivals.soap), RATES, planned=True),
-    "SOAP, points anew": Entrant(_first_anew(rivals.soap), grid(every=(100, 10, 1000)), "SOAP", planned=True),
+    "SOAP renewed": Entrant(_first_anew(rivals.soap), grid(every=(100, 10, 1000)), "SOAP", planned=True),
     "L-BFGS": Entrant(lambda drawn, *_: rivals.lbfgs(drawn)),
     "SSBroyden": Entrant(_scaled("ssbroyden"), ADAM, planned=True),
-    "SSBroyden, points anew": Entrant(_scaled("ssbroyden", True), base="SSBroyden", planned=True),
+    "SSBroyden renewed": Entrant(_scaled("ssbroyden", True), base="SSBroyden", planned=True),
     "SS-BFGS": Entrant(_scaled("ssbfgs"), ADAM, planned=True),
-    "SS-BFGS, points anew": Entrant(_scaled("ssbfgs", True), base="SS-BFGS", planned=True),
+    "SS-BFGS renewed": Entrant(_scaled("ssbfgs", True), base="SS-BFGS", planned=True),
     "SSBroyden (scimba)": Entrant(
         lambda drawn, seconds, setting: rivals.scimba(drawn, adam=setting["adam"] * seconds),
         base="SSBroyden", planned=True,
@@ -101,7 +102,7 @@ ENTRANTS: dict[str, Entrant] = {
         lambda drawn, _, setting: rivals.spring(drawn, setting["damping"], setting["momentum"]),
         SPRING, linearizes=True,
     ),
-    "SPRING, points anew": Entrant(
+    "SPRING renewed": Entrant(
         lambda drawn, _, setting: rivals.spring(drawn, setting["damping"], setting["momentum"], Renewal(1)),
         SPRING, linearizes=True,
     ),

@@ -11,7 +11,7 @@ from jumpstart.report.records import Row
 
 from ..common import legend_below, spread
 from .courses import failed
-from .entrants import CONTENDERS, JUMPS
+from .entrants import CONTENDERS, JUMPS, RENEWED
 from .equations import EQUATIONS
 
 # The aims of the race at the longest budget; median error.
@@ -110,8 +110,8 @@ def _look(name: str) -> tuple[str, str | tuple[int, tuple[float, ...]], float]:
     """Colour, dashes and width: a colour for each method, with the jumps' own; dashes where points are drawn anew."""
     if name == JUMPS:
         return plots.COLOURS[0], "-", 2.4
-    method = name.split(",")[0]
-    methods = list(dict.fromkeys(other.split(",")[0] for other in CONTENDERS if other != JUMPS))
+    method = name.removesuffix(RENEWED)
+    methods = list(dict.fromkeys(other.removesuffix(RENEWED) for other in CONTENDERS if other != JUMPS))
     number = methods.index(method)
     others = plots.COLOURS[1:]
     again = number // len(others)  # more methods than colours: the second round is dotted

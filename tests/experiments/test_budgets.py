@@ -126,7 +126,7 @@ def test_every_contender_races_at_toy_size(monkeypatch, tmp_path, capsys):
     head, *rows = begin(monkeypatch, tmp_path, "--seeds", "1", "--seconds", "3000", "--problems", "poisson")
     told = capsys.readouterr().out
     left_out = {name for name in budgets.CONTENDERS if f"{name} is left out: this rival needs pip" in told}
-    assert left_out <= {"SOAP", "SOAP, points anew", "torch-LM", "torchmin", "SSBroyden (scimba)"}
+    assert left_out <= {"SOAP", "SOAP renewed", "torch-LM", "torchmin", "SSBroyden (scimba)"}
     assert {row["contender"] for row in rows} == set(budgets.CONTENDERS) - left_out
     assert all(row["failure"] == "" and row["steps"] == courses.STEPS for row in rows)
     assert all(math.isfinite(row["error"]) and math.isfinite(row["unseen"]) for row in rows)
@@ -213,14 +213,14 @@ def test_settings_are_chosen_by_the_median_error_or_by_loss_where_nothing_is_sol
 
 def test_a_setting_is_the_chosen_one_with_its_bases(monkeypatch):
     monkeypatch.setattr(entrants, "chosen", lambda: {("kdv", "Adam"): {"rate": 0.5}, ("kdv", "ENG"): {"rcond": 1e-9}})
-    assert entrants.setting("kdv", "Adam, points anew") == {"rate": 0.5, "every": 100}
-    assert entrants.setting("burgers", "Adam, points anew") == {"rate": 1e-2, "every": 100}
+    assert entrants.setting("kdv", "Adam renewed") == {"rate": 0.5, "every": 100}
+    assert entrants.setting("burgers", "Adam renewed") == {"rate": 1e-2, "every": 100}
     assert entrants.setting("kdv", "ENG") == {"rcond": 1e-9}
 
 
 def test_everyones_settings_are_tried_on_other_seeds(monkeypatch, tmp_path):
     monkeypatch.setitem(EQUATIONS, "poisson", EQUATION)
-    few = {name: entrants.ENTRANTS[name] for name in ("Adam", "Adam, points anew", "L-BFGS")}
+    few = {name: entrants.ENTRANTS[name] for name in ("Adam", "Adam renewed", "L-BFGS")}
     monkeypatch.setattr(hyperparameters, "ENTRANTS", few)
     asked = ["x", "--quick", "--seeds", "1", "--no-progress", "--problems", "poisson", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", asked)
@@ -228,7 +228,12 @@ def test_everyones_settings_are_tried_on_other_seeds(monkeypatch, tmp_path):
     content = records.read(tmp_path)
     assert {r["seed"] for r in content["rows"]} == {hyperparameters.FIRST}
     assert len(content["rows"]) == sum(len(e.settings) for e in few.values() if len(e.settings) > 1)
-    assert [line["contender"] for line in content["settings"]["chosen"]] == ["Adam", "Adam, points anew"]
+    assert [line["contender"] for line in content["settings"]["chosen"]] == ["Adam", "Adam renewed"]
+
+
+def test_every_contender_can_be_asked_for_by_name(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", "--only", "budgets", "--contenders", ",".join(budgets.CONTENDERS)])
+    assert command.parse().contenders == budgets.CONTENDERS
 
 
 def test_bases_stand_before_those_that_start_from_them():
