@@ -96,7 +96,7 @@ def test_a_step_goes_along_the_formulas_direction(name):
     moved = theta - flat(model).numpy()
     length = moved @ direction / (direction @ direction)
     assert length == pytest.approx(min(GRID, key=lambda g: abs(g - length)), rel=1e-4)
-    np.testing.assert_allclose(moved, length * direction, rtol=0, atol=1e-4 * np.linalg.norm(moved))
+    np.testing.assert_allclose(moved, length * direction, rtol=0, atol=1e-4 * float(np.linalg.norm(moved)))
     losses = [0.5 * float(np.square(of(theta - g * direction)).sum()) for g in GRID]
     if name != "Nyström":  # the best of the grid; Armijo's rule takes the first that will do
         assert length == pytest.approx(GRID[int(np.argmin(losses))], rel=1e-4)
@@ -173,7 +173,8 @@ def test_the_self_scaled_update_is_the_papers(method, length):
         s = -length * inverse @ g
         y = hessian @ s
         found = torch.tensor(inverse)
-        assert update(found, *(torch.tensor(a) for a in (s, y, g)), length, method)
+        moved, change, gradient = (torch.tensor(a) for a in (s, y, g))
+        assert update(found, moved, change, gradient, length, method)
         np.testing.assert_allclose(found.numpy(), formula(inverse, s, y, g, length, method), rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(found.numpy() @ y, s, rtol=1e-8, atol=1e-8)  # the secant condition
         assert np.linalg.eigvalsh(found.numpy()).min() > 0
