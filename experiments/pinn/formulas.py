@@ -94,15 +94,15 @@ KURAMOTO_SIVASHINSKY = evolution(
 )
 
 
-def given(target: Function | float, outputs: slice | int = 0) -> Formula:
+def given(target: Function | float, outputs: slice | int = 0, coordinates: int = 2) -> Formula:
     """u − target, a boundary or initial condition of one output, or of several."""
 
     def wanted(rows: Tensor) -> Tensor | float:
         return target(rows) if callable(target) else target
 
     return Formula(
-        lambda net, row: net(row[:2])[outputs] - wanted(row),
-        lambda net, rows: (net(rows[:, :2])[:, outputs] - wanted(rows)).reshape(-1),
+        lambda net, row: net(row[:coordinates])[outputs] - wanted(row),
+        lambda net, rows: (net(rows[:, :coordinates])[:, outputs] - wanted(rows)).reshape(-1),
     )
 
 
@@ -122,6 +122,27 @@ def laplace(source: Function | float, square: float = 0.0) -> Formula:
         u = values(net, x, y)
         ux, uy = slopes(u, x, y)
         return slopes(ux, x)[0] + slopes(uy, y)[0] + square * u - wanted(rows)
+
+    return Formula(point, batch)
+
+
+def diffusion(dimensions: int, factor: float, source: Function | float = 0.0, timed: bool = False) -> Formula:
+    """factor · Δu + source in any number of dimensions; with u_t before it where time is the coordinate behind them."""
+    count = dimensions + timed
+
+    def wanted(rows: Tensor) -> Tensor | float:
+        return source(rows) if callable(source) else source
+
+    def point(net: Any, row: Tensor) -> Tensor:
+        first = grad(lambda z: net(z)[0])
+        bent = torch.stack([grad(lambda z, i=i: first(z)[i])(row)[i] for i in range(dimensions)]).sum()
+        return (first(row)[-1] if timed else 0.0) + factor * bent + wanted(row)
+
+    def batch(net: Net, rows: Tensor) -> Tensor:
+        each = columns(rows, count)
+        first = slopes(values(net, *each), *each)
+        bent = torch.stack([slopes(first[i], each[i])[0] for i in range(dimensions)]).sum(0)
+        return (first[-1] if timed else 0.0) + factor * bent + wanted(rows)
 
     return Formula(point, batch)
 

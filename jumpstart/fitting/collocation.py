@@ -81,7 +81,7 @@ class Collocation:
         return replace(state, cost=state.cost + FORWARD), (other or objective).weighed(state.theta, self.rule)
 
     def _renewed(self, state: FitState, objective: Residuals) -> tuple[FitState, Residuals | None]:
-        found, own = self.unseen.drawn_loss(state.theta), objective.drawn_loss(state.theta)
+        found, own = self.loss(state.theta), objective.drawn_loss(state.theta)
         *rows, last = state.history
         state = replace(state, unseen=found, cost=state.cost + 2 * FORWARD, history=[*rows, {**last, "unseen": found}])
         if found < state.kept_unseen:
@@ -96,6 +96,10 @@ class Collocation:
             self._tell("infinite", f"fit goes on with the points that it has: {error}")
             return state, None
         return replace(state, cost=state.cost + FORWARD * POOL, renewals=state.renewals + 1), other
+
+    def loss(self, theta: Tensor) -> float:
+        """The loss at weights θ on points never trained on, which weights are chosen by."""
+        return self.unseen.drawn_loss(theta)
 
     def fresh(self, theta: Tensor) -> float:
         """The loss at weights θ on points that nothing was chosen by: neither points nor weights."""

@@ -361,13 +361,13 @@ class Fit:
         run, outcome = self.run, self._over()
         assert outcome is not None
         cause = run.cause() if outcome is FitOutcome.STAGNANT else ""
-        run.write(run.state.answer)
+        state, answer = run.state, run.answer()
+        run.write(answer)
         self._save()
-        state = run.state
-        loss = state.best_loss if state.kept is None else run.value(state.kept)
+        loss = state.best_loss if run.points is None else run.value(answer)
         return FitResult(
             outcome, loss, state.start, run.measure(), state.jumps, state.accepted, state.restarts,
-            state.seconds, state.cost, cause, state.history, tuple(run.objective.notes()), run.generalization(),
+            state.seconds, state.cost, cause, state.history, tuple(run.objective.notes()), run.generalization(answer),
         )  # fmt: skip
 
     def _save(self, ending: BaseException | None = None) -> None:

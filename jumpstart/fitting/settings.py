@@ -44,12 +44,15 @@ class FitSettings:
             isinstance(self.tolerance, (int, float)) and math.isfinite(self.tolerance)
         ):
             raise InputError(f"fit: tolerance={self.tolerance!r} is a loss to stop at, or None.")
-        if not isinstance(self.nonmonotone, bool):
-            raise InputError(f"fit: nonmonotone={self.nonmonotone!r}: give True or False.")
-        if self.adaptive is not None and not isinstance(self.adaptive, bool):
-            raise InputError(f"fit: adaptive={self.adaptive!r}: give True or False.")
+        for name in ("nonmonotone", "adaptive"):
+            value = getattr(self, name)
+            if not (isinstance(value, bool) or (name == "adaptive" and value is None)):
+                raise InputError(f"fit: {name}={value!r}: give True or False.")
         if self.weigh is not None and not callable(self.weigh):
             raise InputError(f"fit: weigh={brief(self.weigh)}: give a rule, such as js.weighting.Attention(), or None.")
+        self._require_whole()
+
+    def _require_whole(self) -> None:
         for name, least in (("every", 1), ("patience", 1), ("restarts", 0), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -236,11 +236,22 @@ class FitRun:
         """The loss that a tolerance is about: on points never trained on, where there are any."""
         return state.best_loss if self.points is None else state.kept_unseen
 
-    def generalization(self) -> float | None:
+    def answer(self) -> Tensor:
+        """The weights that the fit is for; of the last jumps too, after which nobody has looked at unseen points.
+
+        The state knows nothing of this look, so that a run goes on as if it had not been interrupted here.
+        """
+        state = self.state
+        if self.points is None or not state.history or "unseen" in state.history[-1]:
+            return state.answer
+        latest = {self.points.loss(theta): theta for theta in (state.theta, state.best)}
+        return latest[min(latest)] if min(latest) < state.kept_unseen else state.answer
+
+    def generalization(self, answer: Tensor) -> float | None:
         """The loss at the answer on points that nothing was chosen by, if there is a way to ask."""
         if self.points is not None:
-            return self.points.fresh(self.state.answer)
-        pair = self.objective.between(self.state.answer) if isinstance(self.objective, Residuals) else None
+            return self.points.fresh(answer)
+        pair = self.objective.between(answer) if isinstance(self.objective, Residuals) else None
         if pair is None:
             return None
         found, self.own = pair
@@ -250,7 +261,7 @@ class FitRun:
         """What is to be said of a fit whose loss says nothing of the equation; empty if there is nothing."""
         if generalization is None or (self.points is not None and self.points.moves):
             return ""
-        own = self.own if self.points is None else self.objective.drawn_loss(self.state.answer)  # type: ignore[attr-defined]
+        own = self.own if self.points is None else self.objective.drawn_loss(self.answer())  # type: ignore[attr-defined]
         return what_parted(generalization, own, self.state.start, self.points is not None)
 
     def looked(self, state: FitState) -> FitState:

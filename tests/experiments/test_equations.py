@@ -9,16 +9,17 @@ import torch
 from torch.func import vmap
 
 from experiments.collocation import PROBLEMS, peaked
-from experiments.pinn import formulas, solutions
+from experiments.pinn import formulas, high, solutions
 from experiments.pinn.equations import EQUATIONS, Drawn, Equation
 from jumpstart.demo import poisson
 
 from ..problems import randn
 
-EVERY = {**EQUATIONS, "peak": PROBLEMS["peak"].equation}
+EVERY = {**EQUATIONS, **high.EQUATIONS, "peak": PROBLEMS["peak"].equation}
 CLOSED = {
     "poisson": poisson.exact, "helmholtz": solutions.helmholtz, "heat": solutions.heat,
     "convection": solutions.convection, "kovasznay": solutions.kovasznay, "peak": peaked,
+    "poisson5": high.waves, "poisson10": high.products, "heat10": high.fading,
 }  # fmt: skip
 
 
@@ -94,7 +95,10 @@ def test_formulas_are_their_equations(formula: formulas.Formula, coefficients: d
 def test_references_lie_in_the_domain_and_begin_as_the_equation_says(name: str):
     equation = EVERY[name]
     points, exact = equation.reference()
-    assert points.shape[1] == 2 and exact.shape == (len(points), 3 if name == "kovasznay" else 1)
+    assert points.shape[1] == equation.parts[0].domain.dim and exact.shape == (
+        len(points),
+        3 if name == "kovasznay" else 1,
+    )
     assert bool(exact.isfinite().all())
     by_name = {part.name: part for part in equation.parts}
     box = by_name["equation"].domain

@@ -92,6 +92,18 @@ def test_points_grow_at_every_second_renewal_and_course_and_horizon_go_on():
     assert counts == grown[1:]
 
 
+@pytest.mark.parametrize("jumps", [8, 14])
+def test_the_last_jumps_are_looked_at_as_well(jumps):
+    model = net(3)
+    fit = Fit(problem(model), jumps=jumps)
+    seen = [(state.theta, state.best) for state in fit.steps()]
+    unseen = problem(net(3)).unseen(0)
+    asked = [*(theta for theta, _ in seen[collocation.LOOK - 1 :: collocation.LOOK]), *seen[-1]]
+    theta = min(asked, key=unseen.value)
+    assert torch.equal(flat(model), theta)
+    assert not torch.equal(theta, fit.run.state.answer)  # which the looks alone would have given
+
+
 def test_patience_is_about_points_that_do_not_move():
     begun, mark, climbed, renewed = 0, math.inf, 0, 0
     for state in Fit(problem(net(2)), jumps=80).steps():

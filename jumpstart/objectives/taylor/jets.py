@@ -1,7 +1,8 @@
 """Jets: a function's value and partial derivatives at many points, carried through layers side by side.
 
-A jet maps an index (0, 0, 1), meaning ∂³/∂x₀²∂x₁, to a tensor (n, width); an index that is missing is zero. Linear maps
-act on every stream alone, elementwise functions by Faà di Bruno's formula. Source: docs/theory.md, section 8.
+A jet maps an index (0, 0, 1), meaning ∂³/∂x₀²∂x₁, to a tensor (n, width); an index that is missing is zero. A sum of
+second derivatives is an index of its own (``Laplace``). Linear maps act on every stream alone, elementwise functions by
+Faà di Bruno's formula. Source: docs/theory.md, section 8.
 """
 
 from __future__ import annotations
@@ -11,16 +12,32 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Union
 
 import torch
 from torch import Tensor
 from torch.func import jvp
 
-Index = tuple[int, ...]
+Partial = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """Σ ∂²/∂x_i² over some axes: one stream in the place of one an axis (Li et al. 2023, arXiv:2307.08214)."""
+
+    axes: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """The order."""
+        return 2
+
+
+Index = Union[Partial, Laplace]  # noqa: UP007 (an alias that is evaluated)
 Jet = dict[Index, Tensor]
 
 
-def indices(dimension: int, order: int) -> list[Index]:
+def indices(dimension: int, order: int) -> list[Partial]:
     """All indices up to an order, lower ones first: () is the value."""
     return [index for k in range(order + 1) for index in itertools.combinations_with_replacement(range(dimension), k)]
 
@@ -29,20 +46,29 @@ def closed(wanted: Iterable[Index]) -> list[Index]:
     """The indices that ``wanted`` ones need on the way: every part of each."""
     found: set[Index] = {()}
     for index in wanted:
+        if isinstance(index, Laplace):
+            found.add(index)
+            found.update((i,) for i in index.axes)
+            continue
         for k in range(1, len(index) + 1):
             found.update(itertools.combinations(index, k))
-    return sorted(found, key=lambda index: (len(index), index))
+    return sorted(found, key=_order)
 
 
-def multiplicity(index: Index) -> int:
+def _order(index: Index) -> tuple[int, bool, Partial]:
+    summed = isinstance(index, Laplace)
+    return len(index), summed, index.axes if isinstance(index, Laplace) else index
+
+
+def multiplicity(index: Partial) -> int:
     """α! of a multi-index α: the factor between a derivative and its Taylor coefficient."""
     return math.prod(math.factorial(count) for count in Counter(index).values())
 
 
 @functools.cache
-def partitions(index: Index) -> tuple[tuple[tuple[Index, ...], int], ...]:
+def partitions(index: Partial) -> tuple[tuple[tuple[Partial, ...], int], ...]:
     """Faà di Bruno: the ways to split an index into blocks, and how often each occurs."""
-    found: Counter[tuple[Index, ...]] = Counter()
+    found: Counter[tuple[Partial, ...]] = Counter()
     for blocks in _set_partitions(list(range(len(index)))):
         found[tuple(sorted(tuple(index[i] for i in block) for block in blocks))] += 1
     return tuple(found.items())
@@ -61,7 +87,7 @@ def _set_partitions(items: list[int]) -> Iterator[list[list[int]]]:
 
 def variable(points: Tensor, wanted: Iterable[Index]) -> Jet:
     """The jet of x itself at points (n, d): its first derivatives are unit vectors."""
-    jet = {(): points}
+    jet: Jet = {(): points}
     eye = torch.eye(points.shape[1], dtype=points.dtype, device=points.device)
     jet |= {(i,): eye[i].expand_as(points) for i in range(points.shape[1]) if (i,) in wanted}
     return jet
@@ -74,6 +100,13 @@ def elementwise(tower: Tower, jet: Jet, wanted: Iterable[Index]) -> Jet:
     out: Jet = {(): sigma[0]}
     for index in wanted[1:]:
         total: Tensor | None = None
+        if isinstance(index, Laplace):
+            total = sigma[1] * jet[index] if index in jet else None
+            if (squares := _contracted(jet, jet, index)) is not None:
+                total = _plus(total, sigma[2] * squares)
+            if total is not None:
+                out[index] = total
+            continue
         for blocks, count in partitions(index):
             if any(block not in jet for block in blocks):
                 continue
@@ -92,6 +125,15 @@ def product(left: Jet, right: Jet, wanted: Iterable[Index]) -> Jet:
     out: Jet = {}
     for index in wanted:
         total: Tensor | None = None
+        if isinstance(index, Laplace):
+            for a, b in (((), index), (index, ())):
+                if a in left and b in right:
+                    total = _plus(total, left[a] * right[b])
+            if (crossed := _contracted(left, right, index)) is not None:
+                total = _plus(total, 2 * crossed)
+            if total is not None:
+                out[index] = total
+            continue
         for picks in itertools.product((True, False), repeat=len(index)):
             a = tuple(i for i, pick in zip(index, picks, strict=True) if pick)
             b = tuple(i for i, pick in zip(index, picks, strict=True) if not pick)
@@ -101,6 +143,19 @@ def product(left: Jet, right: Jet, wanted: Iterable[Index]) -> Jet:
         if total is not None:
             out[index] = total
     return out
+
+
+def _contracted(left: Jet, right: Jet, index: Laplace) -> Tensor | None:
+    """Σ ∂_i left · ∂_i right over its axes; None for zero."""
+    total: Tensor | None = None
+    for i in index.axes:
+        if (i,) in left and (i,) in right:
+            total = _plus(total, left[(i,)] * right[(i,)])
+    return total
+
+
+def _plus(total: Tensor | None, term: Tensor) -> Tensor:
+    return term if total is None else total + term
 
 
 def summed(left: Jet, right: Jet, sign: float = 1.0) -> Jet:

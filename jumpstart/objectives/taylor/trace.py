@@ -8,6 +8,7 @@ the general way for all others. Source: docs/theory.md, section 8.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,13 +21,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ...utils.autodiff import normal
 from ...utils.fallback import NotFollowed, ours, theirs
 from .factored import Local, Place, Rows
-from .jets import indices, multiplicity
+from .jets import Index, Laplace, closed, indices, multiplicity
 from .network import trace_network
 from .program import Program
 from .simplify import simplify
 
 ORDER = 4  # highest derivative looked for
-STREAMS = 40  # and no more streams than this at a point
+ASKED = 300  # derivatives at a point that are asked about, to find those that matter
+STREAMS = 64  # and no more streams than this at a point for these
+ALIKE = 0.75  # of the rounding's exponent: answers that differ by no more are one
 MANY = "the residual calls the network at more than one place at once"
 
 Fn = Callable[[Any, Tensor], Tensor]
@@ -107,8 +110,8 @@ def _places(here: _RecordingNet, there: _RecordingNet) -> _Asked:
     if not places:
         raise NotFollowed("the residual never calls the network")
     streams = sum(len(place.wanted) for place in places)
-    if streams > STREAMS:
-        raise NotFollowed(f"the residual may need {streams} derivatives of the network at a point, more than {STREAMS}")
+    if streams > ASKED:
+        raise NotFollowed(f"the residual may need {streams} derivatives of the network at a point, more than {ASKED}")
     return _Asked(tuple(places), tuple(abroad), tuple(calls))
 
 
@@ -203,6 +206,12 @@ class _Polynomial:
     def _at(self, z: Tensor, k: int) -> Tensor:
         step, total = z - self.centres[k], None
         for index, value in zip(self.places[k].wanted, self.jets[k], strict=True):
+            if isinstance(index, Laplace):  # any second derivatives with this sum
+                share = value / (2 * len(index.axes))
+                for i in index.axes:
+                    term = share * step[i] * step[i]
+                    total = term if total is None else total + term
+                continue
             term = value
             for i in index:
                 term = term * step[i]
@@ -244,35 +253,93 @@ def _pruned(
 ) -> tuple[tuple[Place, ...], int]:
     """Places with the derivatives that F answers to, for random jets; and how many rows a point has.
 
+    Second derivatives that F answers to alike, whatever the jets, it knows by their sum alone: they are one.
+
     Args:
         settings: points, places and direct parameters to try, None for random ones: a coefficient may vanish at some.
     """
-    points = settings[0][0]
     generator = torch.Generator().manual_seed(0)
+    matter: list[set[Index]] = [set() for _ in places]
+    alike = [_pairs(place.wanted) for place in places]
+    count = 0
+    for k, setting in enumerate(settings):
+        size = 1.0 if k < 2 else 100.0  # a term may be switched on by large values alone
+        answers, count = _answers(rows, places, setting, given, (size, width), generator)
+        for answer, kept, pairs in zip(answers, matter, alike, strict=True):
+            kept.update(answer)
+            pairs.intersection_update([pair for pair in pairs if _same(*(answer.get(index) for index in pair))])
+    kept_places = [
+        replace(place, wanted=_joined([index for index in place.wanted if index in kept], pairs) or ((),))
+        for place, kept, pairs in zip(places, matter, alike, strict=True)
+    ]
+    streams = sum(len(closed(place.wanted)) for place in kept_places)
+    if streams > STREAMS:
+        raise NotFollowed(f"the residual needs {streams} derivatives of the network at a point, more than {STREAMS}")
+    return tuple(kept_places), count
+
+
+def _answers(
+    rows: Rows,
+    places: Sequence[Place],
+    setting: tuple[Tensor, list[Tensor], Sequence[Tensor] | None],
+    given: Sequence[Tensor],
+    shape: tuple[float, int],
+    generator: torch.Generator,
+) -> tuple[list[dict[Index, Tensor]], int]:
+    """By place, how a random combination of F's rows answers to each derivative that it answers to, for random jets;
+    and how many rows a point has.
+
+    Args:
+        shape: of jets: how large, and how wide.
+    """
+    where, centres, direct = setting
+    n, (size, width) = len(where), shape
 
     def random(shape: Any) -> Tensor:
-        return normal(shape, generator).to(points)
+        return normal(shape, generator).to(where)
 
-    n, matter, count = len(points), [set() for _ in places], 0
-    for k, (where, centres, values) in enumerate(settings):
-        size = 1.0 if k < 2 else 100.0  # a term may be switched on by large values alone
-        jets = [[(size * random((n, width))).requires_grad_() for _ in place.wanted] for place in places]
-        wide = [random((n, *t.shape)) if values is None else t.detach().expand(n, *t.shape) for t in given]
-        with torch.enable_grad():
-            found = rows(jets, where, centres, wide)
-            if not found.requires_grad:
-                raise NotFollowed("the residual does not depend on the network")
-            flat = [value for jet in jets for value in jet]
-            with theirs("the residual cannot be differentiated by the network's derivatives"):
-                grads = iter(torch.autograd.grad((found * random(found.shape)).sum(), flat, allow_unused=True))
-        for place, kept in zip(places, matter, strict=True):
-            kept.update(index for index in place.wanted if (g := next(grads)) is not None and bool((g != 0).any()))
-        count = found.shape[1]
-    kept_places = [
-        replace(place, wanted=tuple(index for index in place.wanted if index in kept) or ((),))
-        for place, kept in zip(places, matter, strict=True)
+    jets = [[(size * random((n, width))).requires_grad_() for _ in place.wanted] for place in places]
+    wide = [random((n, *t.shape)) if direct is None else t.detach().expand(n, *t.shape) for t in given]
+    with torch.enable_grad():
+        found = rows(jets, where, centres, wide)
+        if not found.requires_grad:
+            raise NotFollowed("the residual does not depend on the network")
+        flat = [value for jet in jets for value in jet]
+        with theirs("the residual cannot be differentiated by the network's derivatives"):
+            grads = iter(torch.autograd.grad((found * random(found.shape)).sum(), flat, allow_unused=True))
+    answers = [
+        {index: g for index in place.wanted if (g := next(grads)) is not None and bool((g != 0).any())}
+        for place in places
     ]
-    return tuple(kept_places), count
+    return answers, found.shape[1]
+
+
+Pair = tuple[Index, Index]
+
+
+def _pairs(wanted: Sequence[Index]) -> set[Pair]:
+    """Second derivatives along an axis, two by two."""
+    pure = [index for index in wanted if isinstance(index, tuple) and len(index) == 2 and index[0] == index[1]]
+    return set(itertools.combinations(pure, 2))
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether F answers to both alike, and at all."""
+    if a is None or b is None:
+        return False
+    limit = torch.finfo(a.dtype).eps ** ALIKE * torch.maximum(a.abs().max(), b.abs().max())
+    return bool((a - b).abs().max() <= limit)
+
+
+def _joined(wanted: Sequence[Index], alike: set[Pair]) -> tuple[Index, ...]:
+    """With the first second derivative and all that are like it as one; no others, so that no axis is in two."""
+    group = next((pair[0] for pair in sorted(alike, key=str) if pair[0] in wanted), None)
+    axes = [group, *(b for a, b in sorted(alike, key=str) if a == group)] if group is not None else []
+    axes = [index for index in axes if index in wanted]
+    if len(axes) < 2:
+        return tuple(wanted)
+    rest = tuple(index for index in wanted if index not in axes)
+    return (*rest, Laplace(tuple(index[0] for index in axes if isinstance(index, tuple))))
 
 
 def _columns(asked: Tensor, points: Tensor) -> tuple[int, int] | None:

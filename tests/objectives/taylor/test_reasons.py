@@ -175,9 +175,17 @@ def test_a_residual_that_is_not_followed_says_why(name):
 
 
 def test_too_many_derivatives_say_how_many():
-    model, points = net_of(d=4), randn(0, 5, 4)
+    model, points = net_of(d=7), randn(0, 5, 7)
     part = prepared(model, lambda net, x: along(net, x, 0, 4), points)
-    assert part.fallback == "general way: the residual may need 70 derivatives of the network at a point, more than 40"
+    assert (
+        part.fallback == "general way: the residual may need 330 derivatives of the network at a point, more than 300"
+    )
+    model, points = net_of(d=8), randn(0, 5, 8)
+    every = prepared(model, lambda net, x: torch.func.hessian(lambda z: net(z)[0])(x).exp().sum(), points)
+    assert every.local is not None  # 45
+    model, points = net_of(d=11), randn(0, 5, 11)
+    every = prepared(model, lambda net, x: torch.func.hessian(lambda z: net(z)[0])(x).exp().sum(), points)
+    assert every.fallback == "general way: the residual needs 78 derivatives of the network at a point, more than 64"
 
 
 def test_points_of_another_dtype_say_so():
