@@ -36,7 +36,7 @@ from jumpstart.report.records import Row
 
 from ..common import names
 from . import ablation, budgets, costs, figures, race, standings
-from .equations import EQUATIONS
+from .equations import EQUATIONS, EVERY
 from .problems import PROBLEMS
 
 USUAL = ("costs", "races", "inverse", "regression", "large", "ablation")
@@ -207,7 +207,7 @@ def parse() -> Settings:
     parser.add_argument(
         "--problems",
         default="",
-        help=f"problems to race, of {', '.join(PROBLEMS)}; for budgets, of {', '.join(EQUATIONS)}",
+        help=f"problems to race, of {', '.join(PROBLEMS)}; for budgets, of {', '.join(EVERY)}",
     )
     parser.add_argument("--resume", action="store_true", help="keep what the folder's results hold")
     parser.add_argument("--merge", default="", help="folders of races of other seeds to take in, with commas")
@@ -219,13 +219,13 @@ def parse() -> Settings:
     only = names(parser, "only", found.only, PARTS) or USUAL
     if "budgets" in only and len(only) > 1:
         parser.error("--only budgets goes alone: its problems, seconds and contenders are its own")
-    known = EQUATIONS if "budgets" in only else PROBLEMS
+    known, usual = (EVERY, EQUATIONS) if "budgets" in only else (PROBLEMS, PROBLEMS)
     problems = names(parser, "problems", found.problems, known)
     if found.seeds < 1:
         parser.error("--seeds must be at least 1")
     if "JUMPSTART_DEVICE" in os.environ and only != ("large",):
         parser.error("JUMPSTART_DEVICE is for --only large; references and pictures of the others stay on the CPU")
-    problems = problems or (tuple(known)[:1] if found.quick else tuple(known))
+    problems = problems or (tuple(usual)[:1] if found.quick else tuple(usual))
     seeds = list(range(found.first, found.first + found.seeds))
     return Settings(
         found.quick, seeds, found.out, not found.no_progress, only, problems, found.resume, merge,

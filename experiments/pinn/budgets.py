@@ -21,7 +21,7 @@ from jumpstart.utils import strict_json
 
 from .courses import failed, run, size
 from .entrants import CONTENDERS
-from .equations import EQUATIONS
+from .equations import EVERY
 
 BUDGETS = (10.0, 60.0, 300.0)
 LINES = "rows.jsonl"
@@ -60,7 +60,7 @@ class Race:
                     if (problem, seed, name) in done or (problem, name) in left_out:
                         continue
                     try:
-                        own = run(EQUATIONS[problem], name, seed, size(self.budgets, self.quick))
+                        own = run(EVERY[problem], name, seed, size(self.budgets, self.quick))
                     except JumpstartError as error:
                         print(f"{problem}: {name} is left out: {error}")
                         left_out.add((problem, name))

@@ -14,12 +14,12 @@ from torch import Tensor
 from jumpstart.demo import poisson
 from jumpstart.domains import Box, Polygon
 
-from . import formulas, references, solutions, spectral
+from . import formulas, high, references, solutions, spectral
 from .formulas import given
 from .on_domains import Drawn, Equation, Part, network, of_grid, part
 from .solutions import WAVE, known
 
-__all__ = ["EQUATIONS", "Drawn", "Equation", "Part"]
+__all__ = ["EQUATIONS", "EVERY", "Drawn", "Equation", "Part"]
 SQUARE = Box((0.0, 0.0), (1.0, 1.0))
 SPACE_TIME = Box((-1.0, 0.0), (1.0, 1.0))
 WAKE = Box((-0.5, -0.5), (1.0, 1.5))
@@ -172,3 +172,4 @@ EQUATIONS: dict[str, Equation] = {
         _kuramoto_sivashinsky(), _kovasznay(),
     )
 }  # fmt: skip
+EVERY = {**EQUATIONS, **high.EQUATIONS}  # with those in more dimensions, which are raced where they are asked for

@@ -21,7 +21,7 @@ from jumpstart.report.records import Row
 from ..common import Arguments, arguments, spread
 from . import courses
 from .entrants import ENTRANTS, Setting, setting
-from .equations import EQUATIONS
+from .equations import EVERY
 
 FIRST = 100
 SECONDS = 20.0  # a run; reported ones are as long, or longer
@@ -32,7 +32,7 @@ def tried(problem: str, name: str, seed: int, size: courses.Size, base: Setting)
     """A row for each of a rival's settings."""
     rows = []
     for own in ENTRANTS[name].settings:
-        [row] = courses.run(EQUATIONS[problem], name, seed, size, {**base, **own})
+        [row] = courses.run(EVERY[problem], name, seed, size, {**base, **own})
         rows.append(
             {
                 "problem": problem, "seed": seed, "contender": name, "setting": own,
@@ -100,7 +100,7 @@ def write(settings: Arguments, rows: list[Row], chosen: list[Row]) -> Any:
 
 
 def main() -> None:
-    settings = arguments("pinn.hyperparameters", __doc__, seeds=2, problems=tuple(EQUATIONS))
+    settings = arguments("pinn.hyperparameters", __doc__, seeds=2, problems=tuple(EVERY))
     torch.set_num_threads(1)
     rows, chosen = run(settings)
     shown = [{**line, "setting": ", ".join(f"{k} {v:g}" for k, v in line["setting"].items())} for line in chosen]

@@ -12,7 +12,7 @@ from jumpstart.report.records import Row
 from ..common import legend_below, spread
 from .courses import failed
 from .entrants import CONTENDERS, JUMPS, RENEWED
-from .equations import EQUATIONS
+from .equations import EVERY
 
 # The aims of the race at the longest budget; median error.
 GOALS = {
@@ -88,7 +88,7 @@ def picture(rows: list[Row]) -> Any:
         if name is None:
             axis.set_axis_off()
             continue
-        _panel(axis, [row for row in rows if row["problem"] == name], EQUATIONS[name].title)
+        _panel(axis, [row for row in rows if row["problem"] == name], EVERY[name].title)
     legend_below(figure, 5)
     return figure
 

@@ -13,12 +13,12 @@ import torch
 
 from experiments.pinn import __main__ as command
 from experiments.pinn import budgets, courses, entrants, hyperparameters, standings
-from experiments.pinn.equations import EQUATIONS
+from experiments.pinn.equations import EVERY
 from experiments.pinn.on_domains import network
 from jumpstart.errors import InputError, JumpstartError
 from jumpstart.report import records
 
-EQUATION = dataclasses.replace(EQUATIONS["poisson"], network=network((4,)))
+EQUATION = dataclasses.replace(EVERY["poisson"], network=network((4,)))
 
 
 class Clock:
@@ -122,7 +122,7 @@ def begin(monkeypatch, folder, *options):
 
 
 def test_every_contender_races_at_toy_size(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(EQUATIONS, "poisson", EQUATION)
+    monkeypatch.setitem(EVERY, "poisson", EQUATION)
     head, *rows = begin(monkeypatch, tmp_path, "--seeds", "1", "--seconds", "3000", "--problems", "poisson")
     told = capsys.readouterr().out
     left_out = {name for name in budgets.CONTENDERS if f"{name} is left out: this rival needs pip" in told}
@@ -138,7 +138,7 @@ def test_every_contender_races_at_toy_size(monkeypatch, tmp_path, capsys):
 
 
 def test_an_interrupted_race_goes_on(monkeypatch, tmp_path):
-    monkeypatch.setitem(EQUATIONS, "poisson", EQUATION)
+    monkeypatch.setitem(EVERY, "poisson", EQUATION)
     asked = ("--seeds", "1", "--seconds", "1000,2000", "--contenders", "Adam,L-BFGS")
     _, *rows = begin(monkeypatch, tmp_path, *asked)
     assert [(row["contender"], row["budget"]) for row in rows] == [
@@ -219,7 +219,7 @@ def test_a_setting_is_the_chosen_one_with_its_bases(monkeypatch):
 
 
 def test_everyones_settings_are_tried_on_other_seeds(monkeypatch, tmp_path):
-    monkeypatch.setitem(EQUATIONS, "poisson", EQUATION)
+    monkeypatch.setitem(EVERY, "poisson", EQUATION)
     few = {name: entrants.ENTRANTS[name] for name in ("Adam", "Adam renewed", "L-BFGS")}
     monkeypatch.setattr(hyperparameters, "ENTRANTS", few)
     asked = ["x", "--quick", "--seeds", "1", "--no-progress", "--problems", "poisson", "--out", str(tmp_path)]

@@ -9,13 +9,13 @@ import torch
 from torch.func import vmap
 
 from experiments.collocation import PROBLEMS, peaked
-from experiments.pinn import formulas, high, solutions
+from experiments.pinn import equations, formulas, high, solutions
 from experiments.pinn.equations import EQUATIONS, Drawn, Equation
 from jumpstart.demo import poisson
 
 from ..problems import randn
 
-EVERY = {**EQUATIONS, **high.EQUATIONS, "peak": PROBLEMS["peak"].equation}
+EVERY = {**equations.EVERY, "peak": PROBLEMS["peak"].equation}
 CLOSED = {
     "poisson": poisson.exact, "helmholtz": solutions.helmholtz, "heat": solutions.heat,
     "convection": solutions.convection, "kovasznay": solutions.kovasznay, "peak": peaked,
