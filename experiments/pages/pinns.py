@@ -7,6 +7,8 @@ from typing import Any
 from jumpstart.report import records
 
 from .. import collocation as measure
+from ..pinn import gallery as pictures
+from ..pinn import parted as warned
 from ..pinn import report
 from ..pinn.problems import PROBLEMS
 from ..pinn.race import JUMPS, SECOND_ORDER
@@ -29,6 +31,16 @@ def large() -> str:
 def pinn_page() -> str:
     """Partial differential equations in full, for docs/pinns.md."""
     return report.page(RESULTS / "pinn", "results/pinn")
+
+
+def gallery() -> str:
+    """Each equation once, for docs/gallery.md."""
+    return told("pinn/gallery", pictures.page)
+
+
+def parted() -> str:
+    """Whether the loss on other points foretells the error, for docs/pinns.md."""
+    return told("pinn/parted", warned.page)
 
 
 def collocation() -> str:

@@ -10,7 +10,7 @@ from torch.func import vmap
 
 from experiments.collocation import PROBLEMS, peaked
 from experiments.pinn import equations, formulas, high, solutions
-from experiments.pinn.equations import EQUATIONS, Drawn, Equation
+from experiments.pinn.equations import Drawn, Equation
 from jumpstart.demo import poisson
 
 from ..problems import randn
