@@ -36,7 +36,9 @@ def run(equation: Equation, seed: int, quick: bool) -> tuple[Row, torch.nn.Modul
         warnings.simplefilter("ignore", js.CollocationWarning)
         found = js.fit(objective, error=equation.error, seed=seed, progress=False, **options)
     keys = ("seconds", "loss", "unseen", "error")
-    course = {key: [None if row.get(key) is None else float(f"{row[key]:.3g}") for row in found.history] for key in keys}
+    course = {
+        key: [None if row.get(key) is None else float(f"{row[key]:.3g}") for row in found.history] for key in keys
+    }
     return {
         "problem": equation.name, "seed": seed, "parameters": objective.space.size, "jumps": found.jumps,
         "seconds": found.seconds, "loss": found.loss, "unseen": found.generalization, "error": found.error,

@@ -6,6 +6,7 @@ network evaluation is spent here. Source: docs/theory.md, sections 2 and 3.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -233,7 +234,8 @@ class ReducedFlow(LinearizedRun):
         if not order:
             return out
         if self._integrator is None:
-            self._integrator = self.integrator(lambda c: -self.gradient(c), self.tolerance, SETTLED)
+            run = weakref.proxy(self)  # as in ``integrator``
+            self._integrator = self.integrator(lambda c: -run.gradient(c), self.tolerance, SETTLED)
         # Resume from the furthest point already reached: a search over horizons integrates the run once.
         first = horizon.values[order[0]]
         state = max((point for point in self._reached if point.time <= first), key=lambda point: point.time)
@@ -259,7 +261,7 @@ class ReducedFlow(LinearizedRun):
         self.problem.lin.ledger.charge(work)
 
     def integrator(self, force: Callable[[Tensor], Tensor], tolerance: float, settled: float) -> Integrator:
-        """For rows of coefficients that obey ``force``, the last of which is this flow itself.
+        """For rows of coefficients that obey ``force``, the last of which is this flow itself, as long as that lives.
 
         Args:
             settled: rest is where forces have fallen by this factor.
@@ -268,14 +270,15 @@ class ReducedFlow(LinearizedRun):
         generator = torch.Generator().manual_seed(0)
         signs = torch.randint(0, 2, self.u.shape, generator=generator, device="cpu") * 2.0 - 1.0
         signs = signs.to(self.u)
+        run = weakref.proxy(self)  # which keeps the integrator: a circle would keep graphs until the collector comes
         return Integrator(
             force,
-            lambda c: self.modes_at(self.outputs(c)),
-            lambda c: self.loss.hvp(self.outputs(c), signs),
+            lambda c: run.modes_at(run.outputs(c)),
+            lambda c: run.loss.hvp(run.outputs(c), signs),
             tolerance,
             settled * float(torch.linalg.vector_norm(self.initial_gradient)),
             self._rounding(),
-            self._charge_step,
+            lambda: run._charge_step(),
         )
 
     def _charge_step(self) -> None:

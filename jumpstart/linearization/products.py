@@ -60,7 +60,8 @@ class Linearization:
         self.ledger.forwards += 1
 
     def _function(self, part: Part) -> Function:
-        return lambda theta: part.outputs(self.net.bind(theta))
+        net = self.net  # not the linearization, whose graph would then live until the garbage collector comes
+        return lambda theta: part.outputs(net.bind(theta))
 
     @torch.no_grad()
     def _pieces(self, theta: Tensor) -> list[Tensor]:

@@ -102,11 +102,16 @@ class Entry:
         self.error: BaseException | None = None  # that the function ended with
         self.interrupts: list[BaseException] = []  # that signal handlers raised meanwhile
         self.outer: Entry | None = None
-        self.outermost = self
+        self._outermost: Entry | None = None  # itself: a circle would keep the model until the collector comes
         self.known: set[int] = set()
         self.contents: list[Contents] = []
         self.generators: list[tuple[torch.Generator, Tensor]] = []
         self.process: Process | None = None
+
+    @property
+    def outermost(self) -> Entry:
+        """The one that this one is inside of, and no other."""
+        return self if self._outermost is None else self._outermost
 
     def begin(self) -> None:
         """Take the lock, remember, and switch."""
@@ -116,7 +121,7 @@ class Entry:
                 self.locked = _lock.acquire(timeout=WAIT)
         with uninterrupted():
             self.outer = _current
-            self.outermost = self if _current is None else _current.outermost
+            self._outermost = None if _current is None else _current.outermost
             self.known = set() if _current is None else set(_current.known)
             if self.model is not None:
                 self.known.add(id(self.model))
