@@ -1,4 +1,4 @@
-"""What holds graphs is freed as soon as nobody has it: a circle would keep gigabytes until the garbage collector comes."""
+"""What holds graphs is freed as soon as nobody has it: a circle keeps gigabytes until the garbage collector comes."""
 
 from __future__ import annotations
 
