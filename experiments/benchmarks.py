@@ -42,7 +42,7 @@ PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
         endpoint.linearity,
         jumps.core,
     ),
-    ROOT / "docs" / "pinns.md": (pinns.collocation, pinns.parted, pinns.pinn_page),
+    ROOT / "docs" / "pinns.md": (pinns.collocation, pinns.parted, pinns.points, pinns.pinn_page),
     ROOT / "docs" / "gallery.md": (pinns.gallery,),
     ROOT / "docs" / "gates.md": (gates.gates_verdict, gates.gates),
 }

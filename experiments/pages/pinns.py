@@ -9,6 +9,7 @@ from jumpstart.report import records
 from .. import collocation as measure
 from ..pinn import gallery as pictures
 from ..pinn import parted as warned
+from ..pinn import points as choices
 from ..pinn import report
 from ..pinn.problems import PROBLEMS
 from ..pinn.race import JUMPS, SECOND_ORDER
@@ -41,6 +42,11 @@ def gallery() -> str:
 def parted() -> str:
     """Whether the loss on other points foretells the error, for docs/pinns.md."""
     return told("pinn/parted", warned.page)
+
+
+def points() -> str:
+    """What each choice about points is worth, for docs/pinns.md."""
+    return told("pinn/points", choices.page)
 
 
 def collocation() -> str:
