@@ -175,8 +175,8 @@ MUTANTS = [
     Mutant(
         "a grown set of points weighs more",
         "objectives/collocation.py",
-        "self.scale * (len(self.points) / len(points)) ** 0.5",
-        "self.scale",
+        "self.base * (len(self.points) / len(points)) ** 0.5",
+        "self.base",
         ("objectives/test_drawn.py::test_a_grown_set_weighs_as_much",),
     ),
     Mutant(

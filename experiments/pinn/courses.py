@@ -30,6 +30,7 @@ CADENCE = 1.08  # records thin out geometrically, by the number of steps
 MOST = 200  # records of a run that are kept
 UNSEEN = 77_000  # seeds of points by which nothing is chosen begin here, twice as many as those of the start
 SHARE, STEPS = 0.05, 3  # of the points, and steps, at toy size
+RIVALS = 2.0  # times the points that jumps begin with, and add to: rivals stay with as many
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _jumped(equation: Equation, seed: int, budget: float, size: Size) -> Row:
     begun = time.perf_counter()
     objective = at_points(equation.objective(model, size.share), drawn.points)
     build = time.perf_counter() - begun
-    watch = equation.drawn(UNSEEN + seed, 2 * size.share)
+    watch = equation.drawn(UNSEEN + seed, RIVALS**2 * size.share)
     row: Row = {"budget": budget, "build": round(build, 4), "failure": ""}
     limits: Any = {"budget": max(budget - build, 1e-3)} if math.isinf(size.steps) else {"jumps": int(size.steps)}
     try:
@@ -145,13 +146,14 @@ class _Run:
 
 def _stepped(equation: Equation, entrant: Entrant, used: Setting, seed: int, size: Size) -> list[Row]:
     """A rival's run, read at each budget; the longest one's row has the course."""
-    model, drawn = equation.network(seed), equation.drawn(seed, size.share)
+    share = RIVALS * size.share
+    model, drawn = equation.network(seed), equation.drawn(seed, share)
     contender = entrant.make(drawn, size.budgets[-1], used)
     begun, objective = time.perf_counter(), None
     if entrant.linearizes:
-        objective = at_points(equation.objective(model, size.share), drawn.points)
+        objective = at_points(equation.objective(model, share), drawn.points)
     build = time.perf_counter() - begun
-    state = _Run(equation, model, drawn, equation.drawn(UNSEEN + seed, 2 * size.share), build)
+    state = _Run(equation, model, drawn, equation.drawn(UNSEEN + seed, RIVALS * share), build)
     pending, found, due = list(size.budgets), [], 1.0
     state.measured()
     with torch.random.fork_rng(devices=[]):

@@ -83,9 +83,9 @@ def _burgers() -> Equation:
     return Equation(
         "burgers", "Burgers, ν = 0.01/π, 2-30-30-30-1", network((30, 30, 30)),
         (
-            part("equation", formulas.BURGERS, SPACE_TIME, 1.0, 2000),
-            part("start", given(lambda z: -torch.sin(math.pi * z[..., 0])), SPACE_TIME.initial(), 1.0, 200),
-            part("walls", given(0.0), SPACE_TIME.boundary(axes=[0]), 1.0, 200),
+            part("equation", formulas.BURGERS, SPACE_TIME, 1.0, 1000),
+            part("start", given(lambda z: -torch.sin(math.pi * z[..., 0])), SPACE_TIME.initial(), 1.0, 100),
+            part("walls", given(0.0), SPACE_TIME.boundary(axes=[0]), 1.0, 100),
         ),
         of_grid(references.burgers),
     )  # fmt: skip
@@ -106,10 +106,10 @@ def _allen_cahn() -> Equation:
     return Equation(
         "allen_cahn", "Allen–Cahn, ε = 1e-4, 3-30-30-30-1, periodic", network((30, 30, 30), {0: 2.0}),
         (
-            part("equation", formulas.ALLEN_CAHN, SPACE_TIME, 1.0, 2000),
+            part("equation", formulas.ALLEN_CAHN, SPACE_TIME, 1.0, 1000),
             part(
                 "start", given(lambda z: z[..., 0].square() * torch.cos(math.pi * z[..., 0])), SPACE_TIME.initial(),
-                100.0, 400,
+                100.0, 200,
             ),
         ),
         of_grid(functools.partial(spectral.reference, "allen_cahn")),
@@ -120,8 +120,8 @@ def _kdv() -> Equation:
     return Equation(
         "kdv", "KdV, 0.022², 3-30-30-30-1, periodic", network((30, 30, 30), {0: 2.0}),
         (
-            part("equation", formulas.KDV, SPACE_TIME, 1.0, 2000),
-            part("start", given(lambda z: torch.cos(math.pi * z[..., 0])), SPACE_TIME.initial(), 1.0, 400),
+            part("equation", formulas.KDV, SPACE_TIME, 1.0, 1000),
+            part("start", given(lambda z: torch.cos(math.pi * z[..., 0])), SPACE_TIME.initial(), 1.0, 200),
         ),
         of_grid(functools.partial(spectral.reference, "kdv")),
     )  # fmt: skip
@@ -135,9 +135,9 @@ def _kuramoto_sivashinsky() -> Equation:
         "kuramoto_sivashinsky", f"Kuramoto–Sivashinsky to t = {spectral.HORIZON}, 3-30-30-30-1, periodic",
         network((30, 30, 30), {0: 2 * math.pi}),
         (
-            part("equation", formulas.KURAMOTO_SIVASHINSKY, box, 1.0, 2000),
+            part("equation", formulas.KURAMOTO_SIVASHINSKY, box, 1.0, 1000),
             part(
-                "start", given(lambda z: torch.cos(z[..., 0]) * (1 + torch.sin(z[..., 0]))), box.initial(), 1e4, 400
+                "start", given(lambda z: torch.cos(z[..., 0]) * (1 + torch.sin(z[..., 0]))), box.initial(), 1e4, 200
             ),
         ),
         of_grid(functools.partial(spectral.reference, "kuramoto_sivashinsky")),

@@ -171,19 +171,31 @@ class Linearization:
     def _of_part(self, i: int) -> Tensor:
         """The explicit J of one part, booked."""
         j, pulls = self.parts[i].jacobian(self.net, self.theta)
+        self._book(i, pulls)
+        return j.detach()
+
+    def _book(self, i: int, pulls: float) -> None:
         share = self.counts[i] / len(self.u)
         self.ledger.forwards += share
         self.ledger.pulls += share * pulls
-        return j.detach()
 
     @guarded(lambda self, *_, **__: self.net.model)
     def jacobian(self) -> Tensor:
         """The explicit J (N, P), rows in the order of u flattened."""
-        found = []
-        for i, part in enumerate(self.parts):
-            with part.translated(self.net.model):
-                found.append(self._of_part(i))
-        return torch.cat(found)
+        if len(self.parts) == 1 or self.u.dtype != self.theta.dtype:
+            found = []
+            for i, part in enumerate(self.parts):
+                with part.translated(self.net.model):
+                    found.append(self._of_part(i))
+            return torch.cat(found)
+        # side by side at once: a copy of J costs as much as a tenth of it
+        out, at = self.theta.new_empty(self.u.numel(), self.theta.numel()), 0
+        for i, (part, rows) in enumerate(zip(self.parts, self._offsets, strict=True)):
+            end = at + self.u[rows].numel()
+            with part.translated(self.net.model), torch.no_grad():
+                self._book(i, part.write_jacobian(self.net, self.theta, out[at:end]))
+            at = end
+        return out
 
     def jacobian_pulls(self) -> float:
         """Backward passes over all outputs that ``jacobian`` is expected to take."""

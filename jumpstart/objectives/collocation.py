@@ -106,16 +106,27 @@ class Points(Part):
             return by_outputs(u, pull, theta), float(u.numel())
         return found, found.shape[0] / self.points.shape[0]
 
+    def write_jacobian(self, net: Net, theta: Tensor, out: Tensor) -> float:
+        if self.local is None:
+            return super().write_jacobian(net, theta, out)
+        return self._streams_into(net, theta, out)
+
     def _by_streams(self, net: Net, theta: Tensor) -> tuple[Tensor, float]:
+        assert self.local is not None
+        found = theta.new_empty(self.local.width * len(self.points), theta.numel())
+        return found, self._streams_into(net, theta, found)
+
+    def _streams_into(self, net: Net, theta: Tensor, out: Tensor) -> float:
         assert self.local is not None
         at, columns = 0, {}
         for name, size in _sizes(net):
             columns[name] = at
             at += size
-        found = theta.new_empty(self.local.width * len(self.points), theta.numel())
         one = self.scale if isinstance(self.scale, float) else 1.0
-        passes = float(self.local.jacobian(net.bind(theta).tensors(), columns, found, one))
-        return (found if isinstance(self.scale, float) else self._scaled(found)), passes
+        passes = float(self.local.jacobian(net.bind(theta).tensors(), columns, out, one))
+        if isinstance(self.scale, Tensor):
+            out *= self.by_row(len(out))[:, None]  # type: ignore[index]
+        return passes
 
     def outer_products(self, net: Net, theta: Tensor) -> list[Outer] | None:
         """The Jacobian as outer products (``taylor``), or None where it is not to be had like that."""

@@ -22,7 +22,7 @@ from .collocation import Points
 from .parts import weight_scale
 from .pure import Bound
 
-COUNT, ON_FACES = 2000, 400  # points that are drawn, if nobody says how many; of sets thinner than their space
+COUNT, ON_FACES = 1000, 200  # points that are drawn, if nobody says how many; of sets thinner than their space
 POOL = 6  # candidates for each point that is kept
 LEAST = 500  # unseen points of a term: a mean over fewer misses what few points have missed
 UNSEEN = 2**20  # seeds of points that are never trained on begin here

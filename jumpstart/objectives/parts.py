@@ -55,6 +55,12 @@ class Part(abc.ABC):
         u, pull = pullback(lambda th: self.outputs(net.bind(th)), theta)
         return by_outputs(u, pull, theta), float(u.numel())
 
+    def write_jacobian(self, net: Net, theta: Tensor, out: Tensor) -> float:
+        """Write what ``jacobian`` gives into ``out`` (N, P); the backward passes that it took."""
+        found, pulls = self.jacobian(net, theta)
+        out.copy_(found)
+        return pulls
+
     def pulls(self, u: Tensor) -> float:
         """Backward passes over this part that ``jacobian`` is expected to take, for its rows u of the outputs."""
         return float(u.numel())

@@ -61,7 +61,7 @@ class Term:
         weight: of given points the factor of Σ |fn|² in Φ = ½ Σ_terms weight · Σ_points |fn|², and a tensor (m,) is one
             for each point; of a domain the factor of the *mean* of |fn|², so that it says the same for any number.
         name: for diagnostics and resampling; the function's own by default.
-        count: how many points are drawn of a domain at first; 2,000, of faces and curves 400. seed: of the draw.
+        count: how many points are drawn of a domain at first; 1,000, of faces and curves 200. seed: of the draw.
     """
 
     fn: Callable[[Callable[..., Any], Tensor], Tensor]

@@ -57,6 +57,27 @@ def test_factors_solve_and_say_which_shift_they_took(kind, shift):
     assert torch.equal(b, randn(2, 5))
 
 
+@pytest.mark.parametrize("size", [1, 7, 30, 61])
+def test_factors_by_panels_are_factors(size, monkeypatch):
+    a, b = randn(3, size + 4, size), randn(4, size)
+    m = a.T @ a
+    garbage = torch.tril(m) + torch.triu(torch.full((size, size), math.nan), 1)
+    kept = garbage.clone()
+    monkeypatch.setattr(cholesky, "PANELS", 1)
+    monkeypatch.setattr(cholesky, "PANEL", 7)
+    monkeypatch.setattr(cholesky, "LARGE", 5)
+    found = cholesky.factor(garbage, 0.25, 1e-9)
+    assert found.shift == 0.25
+    expected = np.linalg.cholesky(m.numpy() + 0.25 * np.eye(size))
+    np.testing.assert_allclose(np.tril(found.lower.numpy()), expected, rtol=1e-10, atol=1e-10)
+    assert relative(found.solve(b), np.linalg.solve(m.numpy() + 0.25 * np.eye(size), b.numpy())) < 1e-10
+    assert torch.equal(garbage.nan_to_num(), kept.nan_to_num())
+    singular = cholesky.factor(a[:1].T @ a[:1], 0.0, 1e-9) if size > 1 else None  # one of the later panels fails
+    assert singular is None or singular.shift >= 1e-9
+    with pytest.raises(torch.linalg.LinAlgError):
+        cholesky.factor(torch.full((size, size), math.nan).double(), 0.0, 1e-9)
+
+
 @pytest.mark.parametrize("place", [(2, 1), (2, 2)])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_matrix_that_is_not_finite_has_no_factor(value, place):
