@@ -78,8 +78,8 @@ class FitResult:
 
     Attributes:
         outcome: a :class:`FitOutcome`. cause: a sentence on what probably stands in the way, if it stagnated.
-        loss: Φ at the best weights (on the last points, where they were resampled or renewed), with the penalty of
-            weight decay if there is any. start: the same at the start.
+        loss: Φ at the best weights (on the last points, and as these weigh, where they were resampled, renewed or
+            weighed), with the penalty of weight decay if there is any. start: the same at the start.
         generalization: Φ at the best weights on points that nothing was chosen by, neither points nor weights: of terms
             with a domain on new draws from it; where none has one, of terms at given points halfway between neighbours.
             None where neither can be asked.
@@ -156,8 +156,9 @@ def fit(
             fifth jump: ``js.weighting.Attention()``, ``js.weighting.Causal()``, or a function as described there.
         resample: jump number -> new collocation points (``objective.resampled``), called before every ``every``-th
             jump but the first; the same for the same number if the run is to be resumed.
-        patience: jumps without a fall of the loss by a hundredth after which the run has stagnated. It is then
-            restarted from the best weights, slightly perturbed, at most ``restarts`` times.
+        patience: jumps without a fall of the loss by a hundredth (where terms have domains, of that on points never
+            trained on) after which the run has stagnated. It is then restarted from the best weights, slightly
+            perturbed, at most ``restarts`` times.
         nonmonotone: once the loss has fallen a hundredfold, or after 20 jumps, or where it no longer falls, let it rise
             on the way (the best weights are kept), and land from the best weights once 60% of the budget is spent or
             ``patience`` is over; docs/theory.md, section 9. For squared losses and Levenberg–Marquardt's search.
