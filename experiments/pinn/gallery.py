@@ -109,9 +109,11 @@ HEADS = {
 
 def page(content: Row) -> str:
     """What docs/gallery.md says of it."""
-    seconds = content["settings"]["seconds"]
+    summary, seconds = content["settings"]["summary"], content["settings"]["seconds"]
+    one = all(line["runs"] == 1 for line in summary)
+    shown = {key: head for key, head in HEADS.items() if not (one and key in ("runs", "range"))}
     return "\n\n".join((
-        f"After {seconds:g} seconds on one thread, medians:", markdown(content["settings"]["summary"], HEADS),
+        f"After {seconds:g} seconds on one thread, {'one seed' if one else 'medians'}:", markdown(summary, shown),
         f"<sub>{machine(content)}</sub>",
     ))  # fmt: skip
 
