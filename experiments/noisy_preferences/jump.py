@@ -111,8 +111,8 @@ def page(content: Row) -> str:
     )
     return "\n\n".join((
         markdown(content["settings"]["summary"], HEADS),
-        f"At the chosen horizon the promised loss is within {off:.3f} of the real one. It is zero, nothing moves, {told} "
-        "runs: all margins are then rounding, and so is which of them are positive.",
+        f"At the chosen horizon the promised loss is within {off:.3f} of the real one. It is zero, nothing moves, "
+        f"{told} runs: all margins are then rounding, and so is which of them are positive.",
         f"<sub>{machine(content)}</sub>",
     ))  # fmt: skip
 
