@@ -36,12 +36,14 @@ class Collocation:
 
     Attributes:
         unseen: these terms on points that are never trained on. moves: whether points are renewed.
+        decides: whether weights are chosen by unseen points; where all points stay, they are only told of.
         limit: bytes that the Jacobian of a grown set may take. rule: that weighs points. told: of what it was warned.
     """
 
     unseen: Residuals
     seed: int
     moves: bool
+    decides: bool
     limit: float
     rule: Rule | None = None
     told: set[str] = field(default_factory=set)
@@ -67,7 +69,8 @@ class Collocation:
                 )
             return None
         limit = allowance(objective.space.device, memory_limit) / COPIES
-        return Collocation(unseen, settings.seed, moving and settings.adaptive is not False, limit, settings.weigh)
+        free = settings.adaptive is not False
+        return Collocation(unseen, settings.seed, moving and free, free, limit, settings.weigh)
 
     def due(self, state: FitState) -> bool:
         return state.jumps % LOOK == 0
@@ -84,7 +87,7 @@ class Collocation:
         found, own = self.loss(state.theta), objective.drawn_loss(state.theta)
         *rows, last = state.history
         state = replace(state, unseen=found, cost=state.cost + 2 * FORWARD, history=[*rows, {**last, "unseen": found}])
-        if found < state.kept_unseen:
+        if self.decides and found < state.kept_unseen:
             state = replace(state, kept=state.theta, kept_unseen=found)
         if not (self.moves and found > PARTED * own):
             return state, None

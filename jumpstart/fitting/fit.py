@@ -73,8 +73,8 @@ class CollocationWarning(UserWarning):
 class FitResult:
     """What a fit did. The model holds the best weights found.
 
-    The best are those with the lowest loss; where terms have domains, with the lowest loss on points that are never
-    trained on.
+    The best are those with the lowest loss; where terms have domains and points may move, with the lowest loss on
+    points that are never trained on.
 
     Attributes:
         outcome: a :class:`FitOutcome`. cause: a sentence on what probably stands in the way, if it stagnated.
@@ -146,9 +146,10 @@ def fit(
         objective: a residual objective, or any other.
         budget: seconds. jumps: most jumps. At least one of the two (or a tolerance) must be given.
         tolerance: stop at this loss Φ; None for none. Where terms have domains it is of points never trained on, which
-            are looked at every few jumps.
+            are looked at every few jumps, unless ``adaptive=False``.
         adaptive: where terms have domains, move points to where the residual is large, and add some, once the loss on
-            points never trained on is above three times that on the others (the default); False keeps the first points.
+            points never trained on is above three times that on the others (the default); False keeps the first points,
+            whose loss then decides everything.
         error: measures the model for the progress bar and the history (relative error against a reference, say), as one
             number; it is called in eval mode without gradients, once before the first jump, not timed, and for at most
             a tenth of the time.

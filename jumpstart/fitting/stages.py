@@ -234,7 +234,7 @@ class FitRun:
 
     def level(self, state: FitState) -> float:
         """The loss that a tolerance is about: on points never trained on, where there are any."""
-        return state.best_loss if self.points is None else state.kept_unseen
+        return state.kept_unseen if self.points is not None and self.points.decides else state.best_loss
 
     def answer(self) -> Tensor:
         """The weights that the fit is for; of the last jumps too, after which nobody has looked at unseen points.
@@ -242,7 +242,7 @@ class FitRun:
         The state knows nothing of this look, so that a run goes on as if it had not been interrupted here.
         """
         state = self.state
-        if self.points is None or not state.history or "unseen" in state.history[-1]:
+        if self.points is None or not self.points.decides or not state.history or "unseen" in state.history[-1]:
             return state.answer
         latest = {self.points.loss(theta): theta for theta in (state.theta, state.best)}
         return latest[min(latest)] if min(latest) < state.kept_unseen else state.answer

@@ -61,20 +61,28 @@ def test_renewed_points_solve_the_equation_where_the_first_ones_do_not():
     assert {"unseen"} <= set(found.history[4]) and "unseen" not in found.history[5]
 
 
-def test_the_answer_is_lowest_on_points_never_trained_on():
+def test_where_points_stay_their_loss_decides_and_the_other_is_told():
     model = net(4)
-    objective = problem(model)
-    run = Fit(objective, jumps=60, adaptive=False)
-    seen = [(state.unseen, state.theta) for state in run.steps() if state.jumps % collocation.LOOK == 0]
-    theta = min(seen, key=lambda pair: pair[0])[1]
-    assert torch.equal(flat(model), theta)
-    assert objective.value(theta) > 10 * objective.value(seen[-1][1])  # which the first points alone would have kept
-    unseen = objective.unseen(0)
-    assert unseen.value(theta) == pytest.approx(min(value for value, _ in seen), rel=1e-9)
+    run = Fit(problem(model), jumps=60, adaptive=False)
+    states = list(run.steps())
+    last = states[-1]
+    assert torch.equal(flat(model), last.best) and last.kept is None
+    assert last.best_loss == min(state.best_loss for state in states)
+    unseen = problem(net(4)).unseen(0)
+    looks = [state for state in states if state.jumps % collocation.LOOK == 0]
+    assert [state.unseen for state in looks] == pytest.approx([unseen.value(state.theta) for state in looks], rel=1e-9)
+    assert min(state.unseen for state in looks) < 0.95 * unseen.value(last.best)  # which would have chosen others
+    with pytest.warns(js.CollocationWarning, match="adaptive=False"):
+        found = js.fit(problem(net(4)), jumps=60, adaptive=False)
     fresh = unseen.unseen(1)  # on which neither points nor weights were chosen
-    result = Fit(problem(net(4)), jumps=60, adaptive=False).complete()
-    assert result.generalization == pytest.approx(fresh.value(theta), rel=1e-6)
-    assert result.generalization != pytest.approx(min(value for value, _ in seen), rel=1e-3)
+    assert found.generalization == pytest.approx(fresh.value(last.best), rel=1e-6)
+    assert found.loss == pytest.approx(last.best_loss, rel=1e-9)
+
+
+def test_where_points_stay_a_tolerance_is_of_their_loss():
+    result = js.fit(problem(net(5)), jumps=200, tolerance=1e-3, adaptive=False)
+    assert result.outcome is js.FitOutcome.TOLERANCE and result.loss <= 1e-3
+    assert result.history[-1]["best"] <= 1e-3 < result.history[-2]["best"]
 
 
 def test_points_grow_at_every_second_renewal_and_course_and_horizon_go_on():
