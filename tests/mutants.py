@@ -163,7 +163,7 @@ MUTANTS = [
         "fitting/collocation.py",
         "        if self.decides and found < state.kept_unseen:\n",
         "        if own < state.kept_unseen:\n",
-        ("fitting/test_collocation.py::test_the_last_jumps_are_looked_at_as_well",),
+        ("fitting/test_collocation.py::test_the_answer_is_lowest_on_points_never_trained_on_the_last_jumps_too",),
     ),
     Mutant(
         "points are renewed evenly",
