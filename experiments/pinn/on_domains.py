@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import jumpstart as js
 from jumpstart.domains import Domain
-from jumpstart.objectives.drawn import POOL
+from jumpstart.objectives.drawn import POOL, by_size
 from jumpstart.objectives.residual import Residuals
 
 from .formulas import Formula, Net
@@ -109,10 +109,7 @@ class Drawn:
             # As many at a time as there are points: graphs of high derivatives are large.
             rows = [part.batch(net, some).detach().reshape(len(some), -1) for some in candidates.split(len(old))]
             sizes = torch.linalg.vector_norm(torch.cat(rows), dim=1)
-            mean = float(sizes.mean())
-            weights = (sizes / mean if mean > 0 else torch.zeros_like(sizes)) + 1
-            generator = torch.Generator().manual_seed(first + i)
-            self.points[i] = candidates[torch.multinomial(weights, len(old), generator=generator)]
+            self.points[i] = candidates[by_size(sizes, len(old), first + i)]
 
 
 def _count(part: Part, share: float) -> int:

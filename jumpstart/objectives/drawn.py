@@ -112,11 +112,14 @@ def by_residual(part: Points, probe: Points, net: Bound, seed: int, growth: floa
             f"the residual {part.name!r} is {float(sizes[bad][0])} at the point {candidates[bad][0].tolist()} of "
             f"{part.domain!r}: leave such points out of the domain, or write the residual so that it is finite there."
         )
+    return part.at(candidates[by_size(sizes, count, seed).to(candidates.device)])
+
+
+def by_size(sizes: Tensor, count: int, seed: int) -> Tensor:
+    """Which ``count`` candidates are chosen, by their residuals: at random in proportion to |r| / mean |r| + 1."""
     mean = float(sizes.mean())
     weights = (sizes / mean if mean > 0 else torch.zeros_like(sizes)) + 1
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.multinomial(weights.cpu(), count, generator=generator)
-    return part.at(candidates[chosen.to(candidates.device)])
+    return torch.multinomial(weights.cpu(), count, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()

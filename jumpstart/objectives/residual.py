@@ -195,9 +195,8 @@ class Residuals(Objective):
             InputError: the rule gives something else than weights.
         """
         net = self.net.bind(theta)
-        parts = [part for part in self.parts if isinstance(part, Points) and part.domain is not None]
         found = {}
-        for part in parts:
+        for part in self.drawn:
             sizes = drawn.magnitudes(part, net)
             before = torch.ones_like(sizes) if part.weights is None else part.weights.to(sizes)
             found[part.name] = weighed(rule, part.points, sizes, before, part.name).to(part.points)

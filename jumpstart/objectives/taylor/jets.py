@@ -113,8 +113,7 @@ def elementwise(tower: Tower, jet: Jet, wanted: Iterable[Index]) -> Jet:
             term = sigma[len(blocks)] * jet[blocks[0]]
             for block in blocks[1:]:
                 term = term * jet[block]
-            term = term if count == 1 else count * term
-            total = term if total is None else total + term
+            total = _plus(total, term if count == 1 else count * term)
         if total is not None:
             out[index] = total
     return out
@@ -138,8 +137,7 @@ def product(left: Jet, right: Jet, wanted: Iterable[Index]) -> Jet:
             a = tuple(i for i, pick in zip(index, picks, strict=True) if pick)
             b = tuple(i for i, pick in zip(index, picks, strict=True) if not pick)
             if a in left and b in right:
-                term = left[a] * right[b]
-                total = term if total is None else total + term
+                total = _plus(total, left[a] * right[b])
         if total is not None:
             out[index] = total
     return out
