@@ -24,7 +24,7 @@ from .entrants import ENTRANTS, Setting, setting
 from .equations import EVERY
 
 FIRST = 100
-SECONDS = 20.0  # a run; reported ones are as long, or longer
+SECONDS = 10.0  # a run; reported ones are as long, or longer
 NOWHERE = 0.9  # an error at which a problem has hardly begun to be solved
 
 
