@@ -30,7 +30,7 @@ from jumpstart.utils.progress import counter
 from .common import arguments, spread
 from .pinn import formulas
 from .pinn.equations import EQUATIONS, Equation
-from .pinn.on_domains import network, part
+from .pinn.on_domains import network, part, periodic
 
 EVERY = 10  # jumps between even draws
 SEEDS = 100  # of even draws begin here
@@ -81,7 +81,7 @@ PROBLEMS = {
         network((6,)), 60.0, 2.0,
     ),
     "peak": Problem(peak(), network((6,)), 20.0),
-    "kdv": Problem(EQUATIONS["kdv"], network((6,), {0: 2.0}), 120.0, 2.0),
+    "kdv": Problem(EQUATIONS["kdv"], network((6,), periodic(2.0)), 120.0, 2.0),
 }  # fmt: skip
 AS_IT_IS, FIRST, EVENLY = "renewed by residual", "the first points", f"drawn evenly, every {EVERY} jumps"
 CONTENDERS = (AS_IT_IS, FIRST, EVENLY)

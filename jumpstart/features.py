@@ -119,6 +119,61 @@ class Fourier(nn.Module):
         return torch.cat([torch.sin(angles), torch.cos(angles)], -1)
 
 
+class Corner(nn.Module):
+    """Coordinates (…, 2) as they are, and what a solution is like at a corner that juts into its domain.
+
+    There u is a sum of r^(kπ/ω) sin(kπθ/ω), with distance r and angle θ from one side to the other at ω: its slope is
+    infinite where ω > π, which no smooth network comes near. Comes out: x, y, and these for k = 1 … terms, each
+    harmonic and zero on both sides. (Fix, Gulati & Wakoff 1973; Grisvard 1985, section 4.4.)
+
+    Args:
+        corner: (2,). first, last: points (2,) on its sides; the domain lies counter-clockwise from first to last.
+        terms: how many.
+
+    Attributes:
+        outputs: how many numbers come out. angle: ω.
+
+    Example:
+        >>> front = Corner((0, 0), (0, 1), (1, 0))  # the L-shape [−1, 1]² less its upper right quarter
+        >>> front(torch.tensor([[-0.5, -0.5]]))
+        tensor([[-0.5000, -0.5000,  0.7937]])
+    """
+
+    def __init__(self, corner: Sequence[float], first: Sequence[float], last: Sequence[float], terms: int = 1) -> None:
+        super().__init__()
+        _require_count("Corner", terms=terms)
+        at, one, two = (_point(name, p) for name, p in (("corner", corner), ("first", first), ("last", last)))
+        begin, end = (math.atan2(p[1] - at[1], p[0] - at[0]) for p in (one, two))
+        if at in (one, two):
+            raise InputError(f"Corner(corner={brief(corner)}): a point of a side is the corner itself.")
+        self.angle = (end - begin) % (2 * math.pi) or 2 * math.pi  # both sides on one line: a slit
+        self.corner, self.terms, self.outputs = at, terms, 2 + terms
+        middle = begin + 0.5 * self.angle  # the opposite direction, where the angle jumps, is outside of the domain
+        self.direction = (math.cos(middle), math.sin(middle))
+
+    def forward(self, x: Tensor) -> Tensor:
+        (a, b), (c, s) = self.corner, self.direction
+        dx, dy = x[..., 0:1] - a, x[..., 1:2] - b
+        along, across = c * dx + s * dy, c * dy - s * dx
+        square = along * along + across * across
+        theta = 2 * torch.atan(across / (torch.sqrt(square) + along)) + 0.5 * self.angle
+        found = [x[..., 0:1], x[..., 1:2]]
+        for k in range(1, self.terms + 1):
+            power = k * math.pi / self.angle
+            found.append(square ** (0.5 * power) * torch.sin(power * theta))
+        return torch.cat(found, -1)
+
+
+def _point(name: str, given: Any) -> tuple[float, float]:
+    try:
+        x, y = (float(v) for v in given)
+    except (TypeError, ValueError):
+        raise InputError(f"Corner({name}={brief(given)}): give a point (x, y).") from None
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise InputError(f"Corner({name}={brief(given)}): give a point (x, y) of finite numbers.")
+    return x, y
+
+
 class Constrained(nn.Module):
     """A network whose values are put into a form that meets conditions exactly: x ↦ form(x, net(x)).
 

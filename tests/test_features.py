@@ -35,6 +35,7 @@ FRONTS = {
     "scaled": lambda: features.Scaled((-1.0, 0.0), (1.0, 3.0)),
     "periodic": lambda: features.Periodic(2, {0: 2.0}),
     "periodic, harmonics": lambda: features.Periodic(2, {1: 0.7, 0: 2.0}, 3),
+    "corner": lambda: features.Corner((3.0, 4.0), (9.0, 4.0), (3.0, 9.0), terms=3),
     "waves": lambda: features.Fourier(2, 5, scale=(1.0, 0.5), seed=3),
 }
 
@@ -86,6 +87,35 @@ def test_waves_are_of_their_scale_frozen_and_by_seed():
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
+@pytest.mark.parametrize("opening", [0.4, 1.0, 1.5, 1.9])
+def test_a_corner_is_harmonic_zero_on_its_sides_and_what_it_is_by_hand(opening):
+    angle, begin, at = opening * math.pi, 0.7, torch.tensor([0.3, -0.2], dtype=torch.float64)
+
+    def place(theta, r):
+        theta = torch.as_tensor(begin + theta, dtype=torch.float64)
+        return at + torch.as_tensor(r, dtype=torch.float64)[..., None] * torch.stack([theta.cos(), theta.sin()], -1)
+
+    sides = [place(0.0, 2.0).tolist(), place(angle, 0.5).tolist()]
+    front = features.Corner(at.tolist(), *sides, terms=2).double()
+    assert front.angle == pytest.approx(angle) and front.outputs == 4
+    theta, r = angle * torch.linspace(0.01, 0.99, 60, dtype=torch.float64), 0.2 + randn(1, 60).abs()
+    found = front(place(theta, r))
+    torch.testing.assert_close(found[:, :2], place(theta, r))
+    for k in (1, 2):  # across the whole angle: nowhere does it leap
+        power = k * math.pi / angle
+        torch.testing.assert_close(found[:, 1 + k], r**power * torch.sin(power * theta), rtol=1e-9, atol=1e-12)
+        curved = torch.func.vmap(torch.func.hessian(lambda z, k=k: front(z)[1 + k]))(place(theta, r))
+        assert float(curved.diagonal(dim1=1, dim2=2).sum(1).abs().max()) < 1e-8 * max(1.0, float(curved.abs().max()))
+    assert float(front(torch.stack([place(0.0, 1.3), place(angle, 0.9)]))[:, 2:].abs().max()) < 1e-12
+
+
+def test_a_corner_of_two_turns_is_a_slit():
+    front = features.Corner((0, 0), (1, 0), (1, 0)).double()
+    x = torch.tensor([[0.5, 1e-12], [0.5, -1e-12], [-0.25, 0.0]], dtype=torch.float64)
+    assert front.angle == 2 * math.pi
+    assert front(x)[:, 2].tolist() == pytest.approx([0.0, 0.0, 0.5], abs=1e-9)  # √r sin(θ/2)
+
+
 def test_conditions_are_met_exactly():
     model = features.Constrained(net(2), zero_ends)
     ends = torch.tensor([[0.0, 0.3], [1.0, -2.0]], dtype=torch.float64)
@@ -102,6 +132,10 @@ BAD = {
     "no waves": (lambda: features.Fourier(2, 0), ["count=0"]),
     "scales of another number": (lambda: features.Fourier(2, 3, scale=(1.0, 2.0, 3.0)), ["each of 2"]),
     "an infinite scale": (lambda: features.Fourier(2, 3, scale=math.inf), ["inf"]),
+    "a corner that is no point": (lambda: features.Corner((0, 0, 1), (1, 0), (0, 1)), ["(0, 0, 1)", "(x, y)"]),
+    "a side without a direction": (lambda: features.Corner((0, 0), (0, 0), (0, 1)), ["the corner itself"]),
+    "an infinite corner": (lambda: features.Corner((0, math.inf), (0, 0), (0, 1)), ["inf", "finite"]),
+    "no terms": (lambda: features.Corner((0, 0), (1, 0), (0, 1), terms=0), ["terms=0"]),
     "no module": (lambda: features.Constrained(lambda x: x, zero_ends), ["torch.nn.Module"]),
     "no form": (lambda: features.Constrained(net(2), 3), ["function of coordinates"]),
 }

@@ -117,18 +117,23 @@ def _count(part: Part, share: float) -> int:
 
 
 def network(
-    widths: Sequence[int], periods: dict[int, float] | None = None, inputs: int = 2, outputs: int = 1
+    widths: Sequence[int], front: Callable[[], Any] | None = None, inputs: int = 2, outputs: int = 1
 ) -> Callable[[int], nn.Module]:
-    """Networks of tanh by seed, torch's initialization, float64; behind waves where there are periods."""
+    """Networks of tanh by seed, torch's initialization, float64; behind a module of ``js.features`` if one is given."""
 
     def made(seed: int) -> nn.Module:
-        front = [] if periods is None else [js.features.Periodic(inputs, periods)]
-        sizes = (front[0].outputs if front else inputs, *widths)
+        before = [] if front is None else [front()]
+        sizes = (before[0].outputs if before else inputs, *widths)
         torch.manual_seed(seed)
         layers = [part for i, o in pairwise(sizes) for part in (nn.Linear(i, o), nn.Tanh())]
-        return nn.Sequential(*front, *layers, nn.Linear(sizes[-1], outputs)).double()
+        return nn.Sequential(*before, *layers, nn.Linear(sizes[-1], outputs)).double()
 
     return made
+
+
+def periodic(period: float) -> Callable[[], nn.Module]:
+    """x of that period, and t."""
+    return lambda: js.features.Periodic(2, {0: period})
 
 
 def part(name: str, formula: Formula, domain: Domain, weight: float, count: int) -> Part:

@@ -16,7 +16,23 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ...utils.fallback import NotFollowed
-from .jets import COS, EXP, SIGMOID, SIN, TANH, Index, Jet, Tower, differentiated, elementwise, mapped, product, summed
+from .jets import (
+    COS,
+    EXP,
+    LOG,
+    SIGMOID,
+    SIN,
+    TANH,
+    Index,
+    Jet,
+    Tower,
+    differentiated,
+    elementwise,
+    mapped,
+    power,
+    product,
+    summed,
+)
 from .program import LinearPass, Step, Values
 
 
@@ -145,9 +161,9 @@ def _negative(node: fx.Node, reading: Reading) -> Step:
 
 def _power(node: fx.Node, reading: Reading) -> Step:
     source, k = _two(node)
-    if not reading.is_jet(source) or not isinstance(k, int) or k < 1:
-        raise NotFollowed("a power other than a positive integer one of something that depends on the input")
-    return _elementwise(source, differentiated(lambda x: x**k))
+    if not reading.is_jet(source) or isinstance(k, bool) or not isinstance(k, (int, float)):
+        raise NotFollowed("a power other than by a fixed number, or of something that does not depend on the input")
+    return _elementwise(source, power(k))
 
 
 def _cat(node: fx.Node, reading: Reading) -> Step:
@@ -238,14 +254,18 @@ def _scaled(jet: Jet, constant: Any) -> Jet:
     return mapped(lambda v: v * constant, jet)
 
 
-def _quotient(node: fx.Node, reading: Reading) -> Step:
-    a, b, _, right = _operands(node, reading)
-    if right:
-        raise NotFollowed("a quotient whose denominator depends on the input")
+RECIPROCAL = power(-1)
 
-    def step(values: Values, tensors: Any, wanted: Any, passed: Any) -> Jet:
-        divisor = _value(values, b)
-        return mapped(lambda v: v / divisor, values[a])
+
+def _quotient(node: fx.Node, reading: Reading) -> Step:
+    a, b, left, right = _operands(node, reading)
+
+    def step(values: Values, tensors: Any, wanted: list[Index], passed: Any) -> Jet:
+        if not right:
+            divisor = _value(values, b)
+            return mapped(lambda v: v / divisor, values[a])
+        inverse = elementwise(RECIPROCAL, values[b], wanted)
+        return product(values[a], inverse, wanted) if left else _scaled(inverse, _value(values, a))
 
     return step
 
@@ -286,7 +306,11 @@ FUNCTIONS: dict[Any, Handler] = {
     F.softplus: _function(differentiated(F.softplus)),
     F.elu: _function(differentiated(F.elu)),
     torch.erf: _function(differentiated(torch.erf)),
-    torch.square: _function(differentiated(torch.square)),
+    torch.square: _function(power(2)),
+    torch.sqrt: _function(power(0.5)),
+    torch.rsqrt: _function(power(-0.5)),
+    torch.reciprocal: _function(RECIPROCAL),
+    torch.log: _function(LOG),
     torch.atan: _function(differentiated(torch.atan)),
     torch.neg: _negative,
     operator.neg: _negative,
@@ -312,4 +336,9 @@ METHODS: dict[Any, Handler] = {
     "sin": _function(SIN),
     "cos": _function(COS),
     "exp": _function(EXP),
+    "log": _function(LOG),
+    "square": _function(power(2)),
+    "sqrt": _function(power(0.5)),
+    "reciprocal": _function(RECIPROCAL),
+    "pow": _power,
 }

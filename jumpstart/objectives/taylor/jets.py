@@ -227,6 +227,23 @@ def _exponential(x: Tensor, order: int) -> list[Tensor]:
     return [torch.exp(x)] * (order + 1)
 
 
+def power(k: float) -> Tower:
+    """x ↦ xᵏ. A whole k is exact where x is negative or zero, and its derivatives of higher order are zero."""
+
+    def tower(x: Tensor, order: int) -> list[Tensor]:
+        found = []
+        for j in range(order + 1):
+            factor = math.prod(k - i for i in range(j))
+            found.append(factor * x ** (k - j) if factor else torch.zeros_like(x))
+        return found
+
+    return tower
+
+
+def _logarithm(x: Tensor, order: int) -> list[Tensor]:
+    return [torch.log(x), *power(-1)(x, order - 1)] if order else [torch.log(x)]
+
+
 def differentiated(fn: Callable[[Tensor], Tensor]) -> Tower:
     """The tower of any elementwise function, by nested forward mode."""
 
@@ -244,3 +261,4 @@ TANH: Tower = _polynomial(torch.tanh, (1.0, 0.0, -1.0))
 SIGMOID: Tower = _polynomial(torch.sigmoid, (0.0, 1.0, -1.0))
 SIN, COS = _sine(0), _sine(1)
 EXP: Tower = _exponential
+LOG: Tower = _logarithm
