@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import bases, domains, errors, features, gating, gp, integrations, losses, optim, weighting
+    from . import bases, domains, errors, features, gating, gp, integrations, losses, optim, trajectory, weighting
     from .comparison.compare import compare
     from .comparison.contenders import fitted, jumped, jumps_only, lbfgs, stepped
     from .comparison.report import Report
@@ -89,6 +89,7 @@ _MODULES = {
     "integrations": "integrations",
     "losses": "losses",
     "optim": "optim",
+    "trajectory": "trajectory",
     "weighting": "weighting",
 }
 
@@ -139,6 +140,7 @@ __all__ = [
     "stepped",
     "steps",
     "supervised",
+    "trajectory",
     "weighting",
 ]
 

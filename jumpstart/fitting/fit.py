@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from ..archive.container import digest
 from ..errors import ArchiveError, InputError, NonFiniteError
-from ..jumping.jump import JumpResult, require_objective
+from ..jumping.jump import JumpResult
 from ..jumping.jumper import Jumper
 from ..jumping.settings import LEVENBERG_MARQUARDT
 from ..jumping.trust import Outcome
 from ..linearization.metric import MetricLike, metric_of
-from ..objectives.objective import Objective
+from ..objectives.objective import Objective, require_objective
 from ..report import plots
 from ..utils.brief import brief
 from ..utils.progress import counter

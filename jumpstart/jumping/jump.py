@@ -14,7 +14,7 @@ from ..flow.run import LinearizedRun
 from ..gating import Gate
 from ..linearization.metric import MetricLike
 from ..linearization.problem import LinearizedProblem, linearized
-from ..objectives.objective import Objective
+from ..objectives.objective import Objective, require_objective
 from ..objectives.parameters import Select
 from ..surrogate import select
 from ..surrogate.damped_cg import DampedCG
@@ -164,14 +164,6 @@ def jump(
     require_objective(objective, "jump")
     objective = objective if params is None else objective.subset(params)
     return move(objective, settings, Memory(), metric)[0]
-
-
-def require_objective(objective: object, who: str) -> None:
-    """Raise for what is no objective."""
-    if not isinstance(objective, Objective):
-        raise InputError(
-            f"{who} needs a js.Objective (see js.supervised and js.residual), got {type(objective).__name__}."
-        )
 
 
 @guarded(lambda objective, *_, **__: objective.model)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..linearization.metric import MetricLike
-from ..objectives.objective import Objective
+from ..objectives.objective import Objective, require_objective
 from ..utils.brief import brief
 from .conditions import Conditions
-from .jump import JumpResult, move, require_objective
+from .jump import JumpResult, move
 from .settings import Settings
 from .state import Memory
 

@@ -411,3 +411,11 @@ def supervised(
                 "chunk; evaluate in eval mode (training=False), or leave chunk out."
             )
     return Objective.from_parts(model, parts, bound, params, training, None if outputs is None else Chosen.of(outputs))
+
+
+def require_objective(objective: object, who: str) -> None:
+    """Raise for what is no objective."""
+    if not isinstance(objective, Objective):
+        raise InputError(
+            f"{who} needs a js.Objective (see js.supervised and js.residual), got {type(objective).__name__}."
+        )
