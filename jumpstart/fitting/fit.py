@@ -158,8 +158,8 @@ def fit(
         resample: jump number -> new collocation points (``objective.resampled``), called before every ``every``-th
             jump but the first; the same for the same number if the run is to be resumed.
         patience: jumps without a fall of the loss by a hundredth (where terms have domains, of that on points never
-            trained on) after which the run has stagnated. It is then restarted from the best weights, slightly
-            perturbed, at most ``restarts`` times.
+            trained on; a climb on these has four times as many) after which the run has stagnated. It is then restarted
+            from the best weights, slightly perturbed, at most ``restarts`` times.
         nonmonotone: once the loss has fallen a hundredfold, or after 20 jumps, or where it no longer falls, let it rise
             on the way (the best weights are kept), and land from the best weights once 60% of the budget is spent or
             ``patience`` is over; docs/theory.md, section 9. For squared losses and Levenberg–Marquardt's search.

@@ -39,6 +39,7 @@ CAUTION = 20  # jumps after which a fit may climb at the latest (these three: se
 DESCENT = 0.01  # or once the loss is this share of the first
 LANDING = 0.6  # share of the budget after which a nonmonotone fit goes back to the best weights and climbs no more
 WATCH = 0.1  # share of the time that may go into calls of ``error``
+LONGER = 4  # times the patience with a climb on points that move: what it gains shows when it lands
 ROUNDING = 1e3  # times the precision of a number: residuals of this size, relative to the first, are nothing
 
 
@@ -316,7 +317,9 @@ class FitRun:
         if state.mark - state.reached > CALM * abs(state.mark) or math.isinf(state.mark):
             state = replace(state, since=state.jumps, mark=state.reached, predicted=0.0)
         # Jumps have been refused too often in a row, or the loss has hardly fallen for ``patience`` jumps.
-        if state.refused >= REFUSED or state.jumps - state.since >= self.settings.patience:
+        climbing = state.stage is Stage.CLIMB and state.kept is not None
+        patience = self.settings.patience * (LONGER if climbing else 1)
+        if state.refused >= REFUSED or state.jumps - state.since >= patience:
             after = self.met(state, Event.STUCK)
             return replace(state, ended=True) if after is None else after
         return state

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..errors import InputError, MemoryLimitError
+from ..errors import InputError, MemoryLimitError, NonFiniteError
 from ..linalg.lanczos import lanczos
 from ..linearization.linearize import at_query, linearize
 from ..linearization.operators import Jacobian, Kernel
@@ -101,6 +101,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._pending: list[tuple[Rule, Tensor | None]] = []
         self._handle: Any = None
         self.strayed = 0.0  # largest share of a move that the optimizer's rule did not say
+        self.ended = ""  # why nothing more is recorded
         self._theta = self._start = objective.theta()
         self._tangent = self._at(self._theta)
         self._begin(modes)
@@ -163,7 +164,12 @@ class Recorder(AbstractContextManager["Recorder"]):
         Raises:
             InputError: ``rows`` are not samples, or the optimizer's step is not known.
         """
-        theta = self.objective.theta()
+        if self.ended:
+            return
+        try:
+            theta = self.objective.theta()
+        except NonFiniteError as error:
+            return self._end(str(error))
         rule = (
             rules.of_rate(cast(float, self.lr), theta)
             if self.optimizer is None
@@ -172,6 +178,11 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._pending.append((rule, self._shares(rows)))
         if len(self._pending) >= self.every:
             self._advance(theta)
+
+    def _settle(self) -> None:
+        """Take in what is pending."""
+        if self._pending and not self.ended:
+            self._advance(self.objective.theta())
 
     def _shares(self, rows: Any) -> Tensor | None:
         if rows is None:
@@ -188,7 +199,12 @@ class Recorder(AbstractContextManager["Recorder"]):
     def _advance(self, theta: Tensor) -> None:
         """Take what is pending into the columns, by the tangents before and after it."""
         steps, self._pending = self._pending, []
-        after = self._at(theta)
+        if not torch.equal(self.objective.outputs(self._theta), self._tangent.lin.u):
+            return self._end("the model or its data are others than at the last record")
+        try:
+            after = self._at(theta)
+        except NonFiniteError as error:
+            return self._end(str(error))
         nodes = [self._tangent, after]
         if self.order == 4:
             nodes.insert(1, self._at(0.5 * (self._theta + theta)))
@@ -197,26 +213,32 @@ class Recorder(AbstractContextManager["Recorder"]):
             quadrature = ORDERS[self.order] if len(steps) == 1 else within(j / len(steps), (j + 1) / len(steps))
             columns, moves = advanced(columns, rule, nodes, quadrature, self._start, shares)
             moved += self.coordinates @ moves
-        self._compare(moved, theta - self._theta, columns.steps)
+        self._compare(moved, theta - self._theta, columns.steps, steps[-1][0])
         self.columns, self._tangent, self._theta = columns, after, theta
 
-    def _compare(self, told: Tensor, real: Tensor, steps: int) -> None:
+    def _end(self, reason: str) -> None:
+        """Record nothing more: the loop goes on, and the operators up to here stay."""
+        self.ended = reason
+        warn(f"Recorder: the record ends after {self.columns.steps} steps: {reason}", RuntimeWarning)
+
+    def _compare(self, told: Tensor, real: Tensor, steps: int, rule: Rule) -> None:
         """Notice weights that moved otherwise than the optimizer's rule says."""
         norm = torch.linalg.vector_norm
         off = float(norm(told - real) / norm(real).clamp_min(torch.finfo(real.dtype).tiny))
         if off > STRAYED >= self.strayed:
+            rate = float(rule.rate.max()) * (STRAYED / off) ** (1 / self.order)
             warn(
                 f"Recorder: at step {steps} the weights moved otherwise than the operators say, by {off:.0%} of the "
                 "move: gradients were clipped or of other samples (rows=), something else moved the weights, or steps "
-                "are too long for order=2. Operators after this are not of this run.",
+                f"are too long for order={self.order} (a rate of {rate:.2g} would do then). From here on the operators "
+                "are not of this run.",
                 RuntimeWarning,
             )
         self.strayed = max(self.strayed, off)
 
     def operators(self) -> Operators:
-        """The operators from the start to now."""
-        if self._pending:
-            self._advance(self.objective.theta())
+        """The operators from the start to now, or to where the record ended."""
+        self._settle()
         loss = self._tangent.loss
         gradient = loss.grad(self._tangent.lin.u).reshape(-1).to(self.gradient.dtype)
         outputs = self.first, self._outputs(self._tangent)
@@ -237,8 +259,7 @@ class Recorder(AbstractContextManager["Recorder"]):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a recorder of the same run needs to go on; takes in what is pending."""
-        if self._pending:
-            self._advance(self.objective.theta())
+        self._settle()
         c = self.columns
         return {
             **c.tensors(), "reach": c.reach, "time": c.time, "steps": c.steps, "start": self._start,

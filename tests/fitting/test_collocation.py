@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,6 +126,21 @@ def test_patience_is_about_points_that_do_not_move():
         assert (state.since, state.mark) == (begun, mark)
         climbed, renewed = climbed + 1, state.renewals
     assert climbed > 15 and renewed > 3
+
+
+def test_a_climb_on_points_that_move_has_four_times_the_patience():
+    """Elsewhere, and where the points stay, the patience that was asked for."""
+    ended = {}
+    for adaptive in (True, False):
+        run = Fit(problem(net(2)), jumps=200, patience=10, adaptive=adaptive).run
+        for stage in (Stage.CLIMB, Stage.LAND):
+            state = replace(run.state, stage=stage, mark=1.0, best_loss=1.0, loss=1.0, kept_unseen=1.0)
+            state = replace(state, kept=state.theta if adaptive else None)
+            met = [jumps for jumps in range(60) if run.followed(replace(state, jumps=jumps)).since != 0]
+            ended[adaptive, stage] = met[0] if met else None
+    assert ended == {
+        (True, Stage.CLIMB): 40, (True, Stage.LAND): 10, (False, Stage.CLIMB): 10, (False, Stage.LAND): 10,
+    }  # fmt: skip
 
 
 def test_it_lands_from_what_is_lowest_on_points_never_trained_on():

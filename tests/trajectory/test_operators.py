@@ -40,7 +40,11 @@ def test_channel_and_reservoir_split_the_outputs_by_the_spectrum():
 
 def test_what_lies_in_the_reservoir_hardly_moves_anything():
     """ker W_S ⊆ ker G_Q, with a bound: ‖G_Q v‖² ≤ reach · vᵀ A v for every v."""
-    for optimizer in (lambda p: SGD(p, lr=0.1), lambda p: SGD(p, lr=0.03, momentum=0.8), lambda p: torch.optim.Adam(p, lr=3e-3)):
+    for optimizer in (
+        lambda p: SGD(p, lr=0.1),
+        lambda p: SGD(p, lr=0.03, momentum=0.8),
+        lambda p: torch.optim.Adam(p, lr=3e-3),
+    ):
         operators = Run(n=12, optimizer=optimizer).record(40).operators()
         v = torch.cat([operators.reservoir(0.1), randn(0, 12, 20)], 1)
         moved = (operators.transfer @ v).square().sum(0)
@@ -102,10 +106,10 @@ def test_the_readout_makes_moves_at_queries_of_moves_of_the_samples():
     close(readout @ operators.displacement @ channel, operators.transfer @ channel, 1e-4)
     moved = operators.displacement @ operators.gradient
     close(readout @ moved, operators.transfer @ operators.gradient, 1e-3)
+    alone = trajectory.Recorder(run.objective, optimizer=run.optimizer)
+    run.step()
+    alone.step()
     with pytest.raises(errors.InputError, match="no queries"):
-        alone = trajectory.Recorder(run.objective, optimizer=run.optimizer)
-        run.step()
-        alone.step()
         alone.operators().readout()
 
 

@@ -263,11 +263,42 @@ def test_the_run_is_left_alone():
     assert all(torch.equal(a, b) for a, b in zip(bare.theta().values(), recorded.theta().values(), strict=True))
 
 
+def test_a_run_that_breaks_is_recorded_until_then_and_goes_on():
+    run = Run()
+    recorder = run.record(4)
+    before = recorder.operators()
+    with torch.no_grad():
+        run.model[0].bias.fill_(torch.nan)
+    with pytest.warns(RuntimeWarning, match="ends after 4 steps"):
+        recorder.step()
+    recorder.step()
+    assert recorder.ended and torch.equal(recorder.operators().propagator, before.propagator)
+
+
+def test_data_that_change_under_a_record_end_it():
+    run = Run()
+    recorder = run.record(2)
+    run.step()
+    run.x.add_(0.1)
+    with pytest.warns(RuntimeWarning, match="ends after 2 steps: the model or its data are others"):
+        recorder.step()
+    assert recorder.operators().steps == 2
+
+
+def test_steps_too_long_are_told_with_one_that_would_do():
+    run = Run(optimizer=lambda p: SGD(p, lr=3.0))
+    with pytest.warns(RuntimeWarning, match=r"too long for order=2 \(a rate of (\d+\.?\d*) would do") as caught:
+        run.record(8)
+    assert len(caught) == 1
+
+
 def test_weights_that_do_not_move_or_are_frozen_are_no_trouble():
     run = Run()
     run.model[0].weight.requires_grad_(False)
     objective = js.supervised(run.model, run.x, run.y, "mse")
-    recorder = Recorder(objective, run.queries, optimizer=SGD([p for p in run.model.parameters() if p.requires_grad], 0.05))
+    recorder = Recorder(
+        objective, run.queries, optimizer=SGD([p for p in run.model.parameters() if p.requires_grad], 0.05)
+    )
     assert recorder.columns.moved.shape[1] == sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     still = Run(optimizer=lambda p: SGD(p, lr=0.0))
     recorder = Recorder(still.objective, lr=0.05)
@@ -282,22 +313,23 @@ def at_rest():
     return Recorder(js.supervised(run.model, run.x, targets, "mse"), lr=0.1)
 
 
+I, SHAPED, WIDE = errors.InputError, errors.JumpstartError, randn(0, 3, 5)
 BAD = {
-    "no rule": (lambda run: Recorder(run.objective), errors.InputError, "optimizer= or"),
-    "two rules": (lambda run: Recorder(run.objective, optimizer=run.optimizer, lr=1.0), errors.InputError, "optimizer= or"),
-    "a rate of zero": (lambda run: Recorder(run.objective, lr=0.0), errors.InputError, "lr=0.0"),
-    "no modes": (lambda run: Recorder(run.objective, lr=1.0, modes=0), errors.InputError, "modes=0"),
-    "half a step": (lambda run: Recorder(run.objective, lr=1.0, every=0.5), errors.InputError, "every=0.5"),
-    "a third order": (lambda run: Recorder(run.objective, lr=1.0, order=3), errors.InputError, "order=3"),
-    "the middle of none": (lambda run: Recorder(run.objective, lr=1.0, order=4, every=2), errors.InputError, "every=2"),
-    "no objective": (lambda run: Recorder(run.model, lr=1.0), errors.InputError, "js.Objective"),
-    "no memory": (lambda run: Recorder(run.objective, lr=1.0, memory_limit=3000), errors.MemoryLimitError, "modes="),
-    "queries of another width": (lambda run: Recorder(run.objective, randn(0, 3, 5), lr=1.0), errors.JumpstartError, "query"),
-    "NaN in queries": (lambda run: Recorder(run.objective, randn(0, 3, 2) * torch.nan, lr=1.0), errors.NonFiniteError, "query"),
-    "rows beyond": (lambda run: Recorder(run.objective, lr=1.0).step(torch.tensor([9])), errors.InputError, "samples 0 to 8"),
-    "rows of weights": (lambda run: Recorder(run.objective, lr=1.0).step(torch.rand(9)), errors.InputError, "numbers"),
-    "no context": (lambda run: Recorder(run.objective, lr=1.0).__enter__(), errors.InputError, "give optimizer="),
-    "at rest": (lambda run: at_rest(), errors.InputError, "no gradient"),
+    "no rule": (lambda r: Recorder(r.objective), I, "optimizer= or"),
+    "two rules": (lambda r: Recorder(r.objective, optimizer=r.optimizer, lr=1.0), I, "optimizer= or"),
+    "a rate of zero": (lambda r: Recorder(r.objective, lr=0.0), I, "lr=0.0"),
+    "no modes": (lambda r: Recorder(r.objective, lr=1.0, modes=0), I, "modes=0"),
+    "half a step": (lambda r: Recorder(r.objective, lr=1.0, every=0.5), I, "every=0.5"),
+    "a third order": (lambda r: Recorder(r.objective, lr=1.0, order=3), I, "order=3"),
+    "the middle of none": (lambda r: Recorder(r.objective, lr=1.0, order=4, every=2), I, "every=2"),
+    "no objective": (lambda r: Recorder(r.model, lr=1.0), I, "js.Objective"),
+    "no memory": (lambda r: Recorder(r.objective, lr=1.0, memory_limit=3000), errors.MemoryLimitError, "modes="),
+    "queries of another width": (lambda r: Recorder(r.objective, WIDE, lr=1.0), SHAPED, "query"),
+    "NaN in queries": (lambda r: Recorder(r.objective, WIDE * torch.nan, lr=1.0), errors.NonFiniteError, "query"),
+    "rows beyond": (lambda r: Recorder(r.objective, lr=1.0).step(torch.tensor([9])), I, "samples 0 to 8"),
+    "rows of weights": (lambda r: Recorder(r.objective, lr=1.0).step(torch.rand(9)), I, "numbers"),
+    "no context": (lambda r: Recorder(r.objective, lr=1.0).__enter__(), I, "give optimizer="),
+    "at rest": (lambda r: at_rest(), I, "no gradient"),
 }  # fmt: skip
 
 
