@@ -1,6 +1,8 @@
 """Operators along a real trajectory: what a run did to the gradient that it began with (docs/theory.md, section 11)."""
 
+from .balance import balance, rebalance
+from .coupling import Coupling, coupling
 from .operators import Operators, Where, load
 from .recorder import Recorder
 
-__all__ = ["Operators", "Recorder", "Where", "load"]
+__all__ = ["Coupling", "Operators", "Recorder", "Where", "balance", "coupling", "load", "rebalance"]
