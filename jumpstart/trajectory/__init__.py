@@ -2,7 +2,8 @@
 
 from .balance import balance, rebalance
 from .coupling import Coupling, coupling
+from .left_out import LeaveOneOut
 from .operators import Operators, Where, load
 from .recorder import Recorder
 
-__all__ = ["Coupling", "Operators", "Recorder", "Where", "balance", "coupling", "load", "rebalance"]
+__all__ = ["Coupling", "LeaveOneOut", "Operators", "Recorder", "Where", "balance", "coupling", "load", "rebalance"]

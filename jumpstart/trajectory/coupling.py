@@ -1,4 +1,4 @@
-"""Whether what one record says of the samples' moves holds for moves that it has not seen: the test against circularity.
+"""Whether what a record says of the samples' moves holds for moves that it has not seen: the test against circularity.
 
 "What the run left alone does not transfer" is circular as long as channel and transfer are read off from one run. A
 readout of one half (of a run, of the samples, of the queries) must tell the moves at queries in the other half from the

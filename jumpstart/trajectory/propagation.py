@@ -71,10 +71,13 @@ class Tangent:
         return _pushed(self.queries, self.query_jacobian, moves)
 
     def pull(self, gradients: Tensor, shares: Tensor | None) -> Tensor:
-        """Gradients in the weights (k, P) of gradients in the outputs (k, N); ``shares`` (n,) weighs samples."""
+        """Gradients in the weights (k, P) of gradients in the outputs (k, N); ``shares`` (n,) or (k, n) weigh
+        samples."""
         u = self.lin.u
         if shares is not None:
-            gradients = (gradients.reshape(-1, len(u), u.numel() // len(u)) * shares[:, None]).reshape(gradients.shape)
+            gradients = (gradients.reshape(-1, len(u), u.numel() // len(u)) * shares[..., None]).reshape(
+                gradients.shape
+            )
         if self.jacobian is not None:
             return gradients @ self.jacobian
         return torch.stack([self.lin.vjp(row.reshape(u.shape)) for row in gradients])
@@ -97,6 +100,7 @@ class Columns:
 
     Attributes:
         gradients: (k + 1, N), what the start's gradient is by now. moved: (k + 1, P), the weights' move so far.
+        weighs: (k + 1,), 1 for rows that hold the weights themselves, which decay acts on: the last one.
         buffer: (k + 1, P), the optimizer's average of gradients; None at rest.
         displaced: (k + 1, N), shown: (k + 1, m): moves of the outputs, on samples and at query points.
         dissipated: (k + 1, k + 1): the fall of the loss as a quadratic form. action: (k + 1, k + 1): Σ δᵀ D⁻¹ δ / rate.
@@ -105,6 +109,7 @@ class Columns:
 
     gradients: Tensor
     moved: Tensor
+    weighs: Tensor
     buffer: Tensor | None
     displaced: Tensor
     shown: Tensor
@@ -121,9 +126,19 @@ class Columns:
         zeros = directions.new_zeros
         held = None if buffer is None else torch.cat([zeros(k, parameters), buffer[None].to(directions)])
         return Columns(
-            torch.cat([directions, rest[None]]), zeros(k + 1, parameters), held, zeros(k + 1, n), zeros(k + 1, queries),
-            zeros(k + 1, k + 1), zeros(k + 1, k + 1),
-        )  # fmt: skip
+            torch.cat([directions, rest[None]]), zeros(k + 1, parameters), zeros(k + 1), held, zeros(k + 1, n),
+            zeros(k + 1, queries), zeros(k + 1, k + 1), zeros(k + 1, k + 1),
+        ).whole([k])  # fmt: skip
+
+    def whole(self, rows: Sequence[int]) -> Columns:
+        """The same, with rows that hold the weights themselves."""
+        weighs = self.weighs.clone()
+        weighs[list(rows)] = 1.0
+        return replace(self, weighs=weighs)
+
+    def held(self, buffer: Tensor) -> Columns:
+        """The same, with the optimizer's averages (k + 1, P) as they are given."""
+        return replace(self, buffer=buffer)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that there are, by name."""
@@ -138,13 +153,10 @@ def advanced(
 
     Args:
         nodes: tangents along the way. start: θ(s) (P,), which decay acts on.
-        shares: of the samples in the step's gradient (n,), None for one each.
+        shares: of the samples in the step's gradient (n,), or for each row (k + 1, n); None for one each.
     """
     gradients = _at(quadrature.begin, nodes, columns.gradients, shares)
-    weights = None
-    if rule.decays:
-        weights = columns.moved.clone()
-        weights[-1] += start
+    weights = columns.moved + columns.weighs[:, None] * start if rule.decays else None
     moves, buffer = rule.moved(gradients, columns.buffer, weights)
     pushed = [node.push(moves) for node in nodes]
     bent = [node.bent(moved) for node, moved in zip(nodes, pushed, strict=True)]

@@ -13,7 +13,7 @@ from jumpstart.report import records
 @pytest.fixture(scope="module")
 def content(tmp_path_factory):
     folder = tmp_path_factory.mktemp("operators")
-    with pytest.MonkeyPatch.context() as patch, pytest.warns(RuntimeWarning, match="a rate of"):  # of every 10th step
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["x", "--quick", "--seeds", "1", "--no-progress", "--out", str(folder)])
         operators.main()
     assert (folder / "operators.png").is_file()
