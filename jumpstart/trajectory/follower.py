@@ -150,9 +150,14 @@ class Follower(AbstractContextManager["Follower"]):
         for j, (rule, shares) in enumerate(steps):
             quadrature = ORDERS[self.order] if len(steps) == 1 else within(j / len(steps), (j + 1) / len(steps))
             columns, moves = advanced(columns, rule, nodes, quadrature, self._start, shares)
+            columns = self._corrected(columns)
             moved += self.real @ moves
         self._compare(moved, theta - self._theta, columns.steps, steps[-1][0])
         self.columns, self._tangent, self._theta = columns, after, theta
+
+    def _corrected(self, columns: Columns) -> Columns:
+        """What is known better than by the columns' own recursion."""
+        return columns
 
     def _end(self, reason: str) -> None:
         """Record nothing more: the loop goes on, and the operators up to here stay."""

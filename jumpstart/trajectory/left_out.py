@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,12 +15,13 @@ from .propagation import Columns
 
 
 class LeaveOneOut(Follower):
-    """What each sample's output would be had the run gone without that sample: to first order around the real run.
+    """What each sample's output would be had the run gone without that sample.
 
-    Beside the run go n others, each with one sample's row of the gradient set to zero; what they move is told by the
-    kernel of the real run, at every step. That kernel is the run's own, which leaving a sample out would change as
-    well: where the kernel moves fast, the estimate is too high. Compare :meth:`jumpstart.Solution.risk`, whose kernel
-    is that of the start. Call :meth:`step` after each step, or use it as a context manager.
+    Beside the run go n others, each with one sample's row of the gradient set to zero. What they move is told by the
+    kernel of the real run, at every step; their gradients are those of the loss at their own outputs, so that for a
+    linear model all of this is exact. What is left out is that a run without a sample has another kernel. Compare
+    :meth:`jumpstart.Solution.risk`, whose kernel is that of the start. Call :meth:`step` after each step, or use it as
+    a context manager.
 
     Args:
         objective, optimizer, lr, every, order, memory_limit: as for :class:`jumpstart.trajectory.Recorder`.
@@ -73,6 +75,13 @@ class LeaveOneOut(Follower):
         n = len(self._tangent.lin.u)
         whole = torch.ones(n, dtype=self._theta.dtype, device=self._theta.device) if shares is None else shares
         return torch.cat([(1 - torch.eye(n, dtype=whole.dtype, device=whole.device)) * whole, whole[None]])
+
+    def _corrected(self, columns: Columns) -> Columns:
+        """The gradients at each run's own outputs, where the recursion has them by the curvature along the real one."""
+        loss, shape = self._tangent.loss, self._tangent.lin.u.shape
+        outputs = self._u + columns.displaced.to(self._u)
+        gradients = [loss.grad(row.reshape(shape)).reshape(-1) for row in outputs]
+        return replace(columns, gradients=torch.stack(gradients).to(columns.gradients))
 
     def outputs(self) -> Tensor:
         """Each sample's outputs by now in the run without it (n, …)."""
