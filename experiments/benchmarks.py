@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jumpstart.report import plots, records
 
-from .pages import RESULTS, endpoint, gates, jumps, pinns, readme, training
+from .pages import RESULTS, endpoint, gates, jumps, pinns, readme, training, trajectories
 from .pinn import figures
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,9 +42,17 @@ PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
         endpoint.linearity,
         jumps.core,
     ),
-    ROOT / "docs" / "pinns.md": (pinns.collocation, pinns.parted, pinns.points, pinns.pinn_page),
+    ROOT / "docs" / "pinns.md": (
+        pinns.collocation,
+        pinns.parted,
+        pinns.points,
+        pinns.budgets,
+        pinns.longest,
+        pinns.pinn_page,
+    ),
     ROOT / "docs" / "gallery.md": (pinns.gallery,),
     ROOT / "docs" / "gates.md": (gates.gates_verdict, gates.gates),
+    ROOT / "docs" / "trajectory.md": (trajectories.operators, trajectories.left_out),
 }
 
 

@@ -141,6 +141,13 @@ def picture(rows: list[Row]) -> Any:
     return figure
 
 
+HEADS = {
+    "network": "network", "steps": "steps", "real": "runs without each sample", "along the run": "along the run",
+    "kernel of the start": "kernel of the start", "training loss": "training loss", "unseen digits": "unseen digits",
+    "off, along": "\\|log ratio\\|, along the run", "off, start": "of the start", "account": "account",
+}  # fmt: skip
+
+
 def main() -> None:
     asked = arguments("left_out", __doc__, 3, NETWORKS)
     torch.set_num_threads(1)

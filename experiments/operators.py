@@ -46,6 +46,7 @@ COUPLED, STEPS, RATE = (
     0.2,
 )  # samples of each half, steps and rate of the coupling's runs: the loss has come down
 REFUTED_ERROR, REFUTED_CHANCE = 0.5, 0.05
+OTHER = "a run on other samples"
 ACCOUNT = "a readout of one half of the samples tells the moves at test points in a run on the other half"
 
 
@@ -166,7 +167,7 @@ def coupled(seed: int, quick: bool) -> tuple[list[Row], dict[str, Coupling]]:
     found = {
         "its own run": coupling(whole.readout(), end[0] - start[0], end[1] - start[1]),
         "second half of the run, by the first": coupling(half.readout(), end[0] - middle[0], end[1] - middle[1]),
-        "a run on other samples": coupling(whole.readout(), ended[0] - begun[0], ended[1] - begun[1]),
+        OTHER: coupling(whole.readout(), ended[0] - begun[0], ended[1] - begun[1]),
     }
     return [
         {

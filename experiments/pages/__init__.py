@@ -17,11 +17,13 @@ def measured(name: str) -> dict[str, Any] | None:
     return records.read(RESULTS / name) if (RESULTS / name / records.NAME).is_file() else None
 
 
-def told(name: str, page: Callable[[dict[str, Any]], str]) -> str:
-    """An experiment's page from its results; says so where there are none."""
+def told(name: str, page: Callable[[dict[str, Any]], str], command: str | None = None) -> str:
+    """An experiment's page from its results; says so where there are none, and which command makes them."""
     content = measured(name)
-    command = UNMEASURED.replace("experiments.{name}", f"experiments.{name.replace('/', '.')}")
-    return command.format(name=name) if content is None else page(content)
+    if content is not None:
+        return page(content)
+    usual = UNMEASURED.replace("experiments.{name}", f"experiments.{name.replace('/', '.')}").format(name=name)
+    return usual if command is None else f"Not measured yet: `{command}`."
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> str:

@@ -10,11 +10,12 @@ from .. import collocation as measure
 from ..pinn import gallery as pictures
 from ..pinn import parted as warned
 from ..pinn import points as choices
-from ..pinn import report
+from ..pinn import report, standings
 from ..pinn.problems import PROBLEMS
 from ..pinn.race import JUMPS, SECOND_ORDER
 from . import RESULTS, machine, markdown, rough, told
 
+RACE = "python -m experiments.pinn --only budgets"
 LEVEL = 1.05  # within 5% is as soon
 
 
@@ -47,6 +48,16 @@ def parted() -> str:
 def points() -> str:
     """What each choice about points is worth, for docs/pinns.md."""
     return told("pinn/points", choices.page)
+
+
+def budgets() -> str:
+    """Everyone's error after 10 and 60 seconds, for docs/pinns.md."""
+    return told("pinn/budgets", standings.page, RACE)
+
+
+def longest() -> str:
+    """The jumps' error after 300 seconds, for docs/pinns.md."""
+    return told("pinn300/budgets", standings.page, RACE)
 
 
 def collocation() -> str:

@@ -198,6 +198,12 @@ def test_the_verdict_is_against_whoever_has_the_lowest_median():
     assert late["goal"] == "1e-07: met"
     early = standings.verdict(rows)[0]
     assert (early["budget"], early["goal"]) == (10.0, None)
+    content = {"rows": rows, "command": "x", "environment": records.environment([0, 1, 2])}
+    told = standings.page(content)
+    assert "below the best rival in 1 of 1 problems, ten times below in 1. Seeds: 3;" in told
+    assert "1e-07: met" in told and "| SSBroyden |" in told
+    alone = standings.page({**content, "rows": [row("jumps", 1e-3)]})
+    assert "1e-07: missed" in alone and "rival" not in alone
     line = next(line for line in standings.standing(rows) if line["contender"] == "SSBroyden")
     assert (line["failed"], line["lowest"]) == ("1/3", 5e-7)
 

@@ -1,0 +1,59 @@
+"""What docs/trajectory.md says of operators along real runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jumpstart.report import records
+
+from .. import left_out as leaving
+from .. import operators as identity
+from . import machine, markdown, told
+
+
+def operators() -> str:
+    """Identities, coupling and costs."""
+    return told("operators", _operators)
+
+
+def _operators(content: dict[str, Any]) -> str:
+    about = content["settings"]
+    error, chance = about["refuted above"]
+    other = [row for row in content["rows"] if row["part"] == "coupling" and row["judged on"] == identity.OTHER]
+    held = sum(row["holds"] for row in other)
+    exact = [row["D = B⁻¹(I − P)"] for row in content["rows"] if row.get("D = B⁻¹(I − P)") is not None]
+    beyond = max(row["beyond the bound"] for row in content["rows"] if row["part"] == "identities")
+    return "\n\n".join(
+        (
+            f"The account, said before: {about['account']}; refuted if the error is above {error:g}, or if permuted "
+            f"moves do as well in more than {chance:.0%}. **It held in {held} of {len(other)} runs.**",
+            markdown(about["coupling"]),
+            "![Errors of the identities, and moves at test points](results/operators/operators.png)",
+            "By what power of the learning rate the error of each identity falls (2 for trapezoids, 4 for Simpson's "
+            f"rule, in the limit), on 8 × 8 digits. D = B⁻¹(I − P) holds within {records.show(max(exact))}, and no "
+            f"direction moves the queries by more than (28) says (excess {records.show(beyond)}):",
+            markdown(about["identities"]),
+            "What it costs beside a step of a small network that takes a fraction of a millisecond:",
+            markdown(about["costs"]),
+            f"<sub>{machine(content)}</sub>",
+        )
+    )
+
+
+def left_out() -> str:
+    """Left-out runs against real ones."""
+    return told("left_out", _left_out)
+
+
+def _left_out(content: dict[str, Any]) -> str:
+    lines = content["settings"]["summary"]
+    verdicts = ", ".join(f"{line['network']}: {line['account']}" for line in lines if "account" in line)
+    return "\n\n".join(
+        (
+            f"The account, said before: {content['settings']['account']}. Verdict at the last number of steps, "
+            f"{content['settings']['samples']} digits: **{verdicts}**.",
+            markdown(lines, leaving.HEADS),
+            "![Leave-one-out of runs from scratch](results/left_out/left_out.png)",
+            f"<sub>{machine(content)}</sub>",
+        )
+    )
