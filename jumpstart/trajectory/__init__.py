@@ -4,6 +4,18 @@ from .balance import balance, rebalance
 from .coupling import Coupling, coupling
 from .left_out import LeaveOneOut
 from .operators import Operators, Where, load
+from .pictures import picture
 from .recorder import Recorder
 
-__all__ = ["Coupling", "LeaveOneOut", "Operators", "Recorder", "Where", "balance", "coupling", "load", "rebalance"]
+__all__ = [
+    "Coupling",
+    "LeaveOneOut",
+    "Operators",
+    "Recorder",
+    "Where",
+    "balance",
+    "coupling",
+    "load",
+    "picture",
+    "rebalance",
+]

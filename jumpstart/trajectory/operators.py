@@ -127,6 +127,11 @@ class Operators:
         return self._eigen[0]
 
     @property
+    def modes(self) -> Tensor:
+        """Eigenvectors of the dissipation (k, k), columns in the order of the spectrum."""
+        return self._eigen[1]
+
+    @property
     def effective_rank(self) -> float:
         """exp of the entropy of the spectrum's shares: how many directions the run has used."""
         shares = self.spectrum.clamp_min(0)
@@ -226,11 +231,11 @@ def load(path: str | os.PathLike[str]) -> Operators:
     with reading(path, KIND) as file:
         told, tensors = file.content, file.load()
     try:
-        numbers = {name: float("nan") if told[name] is None else float(told[name]) for name in NUMBERS}
         found: dict[str, Any] = {name: tensors.get(name) for name in TENSORS}
         if any(found[name] is None for name in TENSORS if name != "basis"):
             raise KeyError("a tensor")
-        return Operators(**found, **numbers, steps=int(told["steps"]), identities=dict(told["identities"]))
+        found |= {name: float("nan") if told[name] is None else float(told[name]) for name in NUMBERS}
+        return Operators(**found, steps=int(told["steps"]), identities=dict(told["identities"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ArchiveError(f"{path}: holds no whole record of a trajectory ({error}).") from error
 
