@@ -52,7 +52,7 @@ PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
     ),
     ROOT / "docs" / "gallery.md": (pinns.gallery,),
     ROOT / "docs" / "gates.md": (gates.gates_verdict, gates.gates),
-    ROOT / "docs" / "trajectory.md": (trajectories.operators, trajectories.left_out),
+    ROOT / "docs" / "trajectory.md": (trajectories.operators, trajectories.left_out, trajectories.monitor),
 }
 
 

@@ -57,3 +57,25 @@ def _left_out(content: dict[str, Any]) -> str:
             f"<sub>{machine(content)}</sub>",
         )
     )
+
+
+def monitor() -> str:
+    """When to stop, and which architecture."""
+    return told("monitor", _monitor)
+
+
+def _monitor(content: dict[str, Any]) -> str:
+    about = content["settings"]
+    first, second = (f"{about['accounts'][key]}: **{about['verdicts'][key]}**" for key in ("monitor", "architectures"))
+    return "\n\n".join(
+        (
+            f"When to stop. The account, said before: {first}. The unseen loss above that of the best step in hindsight, "
+            "as a share of it, with 30% wrong targets:",
+            markdown(about["monitor"]),
+            f"Which architecture. The account, said before: {second}. Spearman's correlation with the unseen loss over "
+            "eight networks:",
+            markdown(about["architectures"]),
+            "![The monitor beside the unseen loss, and architectures by rank](results/monitor/monitor.png)",
+            f"<sub>{machine(content)}</sub>",
+        )
+    )
