@@ -69,8 +69,8 @@ def _monitor(content: dict[str, Any]) -> str:
     first, second = (f"{about['accounts'][key]}: **{about['verdicts'][key]}**" for key in ("monitor", "architectures"))
     return "\n\n".join(
         (
-            f"When to stop. The account, said before: {first}. The unseen loss above that of the best step in hindsight, "
-            "as a share of it, with 30% wrong targets:",
+            f"When to stop. The account, said before: {first}. Unseen loss above that of the best step in hindsight, "
+            "as a share of it; 30% wrong targets:",
             markdown(about["monitor"]),
             f"Which architecture. The account, said before: {second}. Spearman's correlation with the unseen loss over "
             "eight networks:",
