@@ -38,7 +38,7 @@ NETWORKS: dict[str, Callable[[int], nn.Sequential]] = {
     ),
 }
 RATES = (0.04, 0.02, 0.01)
-TIME = 2.0  # flow time of the identities' runs
+TIME = 1.0  # flow time of the identities' runs
 SAMPLES, TEST = 40, 20
 COUPLED, STEPS, RATE = (
     100,
@@ -152,7 +152,7 @@ def coupled(seed: int, quick: bool) -> tuple[list[Row], dict[str, Coupling]]:
     n, steps = (20, 60) if quick else (COUPLED, STEPS)
     (x, y), (other, other_y), (queries, _) = drawn(500 + seed, n, n, 80)
     one = Training(made("tanh, 2 layers", "mse", seed), x, targets("mse", y), "mse", RATE)
-    every = max(1, steps // 150)
+    every = max(1, steps // 500)
     first = Recorder(one.objective, queries, optimizer=one.optimizer, every=every)
     start = [one.model(z).detach() for z in (x, queries)]
     one.steps(steps // 2, first)
