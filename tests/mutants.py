@@ -186,6 +186,55 @@ MUTANTS = [
         "if name not in frozen)",
         ("training/test_jump_optimizer.py::test_groups_with_rate_zero_do_not_jump_wherever_they_stand",),
     ),
+    Mutant(
+        "Adam's average is not corrected along a record",
+        "trajectory/rules.py",
+        'found["look"] = 1 / (1 - beta ** float(state["step"]))',
+        'found["look"] = 1.0',
+        ("trajectory/test_recorder.py::test_momentum_metric_and_decay_are_in_the_operators",),
+    ),
+    Mutant(
+        "a record does not know what the optimizer held at its start",
+        "trajectory/rules.py",
+        "return flat if bool((flat != 0).any()) else None",
+        "return None",
+        ("trajectory/test_recorder.py::test_momentum_metric_and_decay_are_in_the_operators",),
+    ),
+    Mutant(
+        "a minibatch counts as much as all samples",
+        "trajectory/follower.py",
+        "return counts.to(self._theta.dtype) * (n / found.numel())",
+        "return counts.to(self._theta.dtype)",
+        ("trajectory/test_recorder.py::test_minibatches_are_told_by_their_rows",),
+    ),
+    Mutant(
+        "the fall of the loss is taken at the start of each step",
+        "trajectory/propagation.py",
+        "product = (columns.gradients + _weighed(quadrature.upto[i], bent)) @ moved.T",
+        "product = columns.gradients @ moved.T",
+        ("trajectory/test_recorder.py::test_operators_are_the_sums_over_the_steps",),
+    ),
+    Mutant(
+        "left-out runs have the curvature of the real one",
+        "trajectory/left_out.py",
+        "return replace(columns, gradients=torch.stack(gradients).to(columns.gradients))",
+        "return columns",
+        ("trajectory/test_left_out.py::test_of_a_linear_model_it_is_the_run_without_the_sample",),
+    ),
+    Mutant(
+        "weights that moved otherwise are not told",
+        "trajectory/follower.py",
+        "if off > STRAYED >= self.strayed:",
+        "if off > 1e9:",
+        ("trajectory/test_recorder.py::test_of_minibatches_that_are_not_told_it_warns",),
+    ),
+    Mutant(
+        "a climb on points that move has the usual patience",
+        "fitting/stages.py",
+        "patience = self.settings.patience * (LONGER if climbing else 1)",
+        "patience = self.settings.patience",
+        ("fitting/test_collocation.py::test_a_climb_on_points_that_move_has_four_times_the_patience",),
+    ),
 ]
 
 
