@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import bases, domains, errors, features, gating, gp, integrations, losses, optim, trajectory, weighting
+    from .comparison.ablate import Ablation, ablate
     from .comparison.compare import compare
     from .comparison.contenders import fitted, jumped, jumps_only, lbfgs, stepped
     from .comparison.report import Report
@@ -40,6 +41,8 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _DEFINED = {
+    "Ablation": "comparison.ablate",
+    "ablate": "comparison.ablate",
     "compare": "comparison.compare",
     "fitted": "comparison.contenders",
     "jumped": "comparison.contenders",
@@ -94,6 +97,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "Ablation",
     "CollocationWarning",
     "FitOutcome",
     "FitResult",
@@ -115,6 +119,7 @@ __all__ = [
     "TensorBoard",
     "Term",
     "Trust",
+    "ablate",
     "bases",
     "compare",
     "domains",
