@@ -136,6 +136,8 @@ def picture(rows: list[Row]) -> Any:
             axis.plot([r["steps"] for r in own], [r[key] for r in own], "o-", color=colour, label=label)
         axis.set(xscale="log", yscale="log", xlabel="steps", ylabel="cross-entropy")
         axis.set_title(f"Leave-one-out of a run from scratch: {name}", fontsize=9)
+        axis.set_xticks([r["steps"] for r in own], [str(r["steps"]) for r in own])
+        axis.minorticks_off()
         plain_ticks(axis.yaxis)
     legend_below(figure, 5)
     return figure

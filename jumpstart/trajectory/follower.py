@@ -23,6 +23,7 @@ from .rules import Rule
 
 ORDERS = {2: TRAPEZOID, 4: SIMPSON}
 STRAYED = 0.1  # share of a move that the optimizer's rule may miss before it is told
+NOTHING = 1e3  # times the rounding of the weights: moves of this size are none
 EXPLICIT = 0.25  # share of the allowed memory that one Jacobian may take
 
 
@@ -152,6 +153,11 @@ class Follower(AbstractContextManager["Follower"]):
             columns, moves = advanced(columns, rule, nodes, quadrature, self._start, shares)
             columns = self._corrected(columns)
             moved += self.real @ moves
+        if not all(bool(torch.isfinite(t).all()) for t in columns.tensors().values()):
+            return self._end(
+                "directions other than the run's own have grown beyond numbers, as they do where steps are longer than "
+                "2 over the largest curvature: record a run at a lower rate, or fewer modes="
+            )
         self._compare(moved, theta - self._theta, columns.steps, steps[-1][0])
         self.columns, self._tangent, self._theta = columns, after, theta
 
@@ -166,15 +172,17 @@ class Follower(AbstractContextManager["Follower"]):
 
     def _compare(self, told: Tensor, real: Tensor, steps: int, rule: Rule) -> None:
         """Notice weights that moved otherwise than the optimizer's rule says."""
-        norm = torch.linalg.vector_norm
-        off = float(norm(told - real) / norm(real).clamp_min(torch.finfo(real.dtype).tiny))
+        norm, eps = torch.linalg.vector_norm, torch.finfo(real.dtype).eps
+        # what rounding moves the weights by is no move
+        floor = NOTHING * eps * float(norm(self._theta)) + torch.finfo(real.dtype).tiny
+        off = float(norm(told - real)) / max(float(norm(real)), floor)
         if off > STRAYED >= self.strayed:
             rate = float(rule.rate.max()) * (STRAYED / off) ** (1 / self.order)
             warn(
                 f"{type(self).__name__}: at step {steps} the weights moved otherwise than is told, by {off:.0%} of the "
                 "move: gradients were clipped or of other samples (rows=), something else moved the weights, or steps "
-                f"are too long for order={self.order} (a rate of {rate:.2g} would do then). What is told from here on "
-                "is not of this run.",
+                f"are too long for order={self.order}, or at the edge of stability (a rate of {rate:.2g} would do). "
+                "What is told from here on is of another run.",
                 RuntimeWarning,
             )
         self.strayed = max(self.strayed, off)

@@ -30,6 +30,7 @@ class LeaveOneOut(Follower):
         InputError and its kinds: quoting what cannot be recorded; MemoryLimitError: n runs do not fit.
 
     Example:
+        >>> from jumpstart import supervised
         >>> x = torch.linspace(-1, 1, 8)[:, None]
         >>> model = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

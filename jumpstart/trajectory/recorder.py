@@ -43,6 +43,7 @@ class Recorder(Follower):
         MemoryLimitError: all directions do not fit; says how many would.
 
     Example:
+        >>> from jumpstart import supervised
         >>> x = torch.linspace(-1, 1, 8)[:, None]
         >>> model = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
         >>> objective = supervised(model, x, x**2)

@@ -275,6 +275,30 @@ def test_a_run_that_breaks_is_recorded_until_then_and_goes_on():
     assert recorder.ended and torch.equal(recorder.operators().propagator, before.propagator)
 
 
+def test_directions_that_grow_beyond_numbers_end_the_record():
+    """At this rate every direction is unstable, and grows from step to step, though the run has next to nothing."""
+    run = Run(layers=(nn.Linear(2, 1),), optimizer=lambda p: SGD(p, lr=40.0))
+    for p in run.model.parameters():
+        nn.init.zeros_(p)
+    run.y.fill_(1e-200)
+    recorder = Recorder(js.supervised(run.model, run.x, run.y, "mse"), optimizer=run.optimizer)
+
+    def on():
+        while not recorder.ended and recorder.columns.steps < 400:  # no step is taken
+            recorder.step()
+
+    with pytest.warns(RuntimeWarning, match="grown beyond numbers"):
+        on()
+    assert torch.isfinite(recorder.operators().propagator).all() and recorder.columns.steps < 400
+
+
+def test_moves_by_rounding_are_no_moves():
+    run = Run(optimizer=lambda p: SGD(p, lr=1e-18))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.record(3)
+
+
 def test_data_that_change_under_a_record_end_it():
     run = Run()
     recorder = run.record(2)
