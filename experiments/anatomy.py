@@ -1,8 +1,8 @@
 """What the experiments on trajectory operators share: tasks with noise in their targets, recorded runs, and where the
 noise went.
 
-For F.mse_loss of N outputs, g(s) = B (u − y), B = 2/N: targets y = true + noise split it into a part of true targets and
-−B·noise. Three questions about the latter (docs/theory.md, section 11):
+For F.mse_loss of N outputs, g(s) = B (u − y), B = 2/N: targets y = true + noise split it into a part of true targets
+and −B·noise. Three questions about the latter (docs/theory.md, section 11):
 
 - learned: how much of its energy the run has taken away, gᵀ W_S g over ½ B⁻¹ ‖g‖², which is W_S's ceiling. trapped is
   the rest; reservoir is the share in directions less than half learned.
@@ -55,6 +55,9 @@ class Training:
     momentum: float = 0.95
     every: int = 1
 
+    def rate(self, model: nn.Module, task: Task) -> float:
+        return self.share * 2 / fastest(model, task)
+
 
 @dataclass(frozen=True)
 class Look:
@@ -75,11 +78,16 @@ def smooth(count: int, queries: int, d: int, noise: float, seed: int) -> Task:
     return Task(x, true(x), noise * torch.randn(count, 1, generator=draw, dtype=torch.float64), q, true(q))
 
 
-def fastest(model: nn.Module, task: Task) -> float:
-    """The largest eigenvalue of BK."""
+def kernel(model: nn.Module, task: Task) -> Tensor:
+    """K = J Jᵀ (n, n)."""
     objective = js.supervised(model, task.x, task.true)
     jacobian = linearize(objective, objective.theta()).jacobian()
-    return 2 / len(jacobian) * float(torch.linalg.matrix_norm(jacobian, 2)) ** 2
+    return jacobian @ jacobian.T
+
+
+def fastest(model: nn.Module, task: Task) -> float:
+    """The largest eigenvalue of BK."""
+    return 2 / len(task.x) * float(torch.linalg.matrix_norm(kernel(model, task), 2))
 
 
 def recorded(model: nn.Module, task: Task, noisy: bool, of: Training, at: Collection[int]) -> Iterator[Look]:
@@ -90,7 +98,7 @@ def recorded(model: nn.Module, task: Task, noisy: bool, of: Training, at: Collec
     """
     y = task.targets(noisy)
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(weights, lr=of.share * 2 / fastest(model, task), momentum=of.momentum)
+    optimizer = torch.optim.SGD(weights, lr=of.rate(model, task), momentum=of.momentum)
     recorder = Recorder(js.supervised(model, task.x, y), task.queries, optimizer=optimizer, every=of.every)
     for step in range(1, of.steps + 1):
         optimizer.zero_grad()
@@ -127,11 +135,42 @@ def anatomy(operators: Operators, noise: Tensor) -> Row:
     half = operators.where(noise, HALF)
     faint = operators.where(noise, FAINT)
     kept = learned(operators, noise)
+    true = operators.gradient + 2 / len(noise) * noise.reshape(-1)  # the part that is not −B·noise
     return {
-        "learned": kept, "trapped": 1 - kept, "reservoir": half.reservoir, "invisible": faint.invisible,
+        "true learned": learned(operators, true), "learned": kept, "trapped": 1 - kept, "reservoir": half.reservoir, "invisible": faint.invisible,
         "passed": passed(operators, noise), "rank": operators.rank(HALF), "effective rank": operators.effective_rank,
         "quadrature": operators.error,
     }  # fmt: skip
+
+
+def paired(make: Callable[[], nn.Module], tasks: Sequence[Task], of: Training) -> list[Row]:
+    """For each task a run with its noise, beside one run without: tasks differ in the noise alone.
+
+    The excess of the test error is what the noise has made. seen: mean square of what the noise did to the queries, by
+    the operators of its own run; foretold: by those of the run without, which has never met it.
+    """
+    net = make()
+    (clean,) = recorded(net, tasks[0], False, of, {of.steps})
+    rows = []
+    for task in tasks:
+        (noisy,) = recorded(make(), task, True, of, {of.steps})
+        variance = float(task.noise.square().mean())
+        found = anatomy(noisy.operators, task.noise)
+        rows.append(
+            {
+                "weights": sum(p.numel() for p in net.parameters() if p.requires_grad),
+                "variance": variance,
+                "loss": noisy.loss,
+                "test": noisy.test,
+                "clean": clean.test,
+                "excess": noisy.test - clean.test,
+                **found,
+                "seen": variance * found["passed"],
+                "foretold": variance * passed(clean.operators, task.noise),
+                "clean quadrature": clean.operators.error,
+            }
+        )
+    return rows
 
 
 # -- what would refute ---------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ there (it was not learned), and invisible (it was learned, and the queries do no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -26,7 +27,7 @@ from jumpstart.report import plots, records
 from jumpstart.report.records import Row
 from jumpstart.utils.progress import counter
 
-from .anatomy import VERDICT, Claim, Task, Training, anatomy, banded, judged, passed, ranked, recorded, smooth
+from .anatomy import VERDICT, Claim, Training, banded, judged, paired, ranked, smooth
 from .common import arguments, legend_below, spread
 
 SAMPLES, QUERIES, INPUTS, NOISE = 60, 100, 8, 0.7
@@ -54,23 +55,6 @@ def model(family: str, width: int, seed: int) -> nn.Module:
     return net
 
 
-def run(family: str, width: int, seed: int, task: Task, training: Training) -> Row:
-    """Trained with the noise and without, and where it went in both."""
-    looks = {}
-    for noisy in (True, False):
-        net = model(family, width, seed)
-        (looks[noisy],) = recorded(net, task, noisy, training, {training.steps})
-    noisy, clean = looks[True], looks[False]
-    variance = float(task.noise.square().mean())
-    return {
-        "family": family, "width": width, "weights": sum(p.numel() for p in net.parameters() if p.requires_grad),
-        "seed": seed, "loss": noisy.loss, "test": noisy.test, "clean": clean.test, "excess": noisy.test - clean.test,
-        "variance": variance, **anatomy(noisy.operators, task.noise),
-        "seen": variance * passed(noisy.operators, task.noise),
-        "foretold": variance * passed(clean.operators, task.noise), "clean quadrature": clean.operators.error,
-    }  # fmt: skip
-
-
 def middle(rows: Sequence[Row], key: str) -> dict[int, float]:
     """Medians over seeds, by width."""
     return {w: median(row[key] for row in rows if row["width"] == w) for w in sorted({row["width"] for row in rows})}
@@ -96,7 +80,7 @@ def measured(rows: Sequence[Row]) -> dict[str, float]:
 COLUMNS = {
     "family": "", "width": "width", "weights": "weights", "loss": "training loss", "test": "test error",
     "clean": "without noise", "excess": "excess", "seen": "noise seen", "foretold": "foretold by the clean run",
-    "learned": "noise learned", "reservoir": "noise in the reservoir", "invisible": "noise invisible",
+    "true learned": "true learned", "learned": "noise learned", "reservoir": "noise in the reservoir", "invisible": "noise invisible",
     "quadrature": "operators' error",
 }  # fmt: skip
 
@@ -155,7 +139,11 @@ def main() -> None:
                 of = TRAININGS[family]
                 training = Training(60, of.share, of.momentum, of.every) if asked.quick else of
                 for width in widths:
-                    rows.append(run(family, width, seed, task, training))
+                    make = partial(model, family, width, seed)
+                    rows += [
+                        {"family": family, "width": width, "seed": seed, **row}
+                        for row in paired(make, [task], training)
+                    ]
                     count(f"{family}, width {width}, seed {seed}")
     verdicts = [
         {"family": family, **line}
