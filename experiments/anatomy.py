@@ -137,7 +137,8 @@ def anatomy(operators: Operators, noise: Tensor) -> Row:
     kept = learned(operators, noise)
     true = operators.gradient + 2 / len(noise) * noise.reshape(-1)  # the part that is not −B·noise
     return {
-        "true learned": learned(operators, true), "learned": kept, "trapped": 1 - kept, "reservoir": half.reservoir, "invisible": faint.invisible,
+        "true learned": learned(operators, true), "learned": kept, "trapped": 1 - kept,
+        "reservoir": half.reservoir, "invisible": faint.invisible,
         "passed": passed(operators, noise), "rank": operators.rank(HALF), "effective rank": operators.effective_rank,
         "quadrature": operators.error,
     }  # fmt: skip

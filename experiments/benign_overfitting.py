@@ -86,8 +86,8 @@ def measured(rows: Sequence[Row]) -> dict[str, float]:
 COLUMNS = {
     "tail": "tail", "level": "noise", "loss": "training loss", "test": "test error", "clean": "without noise",
     "excess": "excess", "seen": "noise seen", "foretold": "foretold by the clean run", "passed": "share passed on",
-    "true learned": "true learned", "learned": "noise learned", "reservoir": "noise in the reservoir", "invisible": "noise invisible",
-    "quadrature": "operators' error",
+    "true learned": "true learned", "learned": "noise learned", "reservoir": "noise in the reservoir",
+    "invisible": "noise invisible", "quadrature": "operators' error",
 }  # fmt: skip
 
 

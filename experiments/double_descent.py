@@ -80,8 +80,8 @@ def measured(rows: Sequence[Row]) -> dict[str, float]:
 COLUMNS = {
     "family": "", "width": "width", "weights": "weights", "loss": "training loss", "test": "test error",
     "clean": "without noise", "excess": "excess", "seen": "noise seen", "foretold": "foretold by the clean run",
-    "true learned": "true learned", "learned": "noise learned", "reservoir": "noise in the reservoir", "invisible": "noise invisible",
-    "quadrature": "operators' error",
+    "true learned": "true learned", "learned": "noise learned", "reservoir": "noise in the reservoir",
+    "invisible": "noise invisible", "quadrature": "operators' error",
 }  # fmt: skip
 
 

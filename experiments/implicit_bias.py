@@ -133,7 +133,9 @@ def measured(rows: Sequence[Row]) -> dict[str, float]:
     return {
         "order": max(order(row) for row in rows), "forecast": gained["standing"], "sooner": gained["moving far"],
         "spread": sum(r > 1 for r in far) / len(far) if far else math.nan,
-        "true first": min(median(best(row)["true learned"] - best(row)["learned"] for row in own) for own in by.values()),
+        "true first": min(
+            median(best(row)["true learned"] - best(row)["learned"] for row in own) for own in by.values()
+        ),
         "trapped": min(median(best(row)["reservoir"] for row in own) for own in by.values()),
     }  # fmt: skip
 
@@ -141,8 +143,8 @@ def measured(rows: Sequence[Row]) -> dict[str, float]:
 COLUMNS = {
     "kernel": "kernel", "moved": "size of the kernel, end over start", "turned": "cosine with the start",
     "filled": "modes half learned", "order": "order", "ratio": "time to half over frozen",
-    "lowest": "lowest test error",    "last": "at the end", "true": "true learned there", "noise": "noise learned there",
-    "reservoir": "noise in the reservoir there", "quadrature": "operators' error",
+    "lowest": "lowest test error", "last": "at the end", "true": "true learned there",
+    "noise": "noise learned there", "reservoir": "noise in the reservoir there", "quadrature": "operators' error",
 }  # fmt: skip
 
 
