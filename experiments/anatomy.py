@@ -48,12 +48,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Training:
-    """Full-batch SGD: ``share`` of the largest stable rate of plain gradient descent at the start, 2/λ of BK."""
+    """Full-batch SGD: ``share`` of the largest stable rate of plain gradient descent at the start, 2/λ of BK.
+
+    ``decay`` of the weights is SGD's own; ``every``: see the recorder's.
+    """
 
     steps: int
     share: float = 0.15
     momentum: float = 0.95
     every: int = 1
+    decay: float = 0.0
 
     def rate(self, model: nn.Module, task: Task) -> float:
         return self.share * 2 / fastest(model, task)
@@ -98,7 +102,7 @@ def recorded(model: nn.Module, task: Task, noisy: bool, of: Training, at: Collec
     """
     y = task.targets(noisy)
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(weights, lr=of.rate(model, task), momentum=of.momentum)
+    optimizer = torch.optim.SGD(weights, lr=of.rate(model, task), momentum=of.momentum, weight_decay=of.decay)
     recorder = Recorder(js.supervised(model, task.x, y), task.queries, optimizer=optimizer, every=of.every)
     for step in range(1, of.steps + 1):
         optimizer.zero_grad()
