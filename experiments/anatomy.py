@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import scipy.stats
@@ -29,6 +29,7 @@ from jumpstart.report.records import Row
 from jumpstart.trajectory import Operators, Recorder
 
 HALF = 0.5  # of the largest eigenvalue of W_S: what is less than half learned is the reservoir
+FAITHFUL = 0.05  # error of operators, by their identities, above which nothing is read off from them
 FAINT = 1e-2  # of the square of G_Q's largest singular value: what is below is invisible
 
 
@@ -50,7 +51,8 @@ class Task:
 class Training:
     """Full-batch SGD: ``share`` of the largest stable rate of plain gradient descent at the start, 2/λ of BK.
 
-    ``decay`` of the weights is SGD's own; ``every``: see the recorder's.
+    ``decay`` of the weights is SGD's own; ``every``: see the recorder's. A run ends early at a loss of ``until``: what
+    moves the weights below is rounding.
     """
 
     steps: int
@@ -58,6 +60,7 @@ class Training:
     momentum: float = 0.95
     every: int = 1
     decay: float = 0.0
+    until: float = 0.0
 
     def rate(self, model: nn.Module, task: Task) -> float:
         return self.share * 2 / fastest(model, task)
@@ -95,7 +98,7 @@ def fastest(model: nn.Module, task: Task) -> float:
 
 
 def recorded(model: nn.Module, task: Task, noisy: bool, of: Training, at: Collection[int]) -> Iterator[Look]:
-    """Train with a recorder beside, and look after the steps ``at``.
+    """Train with a recorder beside, and look after the steps ``at``, and where the run ends early.
 
     Raises:
         JumpstartError: the run has diverged.
@@ -112,11 +115,22 @@ def recorded(model: nn.Module, task: Task, noisy: bool, of: Training, at: Collec
         loss.backward()
         optimizer.step()
         recorder.step()
-        if step in at:
+        ends = loss.item() <= of.until
+        if step in at or ends:
             with torch.no_grad():
                 loss = float(F.mse_loss(model(task.x), y))
                 test = float(F.mse_loss(model(task.queries), task.answers))
             yield Look(step, recorder.operators(), loss, test)
+        if ends:
+            return
+
+
+def last(make: Callable[[], nn.Module], task: Task, noisy: bool, of: Training) -> Look:
+    """The end of a run; recorded again at every step where the operators are not faithful to it."""
+    (look,) = recorded(make(), task, noisy, of, {of.steps})
+    if not look.operators.error <= FAITHFUL and of.every > 1:
+        (look,) = recorded(make(), task, noisy, replace(of, every=1), {of.steps})
+    return look
 
 
 # -- where it went ---------------------------------------------------------------------------------------------------
@@ -154,16 +168,16 @@ def paired(make: Callable[[], nn.Module], tasks: Sequence[Task], of: Training) -
     The excess of the test error is what the noise has made. seen: mean square of what the noise did to the queries, by
     the operators of its own run; foretold: by those of the run without, which has never met it.
     """
-    net = make()
-    (clean,) = recorded(net, tasks[0], False, of, {of.steps})
+    clean = last(make, tasks[0], False, of)
+    count = sum(p.numel() for p in make().parameters() if p.requires_grad)
     rows = []
     for task in tasks:
-        (noisy,) = recorded(make(), task, True, of, {of.steps})
+        noisy = last(make, task, True, of)
         variance = float(task.noise.square().mean())
         found = anatomy(noisy.operators, task.noise)
         rows.append(
             {
-                "weights": sum(p.numel() for p in net.parameters() if p.requires_grad),
+                "weights": count,
                 "variance": variance,
                 "loss": noisy.loss,
                 "test": noisy.test,
@@ -176,6 +190,21 @@ def paired(make: Callable[[], nn.Module], tasks: Sequence[Task], of: Training) -
             }
         )
     return rows
+
+
+def faithful(rows: Sequence[Row], key: str) -> list[Row]:
+    """Rows whose operators may be asked for ``key``: those of the run without noise where that is foretold."""
+    error = "clean quadrature" if key == "foretold" else "quadrature"
+    return [row for row in rows if row[error] <= FAITHFUL]
+
+
+def seldom(rows: Sequence[Row]) -> str:
+    """How many rows the operators of which are not asked, in words."""
+    lacking = {key: len(rows) - len(faithful(rows, key)) for key in ("seen", "foretold")}
+    return (
+        f"operators off by more than {FAITHFUL:.0%}, left out: {lacking['seen']} of {len(rows)} runs with noise, "
+        + (f"{lacking['foretold']} of those without")
+    )
 
 
 # -- what would refute ---------------------------------------------------------------------------------------------

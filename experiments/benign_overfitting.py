@@ -27,14 +27,14 @@ from jumpstart.report import plots, records
 from jumpstart.report.records import Row
 from jumpstart.utils.progress import counter
 
-from .anatomy import VERDICT, Claim, Task, Training, banded, judged, paired, ranked
+from .anatomy import VERDICT, Claim, Task, Training, banded, faithful, judged, paired, ranked, seldom
 from .common import arguments, legend_below, spread
 
 SAMPLES, QUERIES, TRUE, WIDTH = 60, 100, 2, 6
 TAILS, VARIANCE = (20, 150, 1000), 2.0
 LEVELS = (0.5, 1.0, 2.0)  # standard deviation of the noise; that of the true targets is about 0.85
 SPREAD = 0.25  # of the first layer's weights at the start
-TRAINING = Training(250, every=2)
+TRAINING = Training(250, every=2, until=1e-12)
 ACCOUNT = (
     Claim("fitted", "noise learned with the longest tail, lowest of all levels and seeds: it is overfitting", 0.95),
     Claim("benign", "excess of the test error over the variance of the noise, longest tail, median", most=0.3),
@@ -68,7 +68,8 @@ def middle(rows: Sequence[Row], key: str) -> float:
 
 
 def measured(rows: Sequence[Row]) -> dict[str, float]:
-    """What the claims are about."""
+    """What the claims are about; of faithful operators."""
+    told, rows = faithful(rows, "foretold"), faithful(rows, "seen")
     tails = sorted({row["tail"] for row in rows})
     few, many = ([row for row in rows if row["tail"] == tail] for tail in (tails[0], tails[-1]))
     levels = [middle([row for row in many if row["level"] == level], "passed") for level in {r["level"] for r in many}]
@@ -78,7 +79,7 @@ def measured(rows: Sequence[Row]) -> dict[str, float]:
         "contrast": middle(few, "passed") / middle(many, "passed"),
         "size": median(row["excess"] / row["seen"] for row in many),
         "level": max(levels) / min(levels),
-        "forecast": ranked([row["foretold"] for row in rows], [row["excess"] for row in rows]),
+        "forecast": ranked([row["foretold"] for row in told], [row["excess"] for row in told]),
         **{name: middle(many, key) - middle(few, key) for name, key in (("trapped", "reservoir"), ("invisible",) * 2)},
     }
 
@@ -112,7 +113,7 @@ def picture(rows: Sequence[Row]) -> Any:
         banded(axes[0], own, "level", "test", label=name, **line)
         banded(axes[0], own, "level", "clean", linestyle=":", **line)
         banded(axes[1], own, "level", "excess", **line)
-        banded(axes[1], own, "level", "foretold", linestyle="--", **line)
+        banded(axes[1], faithful(own, "foretold"), "level", "foretold", linestyle="--", **line)
         for key, style in (("learned", "-"), ("invisible", "--"), ("reservoir", ":")):
             banded(axes[2], own, "level", key, linestyle=style, **line)
     axes[0].set(yscale="log", ylabel="mean squared error at queries", title="test error (dotted: without noise)")
@@ -148,12 +149,12 @@ def main() -> None:
     settings = {
         "quick": asked.quick, "samples": SAMPLES, "queries": QUERIES, "width": WIDTH, "tail variance": VARIANCE,
         "training": vars(training), "account": [claim.told() for claim in ACCOUNT], "verdicts": verdicts,
-        "summary": summary,
+        "summary": summary, "left out": seldom(rows),
     }  # fmt: skip
     path = records.write(asked.out, "benign_overfitting", settings, rows, range(asked.seeds))
     print(records.table(summary, COLUMNS), records.table(verdicts, VERDICT), sep="\n\n")
     _, trouble = plots.drawn(lambda: picture(rows), asked.out / "benign_overfitting.png")
-    print("\n".join([*filter(None, [trouble]), f"written: {path}"]))
+    print("\n".join([*filter(None, [trouble]), seldom(rows), f"written: {path}"]))
 
 
 if __name__ == "__main__":

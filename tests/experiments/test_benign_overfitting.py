@@ -15,7 +15,7 @@ def row(tail, level, passed, excess, **more):
     variance = level**2
     return {"tail": tail, "level": level, "passed": passed, "variance": variance, "excess": excess * variance,
             "seen": passed * variance, "foretold": passed * variance, "learned": 0.99, "reservoir": 0.0,
-            "invisible": 0.2, **more}  # fmt: skip
+            "invisible": 0.2, "quadrature": 0.01, "clean quadrature": 0.01, **more}  # fmt: skip
 
 
 def test_claims_are_of_the_longest_tail_and_the_shortest():

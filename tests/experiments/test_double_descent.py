@@ -12,6 +12,7 @@ from torch import nn
 
 from experiments import anatomy, double_descent
 from experiments.anatomy import Claim, Training, judged, learned, paired, passed, recorded, smooth
+from jumpstart.errors import JumpstartError
 
 
 def readout(width=12, scale=1.0):
@@ -49,6 +50,16 @@ def test_the_share_learned_is_that_of_the_loss_where_there_is_nothing_else_to_le
     assert learned(look.operators, task.noise) == pytest.approx(fall, rel=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:Recorder")
+def test_operators_that_are_off_are_recorded_again_at_every_step(monkeypatch):
+    task, taken = smooth(10, 7, 3, 0.5, 0), []
+    monkeypatch.setattr(anatomy, "recorded", lambda *a: taken.append(a[3].every) or recorded(*a))
+    fast = lambda: nn.Sequential(nn.Linear(3, 9), nn.Tanh(), nn.Linear(9, 1)).double()  # noqa: E731
+    torch.manual_seed(0)
+    coarse = anatomy.last(fast, task, True, Training(30, share=0.9, every=15))
+    assert taken == [15, 1] and coarse.operators.error < anatomy.FAITHFUL
+
+
 def test_what_is_no_number_has_not_held():
     claims = [Claim("a", "at least", 0.5), Claim("b", "at most", most=2.0), Claim("c", "between", 0.5, 2.0)]
     verdicts = lambda a, b, c: [line["verdict"] for line in judged(claims, {"a": a, "b": b, "c": c})]  # noqa: E731
@@ -59,14 +70,14 @@ def test_what_is_no_number_has_not_held():
 
 
 def test_a_run_that_diverges_is_told():
-    with pytest.raises(anatomy.JumpstartError, match="diverged at step"):
+    with pytest.raises(JumpstartError, match="diverged at step"):
         list(recorded(readout(), smooth(10, 7, 3, 0.5, 0), True, Training(4000, share=40.0, every=5000), {4000}))
 
 
 def test_peaks_are_compared_by_places_on_the_grid():
-    def row(width, test, seen, reservoir, invisible):
+    def row(width, test, seen, reservoir, invisible, off=0.01):
         return {"width": width, "weights": 7 * width, "test": test, "seen": seen, "foretold": seen, "excess": test,
-                "reservoir": reservoir, "invisible": invisible}  # fmt: skip
+                "reservoir": reservoir, "invisible": invisible, "quadrature": 0.0, "clean quadrature": off}  # fmt: skip
 
     rows = [row(2, 1, 1, 0.5, 0.1), row(5, 2, 4, 0.1, 0.2), row(9, 4, 3, 0.1, 0.3), row(100, 1.5, 2, 0.4, 0.9)]
     found = double_descent.measured(rows)
@@ -74,6 +85,8 @@ def test_peaks_are_compared_by_places_on_the_grid():
     assert (found["trapped"], found["invisible"]) == (pytest.approx(0.3), pytest.approx(0.6))
     assert found["size"] == pytest.approx(4 / 3 / 2 + 1.5 / 2 / 2)  # of the two with as many weights as samples
     assert found["rank"] == found["forecast"] == pytest.approx(0.8)
+    wrong = double_descent.measured([*rows, row(2, 0.5, 900, 0.5, 0.1, off=1e7) | {"seen": 0.5}])
+    assert wrong["forecast"] == pytest.approx(0.8)  # nothing is read off from operators of no run
 
 
 @pytest.mark.filterwarnings("ignore:Recorder")
