@@ -117,11 +117,11 @@ def picture(rows: Sequence[Row]) -> Any:
         for key, style in (("learned", "-"), ("invisible", "--"), ("reservoir", ":")):
             banded(axes[2], own, "level", key, linestyle=style, **line)
     axes[0].set(yscale="log", ylabel="mean squared error at queries", title="test error (dotted: without noise)")
-    axes[1].set(
-        yscale="log", ylabel="mean squared error", title="excess made by the noise\n(dashed: foretold by the clean run)"
-    )
+    axes[1].set_yscale("symlog", linthresh=0.1)  # an excess may be below zero
+    axes[1].set(ylabel="mean squared error", title="excess made by the noise\n(dashed: foretold by the clean run)")
     axes[2].set(ylim=(-0.03, 1.03), ylabel="share of the noise",
                 title="learned (solid), invisible (dashed),\nin the reservoir (dotted)")  # fmt: skip
+    figure.suptitle("Benign overfitting: noise in the targets of a network, learned, and seen at queries or not")
     for axis in axes:
         axis.set_xlabel("standard deviation of the noise")
     legend_below(figure, 3)

@@ -129,9 +129,10 @@ def picture(rows: Sequence[Row]) -> Any:
             axis.axvline(SAMPLES, color="grey", linewidth=0.8, linestyle=":", label="as many weights as samples")
             axis.set(xscale="log", xlabel="weights trained")
             plain_ticks(axis.xaxis)
-        line[0].set(yscale="log", ylim=(1e-3, None), ylabel="mean squared error", title=f"{family}: double descent")
+        line[0].set(yscale="log", ylim=(1e-3, None), ylabel="mean squared error", title=f"{family}: errors")
         line[1].set(yscale="log", ylim=(0.05, None), title="excess error, and the noise that is seen")
         line[2].set(ylim=(-0.03, 1.03), ylabel="share of the noise", title="where the noise went")
+    figure.suptitle("Double descent: test error across widths, the noise that queries see, and where the noise is")
     legend_below(figure, 3)
     return figure
 

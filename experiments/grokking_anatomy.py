@@ -196,6 +196,7 @@ def picture(rows: Sequence[Row]) -> Any:
                 axis.axvline(median(steps), color="grey", linewidth=0.9, linestyle=style, label=f"{name}, median")
         axis.set(xscale="log", xlabel="steps", ylabel=label, title=title, ylim=(-0.03, 1.05))
     axes[2].set_ylim(-0.03, None)
+    figure.suptitle("Grokking: what is learned of true targets and of wrong labels, and what queries see of it")
     legend_below(figure, 4)
     return figure
 

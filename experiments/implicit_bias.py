@@ -192,6 +192,7 @@ def picture(rows: Sequence[Row]) -> Any:
         )
     axes[0][0].set_ylabel("share of the mode learned")
     axes[1][0].set_ylabel("share, or mean squared error")
+    figure.suptitle("Implicit bias: modes of the kernel at the start fill one after the other; first seed")
     legend_below(figure, 7)
     return figure
 
