@@ -28,6 +28,8 @@ from jumpstart.linearization.linearize import linearize
 from jumpstart.report.records import Row
 from jumpstart.trajectory import Operators, Recorder
 
+from .pages import machine, markdown
+
 HALF = 0.5  # of the largest eigenvalue of W_S: what is less than half learned is the reservoir
 FAITHFUL = 0.05  # error of operators, by their identities, above which nothing is read off from them
 FAINT = 1e-2  # of the square of G_Q's largest singular value: what is below is invisible
@@ -238,6 +240,14 @@ def judged(claims: Sequence[Claim], measured: Mapping[str, float]) -> list[Row]:
 
 
 VERDICT = {"claim": "claim", "refuted if": "refuted if", "measured": "measured", "verdict": "verdict"}
+
+
+def told(content: Row, columns: Mapping[str, str], *of: str) -> str:
+    """What docs say of an experiment: verdicts, ``of`` what besides, and its table."""
+    settings = content["settings"]
+    heads = {key: key for key in of} | {"says": "the account says"} | VERDICT
+    parts = (markdown(settings["verdicts"], heads), markdown(settings["summary"], columns), settings.get("left out"))
+    return "\n\n".join([*filter(None, parts), f"<sub>{machine(content)}</sub>"])
 
 
 def ranked(first: Sequence[float], second: Sequence[float]) -> float:

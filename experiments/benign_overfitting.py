@@ -27,7 +27,7 @@ from jumpstart.report import plots, records
 from jumpstart.report.records import Row
 from jumpstart.utils.progress import counter
 
-from .anatomy import VERDICT, Claim, Task, Training, banded, faithful, judged, paired, ranked, seldom
+from .anatomy import VERDICT, Claim, Task, Training, banded, faithful, judged, paired, ranked, seldom, told
 from .common import arguments, legend_below, spread
 
 SAMPLES, QUERIES, TRUE, WIDTH = 60, 100, 2, 6
@@ -102,6 +102,11 @@ def summarized(rows: Sequence[Row]) -> list[Row]:
         line["ranges"] = {key: spread([row[key] for row in same]) for key in ("test", "excess", "seen", "foretold")}
         found.append(line)
     return found
+
+
+def page(content: Row) -> str:
+    """For docs/trajectory.md."""
+    return told(content, COLUMNS)
 
 
 def picture(rows: Sequence[Row]) -> Any:

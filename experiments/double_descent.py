@@ -28,7 +28,7 @@ from jumpstart.report import plots, records
 from jumpstart.report.records import Row
 from jumpstart.utils.progress import counter
 
-from .anatomy import VERDICT, Claim, Training, banded, faithful, judged, paired, ranked, seldom, smooth
+from .anatomy import VERDICT, Claim, Training, banded, faithful, judged, paired, ranked, seldom, smooth, told
 from .common import arguments, legend_below, plain_ticks, spread
 
 SAMPLES, QUERIES, INPUTS, NOISE = 60, 100, 8, 0.7
@@ -103,6 +103,11 @@ def summarized(rows: Sequence[Row]) -> list[Row]:
         line["ranges"] = {key: spread([row[key] for row in same]) for key in ("test", "excess", "seen")}
         found.append(line)
     return found
+
+
+def page(content: Row) -> str:
+    """For docs/trajectory.md."""
+    return told(content, COLUMNS, "family")
 
 
 def picture(rows: Sequence[Row]) -> Any:

@@ -29,7 +29,7 @@ from jumpstart.report.records import Row
 from jumpstart.trajectory import Operators
 from jumpstart.utils.progress import counter
 
-from .anatomy import VERDICT, Claim, Task, Training, anatomy, banded, judged, kernel, ranked, recorded
+from .anatomy import VERDICT, Claim, Task, Training, anatomy, banded, judged, kernel, ranked, recorded, told
 from .common import arguments, legend_below, spread
 
 SAMPLES, QUERIES, SIGNS, WRONG, UNITS = 100, 200, 20, 0.05, 32
@@ -172,6 +172,11 @@ def summarized(rows: Sequence[Row]) -> list[Row]:
                 line | {"ranges": {key: spread([look[key] for look in looks]) for key in COLUMNS if key != "look"}}
             )
     return found
+
+
+def page(content: Row) -> str:
+    """For docs/trajectory.md."""
+    return told(content, COLUMNS)
 
 
 def picture(rows: Sequence[Row]) -> Any:

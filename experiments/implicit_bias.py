@@ -31,7 +31,21 @@ from jumpstart.report import plots, records
 from jumpstart.report.records import Row
 from jumpstart.utils.progress import counter
 
-from .anatomy import FAITHFUL, VERDICT, Claim, Look, Task, Training, anatomy, judged, kernel, ranked, recorded, smooth
+from .anatomy import (
+    FAITHFUL,
+    VERDICT,
+    Claim,
+    Look,
+    Task,
+    Training,
+    anatomy,
+    judged,
+    kernel,
+    ranked,
+    recorded,
+    smooth,
+    told,
+)
 from .common import arguments, legend_below, spread
 
 SAMPLES, QUERIES, INPUTS, NOISE, WIDTH = 40, 100, 2, 0.5, 100
@@ -169,6 +183,11 @@ def summarized(rows: Sequence[Row]) -> list[Row]:
         line["quadrature"] = max(row["course"][-1]["quadrature"] for row in own)
         found.append(line)
     return found
+
+
+def page(content: Row) -> str:
+    """For docs/trajectory.md."""
+    return told(content, COLUMNS)
 
 
 def picture(rows: Sequence[Row]) -> Any:

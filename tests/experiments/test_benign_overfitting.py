@@ -46,3 +46,4 @@ def test_the_command_at_toy_size(tmp_path, monkeypatch):
     assert all(row["quadrature"] < 0.1 for row in content["rows"])
     assert len({row["clean"] for row in content["rows"]}) == 2  # of each tail one run without noise
     assert (tmp_path / "benign_overfitting.png").stat().st_size > 10_000
+    assert "refuted if" in benign_overfitting.page(content)

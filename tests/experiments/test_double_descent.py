@@ -105,3 +105,4 @@ def test_the_command_at_toy_size(tmp_path, monkeypatch):
     still = [row for row in content["rows"] if row["family"] == double_descent.FEATURES]
     assert all(row["seen"] == pytest.approx(row["foretold"], rel=1e-6) for row in still)
     assert (tmp_path / "double_descent.png").stat().st_size > 10_000
+    assert "refuted if" in double_descent.page(content)

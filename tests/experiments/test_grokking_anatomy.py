@@ -58,3 +58,4 @@ def test_the_command_at_toy_size(tmp_path, monkeypatch):
     assert row["memorized"] is not None and row["course"][-1]["train accuracy"] > 0.95
     assert row["course"][-1]["quadrature"] < 0.1
     assert (tmp_path / "grokking_anatomy.png").stat().st_size > 10_000
+    assert "refuted if" in grokking_anatomy.page(content)

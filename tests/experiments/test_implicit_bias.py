@@ -58,3 +58,4 @@ def test_the_command_at_toy_size(tmp_path, monkeypatch):
     moved = [row["moved"] for row in content["rows"]]
     assert moved[0] == pytest.approx(1, abs=0.02) and moved[2] > 1.3
     assert (tmp_path / "implicit_bias.png").stat().st_size > 10_000
+    assert "refuted if" in implicit_bias.page(content)
