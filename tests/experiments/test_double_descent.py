@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from experiments import anatomy, double_descent
-from experiments.anatomy import Claim, Training, judged, learned, paired, passed, recorded, smooth
+from experiments.anatomy import Claim, Training, judged, learned, paired, passed, recorded, runs, smooth
 from jumpstart.errors import JumpstartError
 
 
@@ -53,7 +53,7 @@ def test_the_share_learned_is_that_of_the_loss_where_there_is_nothing_else_to_le
 @pytest.mark.filterwarnings("ignore:Recorder")
 def test_operators_that_are_off_are_recorded_again_at_every_step(monkeypatch):
     task, taken = smooth(10, 7, 3, 0.5, 0), []
-    monkeypatch.setattr(anatomy, "recorded", lambda *a: taken.append(a[3].every) or recorded(*a))
+    monkeypatch.setattr(runs, "recorded", lambda *a: taken.append(a[3].every) or recorded(*a))
     fast = lambda: nn.Sequential(nn.Linear(3, 9), nn.Tanh(), nn.Linear(9, 1)).double()  # noqa: E731
     torch.manual_seed(0)
     coarse = anatomy.last(fast, task, True, Training(30, share=0.9, every=15))
