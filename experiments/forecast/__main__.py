@@ -6,9 +6,10 @@ Addition modulo 23, a quadratic network, full-batch AdamW; rate, decay and share
 forecast is made at three times the step of memorizing. Forecasts are fitted on 20 other runs (seeds from 100 on):
   constant: the geometric mean. first passage: T − T_mem = log(V_mem/V*) / (2κ·rate·decay), V = ‖θ‖², κ and V* fitted
   (arXiv:2605.18845, whose authors report 17.7% over 26 runs).
-  settings: log T linear in log 1/(rate·decay) and log T_mem. norm, spectrum, held-out accuracy: one number more, which is
-  chosen between as many for norm and spectrum, on the fitted runs. Spectrum: of operators recorded over the 20 steps
-  before the forecast (effective rank and largest eigenvalue of W_S, transfer ‖G_Q‖/‖D_S‖); it sees no held-out answer.
+  settings: log T linear in log 1/(rate·decay) and log T_mem. norm, spectrum, held-out accuracy: one number more, which
+  is chosen between three for norm and for spectrum, on the fitted runs. Spectrum: of operators recorded over the 20
+  steps before the forecast (effective rank and largest eigenvalue of W_S, transfer ‖G_Q‖/‖D_S‖); it sees no held-out
+  answer.
 
 What the account predicts, and what refutes it: forecasts.PREDICTIONS. Runs that generalize before the forecast, or not
 within their budget, are counted and left out.
@@ -50,14 +51,15 @@ def main() -> None:
     table: list[Row] = []
     if told and len(fitted) > 5:  # a fit of four numbers with one run left out
         table = forecasts.lines(fitted, told, forecasts.chosen(fitted))
-        settings |= {"summary": table, "verdicts": forecasts.verdicts(table)}
-        print(
-            records.table(table, forecasts.HEADS), records.table(settings["verdicts"], forecasts.VERDICTS), sep="\n\n"
-        )
+        verdicts = forecasts.verdicts(table)
+        settings |= {"summary": table, "verdicts": verdicts}
+        print(records.table(table, forecasts.HEADS), records.table(verdicts, forecasts.VERDICTS), sep="\n\n")
     path = records.write(asked.out, "forecast", settings, rows, range(asked.seeds))
     print(f"\n{counts}")
-    drawn, trouble = plots.drawn(lambda: forecasts.picture(told, table), asked.out / "forecast.png")
-    print(f"written: {path}" + (f" and {drawn}" if drawn else f"; {trouble}"))
+    print(f"written: {path}")
+    if table:
+        drawn, trouble = plots.drawn(lambda: forecasts.picture(told, table), asked.out / "forecast.png")
+        print(f"written: {drawn}" if drawn else trouble)
 
 
 if __name__ == "__main__":

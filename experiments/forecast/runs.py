@@ -76,10 +76,10 @@ def run(seed: int, size: Size) -> Row:
         else:
             _step(model, data, optimizer)
             step += 1
-        if step % size.every == 0 or step == row.get("moment"):
-            if accuracy(model, data.xt, data.yt) >= LEARNED:
-                row["generalized"] = step
-                break
+        looked = step % size.every == 0 or step == row.get("moment")
+        if looked and accuracy(model, data.xt, data.yt) >= LEARNED:
+            row["generalized"] = step
+            break
     return row
 
 
