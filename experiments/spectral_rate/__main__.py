@@ -36,7 +36,7 @@ STEPS = 150
 
 
 def main() -> None:
-    asked = arguments("spectral_rate", __doc__, 3)
+    asked = arguments("spectral_rate", __doc__, 5)
     torch.set_num_threads(1)
     told = {"quick": asked.quick, "steps": 10 if asked.quick else STEPS}
     rows: list[Row] = []

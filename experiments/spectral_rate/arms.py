@@ -95,10 +95,10 @@ def reported(
         for arm in ARMS:
             rate, _ = offered(arm, make(), make, kind, seed)
             rate = scaled(rate, factors[arm][name])
-            _, end = trained(p := make(), rate, kind, seed, told["steps"])
+            start, end = trained(p := make(), rate, kind, seed, told["steps"])
             rows.append({
                 "part": "runs", "kind": kind, "change": change, "problem": name, "arm": arm, "seed": seed,
-                "rate": rate, "training loss": end, "held-out loss": p.value(),
+                "rate": rate, "start": start, "training loss": end, "held-out loss": p.value(),
             })  # fmt: skip
     return rows
 

@@ -11,7 +11,7 @@ from jumpstart.report.records import Row
 
 from ..common import legend_below, plain_ticks, spread
 from .arms import ARMS
-from .problems import CHANGES, EMPTY, KINDS, PROBLEMS
+from .problems import CHANGES, KINDS, PROBLEMS
 
 PREDICTIONS = {
     "edge": "largest stable rate over 2/λmax(BK): within 0.5 and 2 in every problem",
@@ -20,7 +20,7 @@ PREDICTIONS = {
 }
 HEADS = {
     "kind": "training", "change": "changed", "problem": "problem", "arm": "arm", "median": "held-out loss over tuned",
-    "min": "lowest", "max": "highest", "loss": "held-out loss", "diverged": "diverged",
+    "min": "lowest", "max": "highest", "loss": "held-out loss", "diverged": "ended above the start",
 }  # fmt: skip
 VERDICTS = {"claim": "claim", "measured": "measured", "verdict": "verdict", "said": "said before"}
 NARROW, ABOVE = 2.0, 1.1
@@ -44,10 +44,11 @@ def lines(rows: Sequence[Row]) -> list[Row]:
             for arm in ARMS:
                 same = _same(rows, kind=kind, change=change, problem=name, arm=arm)
                 if same:
-                    losses = [row["held-out loss"] for row in same]
                     found.append({
-                        "kind": kind, "change": change, "problem": name, "arm": arm, "loss": median(losses),
-                        "diverged": sum(v >= EMPTY for v in losses), **spread(ratios(rows, kind, change, name, arm)),
+                        "kind": kind, "change": change, "problem": name, "arm": arm,
+                        "loss": median(row["held-out loss"] for row in same),
+                        "diverged": sum(not row["training loss"] < row["start"] for row in same),
+                        **spread(ratios(rows, kind, change, name, arm)),
                     })  # fmt: skip
     return found
 
@@ -87,7 +88,7 @@ def picture(rows: Sequence[Row]) -> Any:
                 mark = "o" if middle < TOP else "^"
                 axis.plot(x, min(middle, TOP), mark, color=colour, markersize=5, label=arm if i == 0 else None)
         axis.set_yscale("log")
-        axis.set_ylim(None, 1.1 * TOP)
+        axis.set_ylim(BOTTOM, 1.1 * TOP)
         axis.set_xticks(range(len(PROBLEMS)), [name.replace(" ", "\n") for name in PROBLEMS], fontsize=7)
         axis.set_title(f"{kind}\n{change}" if change else kind, fontsize=8)
     axes[0].set_ylabel("held-out loss over that of the tuned rate")
@@ -98,4 +99,4 @@ def picture(rows: Sequence[Row]) -> Any:
     return figure
 
 
-TOP = 5.0  # of the figure
+BOTTOM, TOP = 0.6, 5.0  # of the figure
