@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,9 +25,23 @@ def times(steps: int) -> list[int]:
     return sorted({max(1, steps >> k) for k in range(POINTS)})
 
 
-def full_batch(problem: Problem, steps: int) -> tuple[Tensor, Tensor, Tensor, list[Tensor], float]:
-    """The full-batch run, recorded: modes of W_S (n, n) and shares learned (n,), displacements (times, n), predicted
-    covariances of the outputs at those times for batches of one, and the operators' own error.
+@dataclass(frozen=True)
+class Recorded:
+    """The full-batch run: ``modes`` of W_S (n, n) and ``shares`` learned (n,), displacements ``moved`` (times, n),
+    ``predicted`` covariances (times) of the outputs for batches of one, the operators' own ``error``, and the largest
+    rate·λmax(BK) on the way, 2 where the run itself becomes unstable.
+    """
+
+    modes: Tensor
+    shares: Tensor
+    moved: Tensor
+    predicted: list[Tensor]
+    error: float
+    sharpest: float
+
+
+def full_batch(problem: Problem, steps: int) -> Recorded:
+    """The full-batch run, recorded.
 
     C ← S C Sᵀ + rate² J Σ Jᵀ, S the propagator recorded over the step (for squared loss that of outputs as well), Σ the
     covariance of per-sample gradients on the full-batch run.
@@ -35,7 +50,7 @@ def full_batch(problem: Problem, steps: int) -> tuple[Tensor, Tensor, Tensor, li
     whole = Recorder(problem.objective, lr=problem.rate)
     n = len(problem.x)
     covariance, first = torch.zeros(n, n, dtype=torch.float64), problem.objective.outputs(problem.start).reshape(-1)
-    moved, predicted, looks = [], [], times(steps)
+    moved, predicted, looks, sharpest = [], [], times(steps), 0.0
     for step in range(1, steps + 1):
         lin = linearize(problem.objective)
         jacobian, off = lin.jacobian(), lin.u.reshape(-1) - problem.y.reshape(-1)
@@ -43,7 +58,9 @@ def full_batch(problem: Problem, steps: int) -> tuple[Tensor, Tensor, Tensor, li
         problem.descend(problem.rate)
         for recorder in (one, whole):
             recorder.step()
-        kicks = jacobian @ jacobian.T * (2 * off)  # of the outputs, by each sample's gradient
+        kernel = jacobian @ jacobian.T
+        sharpest = max(sharpest, problem.rate * problem.curvature * float(torch.linalg.eigvalsh(kernel)[-1]))
+        kicks = kernel * (2 * off)  # of the outputs, by each sample's gradient
         kicks = kicks - kicks.mean(1, keepdim=True)
         s = one.operators().propagator
         covariance = s @ covariance @ s.T + problem.rate**2 * kicks @ kicks.T / n
@@ -52,7 +69,8 @@ def full_batch(problem: Problem, steps: int) -> tuple[Tensor, Tensor, Tensor, li
             predicted.append(covariance.clone())
     operators = whole.operators()
     values, modes = torch.linalg.eigh(operators.dissipation)
-    return modes, values * 2 * problem.curvature, torch.stack(moved), predicted, operators.error
+    shares = values * 2 * problem.curvature
+    return Recorded(modes, shares, torch.stack(moved), predicted, operators.error, sharpest)
 
 
 def groups(shares: Tensor) -> dict[str, Tensor]:
@@ -63,9 +81,10 @@ def groups(shares: Tensor) -> dict[str, Tensor]:
 
 def measured(problem: Problem, size: Size, seed: int) -> list[Row]:
     """Mean squared displacement and variance of each group of modes, for batches, rates and times."""
-    modes, shares, moved, predicted, error = full_batch(problem, size.steps)
+    run = full_batch(problem, size.steps)
+    modes = run.modes
     first = problem.objective.outputs(problem.start).reshape(-1)
-    within = groups(shares)
+    within = groups(run.shares)
     rows: list[Row] = []
     settings = [(b, 1) for b in size.batches] + [(size.batches[len(size.batches) // 2], s) for s in size.slower[1:]]
     for batch, slower in settings:
@@ -75,12 +94,12 @@ def measured(problem: Problem, size: Size, seed: int) -> list[Row]:
         for look, outputs in zip(looks, found, strict=True):
             at = times(size.steps).index(look)
             drift, spread = (outputs.mean(0) - first) @ modes, (outputs @ modes).var(0)
-            full, told = moved[at] @ modes, (modes.T @ predicted[at] @ modes).diagonal() / batch
+            full, told = run.moved[at] @ modes, (modes.T @ run.predicted[at] @ modes).diagonal() / batch
             for group, mask in within.items():
                 if bool(mask.any()):
                     rows.append({
                         "seed": seed, "batch": batch, "slower": slower, "steps": look * slower, "time": look,
-                        "group": group, "modes": int(mask.sum()), "error": error,
+                        "group": group, "modes": int(mask.sum()), "error": run.error, "sharpest": run.sharpest,
                         **_sums(drift[mask], full[mask], spread[mask], told[mask], size.runs),
                     })  # fmt: skip
     return rows
