@@ -11,7 +11,7 @@ import numpy as np
 from jumpstart.report import plots
 from jumpstart.report.records import Row
 
-from ..common import legend_below, plain_ticks, spread
+from ..common import legend_below, spread
 from .runs import GROUPS
 
 PREDICTIONS = {
@@ -29,6 +29,9 @@ BANDS = {
 }  # fmt: skip
 ASKED = {"time": ("reservoir",), "saturated": ("channel",), "drift": ("channel",)}  # of all groups otherwise
 HEADS = {"claim": "claim", "group": "modes", "median": "median", "min": "lowest", "max": "highest", "told": "told"}
+LABELS = {
+    "channel": "channel: half learned and more", "between": "between", "reservoir": "reservoir: less than 5% learned",
+}  # fmt: skip
 VERDICTS = {"claim": "claim", "measured": "measured", "verdict": "verdict", "said": "said before"}
 
 
@@ -94,19 +97,28 @@ def verdicts(table: Sequence[Row]) -> list[Row]:
     return found
 
 
-def _panel(axis: Any, rows: Sequence[Row], by: str, scale: float = 1.0) -> None:
+def _panel(axis: Any, rows: Sequence[Row], by: str) -> None:
     """Medians over seeds of the variance for each group: dots are measured, lines are predicted."""
     for colour, group in zip(plots.COLOURS, GROUPS, strict=False):
         xs = sorted({row[by] for row in rows})
         same = [[row for row in rows if row["group"] == group and row[by] == x] for x in xs]
         kept = [(x, part) for x, part in zip(xs, same, strict=True) if part]
-        xs = [scale * x for x, _ in kept]
-        axis.plot(xs, [median(r["variance"] for r in part) for _, part in kept], "o", color=colour, label=group)
+        xs = [x for x, _ in kept]
+        real = [median(r["variance"] for r in part) for _, part in kept]
+        axis.plot(xs, real, "o", color=colour, label=LABELS[group])
         told = [median(r["predicted"] for r in part) for _, part in kept]
-        axis.plot(xs, told, color=colour, linewidth=1, label="predicted" if group == GROUPS[-1] else None)
+        axis.plot(xs, told, color=colour, linewidth=1, label="predicted (lines)" if group == GROUPS[-1] else None)
+    _logarithmic(axis, [row[by] for row in rows])
+
+
+def _logarithmic(axis: Any, xs: Sequence[float]) -> None:
+    """Both axes, with ticks where something was measured."""
+    from matplotlib.ticker import NullLocator
+
     axis.set_xscale("log")
     axis.set_yscale("log")
-    plain_ticks(axis.xaxis)
+    axis.set_xticks(sorted(set(xs)), [f"{x:g}" for x in sorted(set(xs))])
+    axis.xaxis.set_minor_locator(NullLocator())
 
 
 def picture(rows: Sequence[Row]) -> Any:
@@ -129,10 +141,8 @@ def picture(rows: Sequence[Row]) -> Any:
         for key, style in (("drift", "o"), ("full batch", "-")):
             ys = [median(row[key] for row in chosen(same, time=x)) for x in xs]
             axes[3].plot(xs, ys, style, color=colour)
-    axes[3].set(title=f"mean displacement (dots, b = {b})\nand the full batch's (lines)", xlabel="steps T")
-    axes[3].set_xscale("log")
-    axes[3].set_yscale("log")
-    plain_ticks(axes[3].xaxis)
+    axes[3].set(title=f"mean displacement (b = {b});\nlines: full batch", xlabel="steps T")
+    _logarithmic(axes[3], [row["time"] for row in plain])
     figure.suptitle("Minibatch runs from one start, by modes of the full-batch run's W_S", fontsize=10)
     legend_below(figure)
     return figure
