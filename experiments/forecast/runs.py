@@ -19,7 +19,7 @@ from ..training import Data
 FITTED, LEARNED = 0.99, 0.8  # training accuracy that counts as memorized, held-out accuracy as generalized
 MOMENT = 3  # the forecast is made at this many times the step of memorizing
 BETAS = (0.9, 0.98)
-RATES, DECAYS, SHARES = (0.005, 0.01, 0.02, 0.03), (0.5, 1.0, 2.0), (0.6, 0.65, 0.7)
+RATES, DECAYS, SHARES = (0.003, 0.006, 0.012, 0.02), (0.5, 1.0, 2.0), (0.6, 0.65, 0.7)
 MEMORY = 2**27  # of the recorder: Jacobians are not kept
 
 
@@ -96,9 +96,7 @@ def _squared(model: nn.Module) -> float:
 def _recorded(model: nn.Module, data: Data, optimizer: torch.optim.Optimizer, size: Size) -> Operators:
     """The operators of the steps up to the forecast; inputs of the held-out table are seen, its answers are not."""
     objective = js.supervised(model, data.x, data.y, "cross_entropy")
-    recorder = Recorder(
-        objective, data.xt, optimizer=optimizer, modes=size.modes, every=size.every, memory_limit=MEMORY
-    )
+    recorder = Recorder(objective, data.xt, optimizer=optimizer, modes=size.modes, memory_limit=MEMORY)
     for _ in range(size.window):
         _step(model, data, optimizer)
         recorder.step()
