@@ -11,6 +11,9 @@ What the account predicts, and what refutes it: summary.PREDICTIONS (medians ove
 group", one group outside of the band refutes it. The variance is also computed beforehand, from the covariance of
 per-sample gradients on the full-batch run, carried by the propagators that are recorded there: no free number.
 
+Beside it, without a prediction: the variance of tangent runs, to first order in the deviation of the weights, which
+know what recorded operators leave out, that a deviation changes the kernel.
+
 A first run at a tenth of the critical rate refuted all but "saturated" (docs/results/drift_diffusion/tenth): λmax grew
 up to fourteenfold, the full-batch run itself passed 2/λmax, and the propagated variance exploded where the real one did
 not. The rate was then chosen on seeds 100 and 101 so that the full-batch run stays stable; predictions are unchanged.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, jvp, vmap
 from torch.nn import functional as F
 
 import jumpstart as js
@@ -77,4 +77,29 @@ class Problem:
             theta = {k: v - rate * slopes[k] for k, v in theta.items()}
             if step in times:
                 found.append(vmap(outputs, (0, None))(theta, self.x).squeeze(-1))
+        return torch.stack(found)
+
+    def tangents(self, batch: int, times: list[int], runs: int, seed: int) -> Tensor:
+        """Deviations (times, runs, n) of minibatch runs from the full-batch run, to first order in the weights.
+
+        Unlike recorded operators these know that a deviation changes the kernel: δ ← δ − rate (∇²Φ δ + noise).
+        """
+        generator = torch.Generator().manual_seed(seed)
+        space, found = self.objective.space, []
+
+        def outputs(theta: Tensor, x: Tensor) -> Tensor:
+            return functional_call(self.model, space.unflatten(theta), (x,))
+
+        slope = grad(lambda theta, x, y: F.mse_loss(outputs(theta, x), y))
+        theta, deviations = self.start, self.start.new_zeros(runs, space.size)
+        for step in range(1, max(times) + 1):
+            rows = torch.randint(len(self.x), (runs, batch), generator=generator)
+            gradient = slope(theta, self.x, self.y)
+            noise = vmap(slope, (None, 0, 0))(theta, self.x[rows], self.y[rows]) - gradient
+            along = vmap(lambda v, at=theta: jvp(lambda t: slope(t, self.x, self.y), (at,), (v,))[1])
+            deviations = deviations - self.rate * (along(deviations) + noise)
+            theta = theta - self.rate * gradient
+            if step in times:
+                push = vmap(lambda v, at=theta: jvp(lambda t: outputs(t, self.x), (at,), (v,))[1])
+                found.append(push(deviations).squeeze(-1))
         return torch.stack(found)

@@ -86,7 +86,9 @@ def measured(problem: Problem, size: Size, seed: int) -> list[Row]:
     first = problem.objective.outputs(problem.start).reshape(-1)
     within = groups(run.shares)
     rows: list[Row] = []
-    settings = [(b, 1) for b in size.batches] + [(size.batches[len(size.batches) // 2], s) for s in size.slower[1:]]
+    middle = size.batches[len(size.batches) // 2]
+    tangents = (problem.tangents(middle, times(size.steps), size.runs, 7000 + seed) @ modes).var(1)  # (times, n)
+    settings = [(b, 1) for b in size.batches] + [(middle, s) for s in size.slower[1:]]
     for batch, slower in settings:
         looks = times(size.steps) if slower == 1 else [size.steps]
         steps = [slower * t for t in looks]
@@ -97,9 +99,11 @@ def measured(problem: Problem, size: Size, seed: int) -> list[Row]:
             full, told = run.moved[at] @ modes, (modes.T @ run.predicted[at] @ modes).diagonal() / batch
             for group, mask in within.items():
                 if bool(mask.any()):
+                    known = batch == middle and slower == 1
                     rows.append({
                         "seed": seed, "batch": batch, "slower": slower, "steps": look * slower, "time": look,
                         "group": group, "modes": int(mask.sum()), "error": run.error, "sharpest": run.sharpest,
+                        "tangent": float(tangents[at][mask].sum()) if known else None,
                         **_sums(drift[mask], full[mask], spread[mask], told[mask], size.runs),
                     })  # fmt: skip
     return rows

@@ -27,6 +27,7 @@ BANDS = {
     "batch": (-1.2, -0.8), "rate": (0.8, 1.2), "time": (0.8, 1.2), "saturated": (-np.inf, 0.5), "drift": (0.0, 0.1),
     "predicted": (0.75, 1 / 0.75),
 }  # fmt: skip
+TANGENT = "tangent"  # variance over that of tangent runs: nothing was predicted of it
 ASKED = {"time": ("reservoir",), "saturated": ("channel",), "drift": ("channel",)}  # of all groups otherwise
 HEADS = {"claim": "claim", "group": "modes", "median": "median", "min": "lowest", "max": "highest", "told": "told"}
 LABELS = {
@@ -63,6 +64,8 @@ def _found(rows: Sequence[Row], claim: str, key: str) -> float | None:
         return _slope(chosen(plain, time=end), lambda row: row["batch"], key)
     if claim == "rate":
         return _slope(chosen(rows, time=end, batch=b), lambda row: 1 / row["slower"], key)
+    if claim == TANGENT:
+        return (last := chosen(plain, time=end, batch=b)[0])["variance"] / last["tangent"]
     if claim in ("time", "saturated"):
         return _slope([r for r in chosen(plain, batch=b) if r["time"] >= end / 4], lambda row: row["time"], key)
     last = chosen(plain, time=end, batch=b)[0]
@@ -72,7 +75,7 @@ def _found(rows: Sequence[Row], claim: str, key: str) -> float | None:
 def lines(rows: Sequence[Row]) -> list[Row]:
     """A line for each claim and group: over seeds, and what the propagated covariance says of it."""
     found = []
-    for claim in BANDS:
+    for claim in (*BANDS, TANGENT):
         for group in ASKED.get(claim, GROUPS):
             seeds = sorted({row["seed"] for row in rows if row["group"] == group})
             own = [chosen(rows, seed=seed, group=group) for seed in seeds]

@@ -9,7 +9,8 @@ forecast is made at three times the step of memorizing. Forecasts are fitted on 
   settings: log T linear in log 1/(rate·decay) and log T_mem. norm, spectrum, held-out accuracy: one number more, which
   is chosen between three for norm and for spectrum, on the fitted runs. Spectrum: of operators recorded over the 20
   steps before the forecast (effective rank and largest eigenvalue of W_S, transfer ‖G_Q‖/‖D_S‖); it sees no held-out
-  answer.
+  answer. "+ share": the same, knowing also the share of the table that is trained on; added after a first look at the
+  results, and no part of the predictions.
 
 What the account predicts, and what refutes it: forecasts.PREDICTIONS. Runs that generalize before the forecast, or not
 within their budget, are counted and left out.

@@ -41,6 +41,8 @@ def test_runs_of_a_linear_model_vary_as_the_recorded_operators_say():
     kept = told > 1e-3 * told.max()
     # deviations feed back into per-sample gradients, second order in the rate; 8,000 runs say variances to 2%
     assert int(kept.sum()) >= 2 and float((real[kept] / told[kept] - 1).abs().max()) < 0.15
+    told = (problem.tangents(2, [SMALL.steps], SMALL.runs, 2)[0] @ modes).var(0)
+    assert float((real[kept] / told[kept] - 1).abs().max()) < 0.15
     # the mean run of a linear model is the full-batch run
     chance = (real / SMALL.runs).sqrt()
     assert bool(((found.mean(0) - first - run.moved[-1]) @ modes).abs().lt(5 * chance + 1e-12).all())
@@ -60,6 +62,7 @@ def test_groups_and_exponents():
 def test_verdicts_follow_from_rows(power):
     rows = [
         {"seed": 0, "batch": b, "slower": s, "time": t, "group": group, "predicted": t / b / s, "off": 0.05,
+         "tangent": 1.0,
          "variance": (t**0.3 if group == "channel" else t**power) / 100 / b**power / s}
         for group in runs.GROUPS for b in (2, 4, 8) for s in (1, 2) for t in (10, 20, 40) if s == 1 or t == 40
     ]  # fmt: skip
