@@ -96,7 +96,7 @@ class Problem:
             rows = torch.randint(len(self.x), (runs, batch), generator=generator)
             gradient = slope(theta, self.x, self.y)
             noise = vmap(slope, (None, 0, 0))(theta, self.x[rows], self.y[rows]) - gradient
-            along = vmap(lambda v, at=theta: jvp(lambda t: slope(t, self.x, self.y), (at,), (v,))[1])
+            along = vmap(lambda v, at=theta: grad(lambda t: slope(t, self.x, self.y) @ v)(at))
             deviations = deviations - self.rate * (along(deviations) + noise)
             theta = theta - self.rate * gradient
             if step in times:
