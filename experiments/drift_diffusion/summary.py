@@ -133,6 +133,11 @@ def picture(rows: Sequence[Row]) -> Any:
     axes[0].set(title="variance between runs", xlabel="batch size b")
     _panel(axes[1], chosen(plain, batch=b), "time")
     axes[1].set(title=f"variance, b = {b}", xlabel="steps T")
+    for colour, group in zip(plots.COLOURS, GROUPS, strict=False):
+        same = [(x, chosen(plain, batch=b, group=group, time=x)) for x in sorted({row["time"] for row in plain})]
+        curve = [(x, median(row["tangent"] for row in part)) for x, part in same if part]
+        label = "tangent runs (dotted)" if group == GROUPS[-1] else None
+        axes[1].plot(*zip(*curve, strict=True), ":", color=colour, linewidth=1.2, label=label)
     rated = [{**row, "share": 1 / row["slower"]} for row in chosen(rows, time=end, batch=b)]
     for row in rated:
         row["predicted"] *= row["share"]  # first order: at the same flow time
