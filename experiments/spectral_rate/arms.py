@@ -72,7 +72,7 @@ def chosen(kind: str, quick: bool, steps: int) -> dict[str, dict[str, float]]:
             for seed in seeds:
                 make = lambda name=name, seed=seed: problem(name, seed, quick)  # noqa: E731
                 rate, factors = offered(arm, make(), make, kind, seed)
-                for factor in factors[:: 3 if quick and arm == "tuned" else 1]:
+                for factor in factors[:: 4 if quick else 1]:
                     trained(p := make(), scaled(rate, factor), kind, seed, steps)
                     table[name].setdefault(factor, []).append(p.value())
         means = {n: {f: math.log(sum(v) / len(v)) for f, v in own.items()} for n, own in table.items()}

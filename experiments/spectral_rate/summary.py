@@ -57,7 +57,8 @@ def verdicts(rows: Sequence[Row]) -> list[Row]:
     """Whether what was predicted came, from the rows alone."""
     edges = {n: median(r["edge"] for r in rows if r["part"] == "edges" and r["problem"] == n) for n in PROBLEMS}
     plain = {name: median(ratios(rows, "full batch", "", name, "spectrum")) for name in PROBLEMS}
-    carried = [median(ratios(rows, "full batch", c, name, "spectrum")) for c in CHANGES for name in PROBLEMS]
+    each = [ratios(rows, "full batch", c, name, "spectrum") for c in CHANGES for name in PROBLEMS]
+    carried = [median(found) for found in each if found]
     found = (
         ("edge", edges, all(1 / NARROW <= v <= NARROW for v in edges.values())),
         ("loss", plain, all(v <= ABOVE for v in plain.values())),
@@ -75,7 +76,8 @@ def verdicts(rows: Sequence[Row]) -> list[Row]:
 def picture(rows: Sequence[Row]) -> Any:
     """Held-out loss relative to the tuned rate's, each training and each change."""
     plt = plots.pyplot()
-    panels = [(k, "") for k in KINDS if _same(rows, kind=k)] + [("full batch", c) for c in CHANGES]
+    panels = [(k, "") for k in KINDS if _same(rows, kind=k)]
+    panels += [("full batch", c) for c in CHANGES if _same(rows, change=c)]
     figure, axes = plt.subplots(1, len(panels), figsize=(2.3 * len(panels), 3.6), sharey=True, layout="constrained")
     for axis, (kind, change) in zip(axes, panels, strict=True):
         axis.axhline(1, color="#999999", linewidth=0.8)
