@@ -1,0 +1,1 @@
+"""Weights ranked by what they did in the signal channel, and pruned."""

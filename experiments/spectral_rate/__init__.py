@@ -1,0 +1,1 @@
+"""A learning rate from the spectrum of the kernel at the start."""
