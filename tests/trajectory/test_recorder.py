@@ -311,7 +311,7 @@ def test_data_that_change_under_a_record_end_it():
 
 def test_steps_too_long_are_told_with_one_that_would_do():
     run = Run(optimizer=lambda p: SGD(p, lr=3.0))
-    with pytest.warns(RuntimeWarning, match=r"too long for order=2 \(a rate of (\d+\.?\d*) would do") as caught:
+    with pytest.warns(RuntimeWarning, match=r"too long .* \(a rate of (\d+\.?\d*) would do") as caught:
         run.record(8)
     assert len(caught) == 1
 
