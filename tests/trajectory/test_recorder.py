@@ -313,7 +313,7 @@ def test_steps_too_long_are_told_with_one_that_would_do():
     run = Run(optimizer=lambda p: SGD(p, lr=3.0))
     with pytest.warns(RuntimeWarning, match=r"too long .* \(a rate of (\d+\.?\d*) would do") as caught:
         run.record(8)
-    assert len(caught) == 1
+    assert sum("too long" in str(warning.message) for warning in caught) == 1
 
 
 def test_weights_that_do_not_move_or_are_frozen_are_no_trouble():
