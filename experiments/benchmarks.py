@@ -52,7 +52,16 @@ PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
     ),
     ROOT / "docs" / "gallery.md": (pinns.gallery,),
     ROOT / "docs" / "gates.md": (gates.gates_verdict, gates.gates),
-    ROOT / "docs" / "trajectory.md": (trajectories.operators, trajectories.left_out, trajectories.monitor),
+    ROOT / "docs" / "trajectory.md": (
+        trajectories.operators,
+        trajectories.left_out,
+        trajectories.monitor,
+        trajectories.uses,
+    ),
+    ROOT / "docs" / "puzzles" / "double-descent.md": (trajectories.double_descent,),
+    ROOT / "docs" / "puzzles" / "benign-overfitting.md": (trajectories.benign_overfitting,),
+    ROOT / "docs" / "puzzles" / "implicit-bias.md": (trajectories.implicit_bias,),
+    ROOT / "docs" / "puzzles" / "grokking.md": (trajectories.grokking_anatomy,),
 }
 
 

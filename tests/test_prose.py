@@ -21,7 +21,7 @@ from jumpstart import cli
 from jumpstart.errors import MissingPackageError
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "puzzles").glob("*.md"))]
 ALL = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs" / "decisions").glob("*.md"))]
 EXPERIMENTS = sorted(
     [

@@ -6,9 +6,13 @@ from typing import Any
 
 from jumpstart.report import records
 
+from .. import benign_overfitting as benign
+from .. import double_descent as descent
+from .. import grokking_anatomy as grokked
+from .. import implicit_bias as bias
 from .. import left_out as leaving
 from .. import operators as identity
-from . import machine, markdown, told
+from . import UNMEASURED, machine, markdown, measured, told
 
 
 def operators() -> str:
@@ -79,3 +83,46 @@ def _monitor(content: dict[str, Any]) -> str:
             f"<sub>{machine(content)}</sub>",
         )
     )
+
+
+def double_descent() -> str:
+    """Across widths."""
+    return told("double_descent", descent.page)
+
+
+def benign_overfitting() -> str:
+    """Across tails and levels of noise."""
+    return told("benign_overfitting", benign.page)
+
+
+def implicit_bias() -> str:
+    """Modes against time."""
+    return told("implicit_bias", bias.page)
+
+
+def grokking_anatomy() -> str:
+    """Over the time of a run that groks."""
+    return told("grokking_anatomy", grokked.page)
+
+
+def uses() -> str:
+    """What operators are good for, beside simple rivals: each claim as it was said before, and its verdict."""
+    parts = []
+    for name in ("spectral_rate", "drift_diffusion", "pruning", "forecast"):
+        content = measured(name)
+        if content is None:
+            continue
+        lines = content["settings"]["verdicts"]
+        held = sum(line["verdict"] == "held" for line in lines)
+        heads = {"said": "said before", "measured": "measured, median", "verdict": "verdict"}
+        parts += [
+            f"### {TITLES[name]}: {held} of {len(lines)} held",
+            f"![{TITLES[name]}](results/{name}/{name}.png)", markdown(lines, heads), f"<sub>{machine(content)}</sub>",
+        ]  # fmt: skip
+    return "\n\n".join(parts) or UNMEASURED.format(name="spectral_rate")
+
+
+TITLES = {
+    "spectral_rate": "A learning rate from the spectrum", "drift_diffusion": "Drift and diffusion of minibatch runs",
+    "pruning": "Pruning by the signal channel", "forecast": "When a run will generalize",
+}  # fmt: skip
