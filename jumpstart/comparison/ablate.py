@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -172,7 +172,7 @@ def _contender(name: str, variant: Any, seconds: float, steps: int | None) -> Co
         limit: dict[str, Any] = {} if ends else {"jumps": steps} if steps is not None else {"budget": seconds}
         return fitted(**{**limit, **variant})
     if callable(variant):
-        return variant
+        return cast(Contender, variant)
     raise InputError(f"ablate: the variant {name!r} is {brief(variant)}: options of fit, or a contender.")
 
 
