@@ -34,9 +34,9 @@ def _operators(content: dict[str, Any]) -> str:
             markdown(about["coupling"]),
             "![Errors of the identities, and moves at test points](results/operators/operators.png)",
             "By what power of the learning rate the error of each identity falls (2 for trapezoids, 4 for Simpson's "
-            f"rule, in the limit; where the largest error is at rounding, or steps are still coarse, it says little), on 8 × 8 "
-            f"digits. D = B⁻¹(I − P) holds within {records.show(max(exact))}, and no "
-            f"direction moves the queries by more than (28) says (excess {records.show(beyond)}):",
+            "rule, in the limit; at rounding, or where steps are still coarse, it says little), on 8 × 8 digits. "
+            f"D = B⁻¹(I − P) holds within {records.show(max(exact))}, and no direction moves the queries by more "
+            f"than (28) says (excess {records.show(beyond)}):",
             markdown(about["identities"]),
             "What it costs beside a step of a small network that takes a fraction of a millisecond:",
             markdown(about["costs"]),
