@@ -34,7 +34,7 @@ from .common import arguments, legend_below, spread
 from .operators import drawn
 
 SAMPLES, UNSEEN, NOISE = 60, 700, 0.3
-STEPS, EVERY, RATE = 600, 10, 1.0  # of the runs that are stopped; looked at every so many steps
+STEPS, EVERY, RATE = 1200, 25, 0.3  # of the runs that are stopped, below the edge of stability; looks between steps
 SPLIT = 5  # a fifth is kept back
 MODES, COMPARED = 30, 300  # of the comparison: directions that are recorded, and steps
 ACCOUNTS = {
@@ -89,7 +89,7 @@ def loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 def stopped(seed: int, quick: bool) -> Row:
     """One run with the monitor, and one on four fifths with a split; the unseen loss where each would stop."""
-    n, steps = (15, 40) if quick else (SAMPLES, STEPS)
+    n, steps = (15, 100) if quick else (SAMPLES, STEPS)
     (x, digits), (unseen, clean) = drawn(1300 + seed, n, UNSEEN)
     y, truth = classes(digits, seed, NOISE), classes(clean, 0, 0.0)
 
