@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError, NonFiniteError, ShapeError
 from ..utils.brief import brief
+from ..utils.values import require_count
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ def coupling(readout: Tensor, moved: Tensor, shown: Tensor, permutations: int = 
             f"coupling: a readout of shape {tuple(readout.shape)} for moves of {moved.numel()} outputs on samples and "
             f"{real.numel()} at queries: give (m, N), (N,) and (m,)."
         )
-    if isinstance(permutations, bool) or not isinstance(permutations, int) or permutations < 1:
-        raise InputError(f"coupling: permutations={brief(permutations)}: give a whole number of at least 1.")
+    require_count("coupling", "permutations", permutations)
     if not all(bool(torch.isfinite(t).all()) for t in (readout, moved, real)):
         raise NonFiniteError("coupling: readout or moves hold NaN or infinity.")
     if not bool((real != 0).any()) or real.numel() < 2:

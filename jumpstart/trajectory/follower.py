@@ -16,6 +16,7 @@ from ..objectives.objective import Objective, require_objective
 from ..objectives.parts import Batch, Opaque, require_finite
 from ..utils.brief import brief
 from ..utils.memory import allowance
+from ..utils.values import require_count
 from ..utils.warn import warn
 from . import rules
 from .propagation import SIMPSON, TRAPEZOID, Columns, Tangent, advanced, within
@@ -207,9 +208,3 @@ def _same(one: Tensor, two: Tensor) -> bool:
         return False
     off = float(torch.linalg.vector_norm((one - two).float()))
     return off <= NOTHING * torch.finfo(two.dtype).eps * float(torch.linalg.vector_norm(two.float()))
-
-
-def require_count(who: str, name: str, value: Any) -> None:
-    """Raise unless a number is a whole one of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{who}: {name}={brief(value)}: give a whole number of at least 1.")

@@ -66,7 +66,7 @@ class LeaveOneOut(Follower):
         buffer = self._buffer()
         columns = Columns.begun(rows, gradient, theta.numel(), 0, buffer).whole(range(n + 1))
         if buffer is not None:
-            columns = columns.held(buffer.expand(n + 1, -1).to(theta))
+            columns = replace(columns, buffer=buffer.expand(n + 1, -1).to(theta))
         self.columns, self._u = columns, u.reshape(-1)
         self.real = torch.zeros(n + 1, dtype=theta.dtype, device=theta.device)
         self.real[-1] = 1.0  # the last row is the run with all samples

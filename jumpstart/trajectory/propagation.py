@@ -136,10 +136,6 @@ class Columns:
         weighs[list(rows)] = 1.0
         return replace(self, weighs=weighs)
 
-    def held(self, buffer: Tensor) -> Columns:
-        """The same, with the optimizer's averages (k + 1, P) as they are given."""
-        return replace(self, buffer=buffer)
-
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that there are, by name."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -12,7 +12,8 @@ from ..errors import InputError, MemoryLimitError
 from ..linalg.lanczos import lanczos
 from ..linearization.operators import Jacobian, Kernel
 from ..objectives.objective import Objective
-from .follower import Follower, require_count
+from ..utils.values import require_count
+from .follower import Follower
 from .operators import Operators
 from .propagation import Columns, Tangent
 

@@ -1,11 +1,14 @@
-"""Tensors that hold their numbers in an ordinary way; others cannot be looked at, batched or differentiated."""
+"""Whole numbers, and tensors that hold their numbers in an ordinary way: others cannot be looked at or batched."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .brief import brief
 
 
 def require_dense(tensor: Tensor, what: str) -> None:
@@ -26,3 +29,13 @@ def require_dense(tensor: Tensor, what: str) -> None:
         return
     shape = "" if tensor.is_nested else f" of shape {tuple(tensor.shape)}"
     raise InputError(f"{what}{shape}: a tensor {kind}, which torch.func cannot batch or differentiate: {remedy}.")
+
+
+def require_count(who: str, name: str, value: Any) -> None:
+    """Refuse what is no whole number of at least 1.
+
+    Raises:
+        InputError: quotes it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{who}: {name}={brief(value)}: give a whole number of at least 1.")
