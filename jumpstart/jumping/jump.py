@@ -22,6 +22,7 @@ from ..surrogate.implicit_euler import ImplicitEuler
 from ..surrogate.select import BasisLike, Plan
 from ..utils.cost import Ledger
 from ..utils.guard import guarded
+from .balanced import balanced, kept_by_flow
 from .candidates import AlongFlow, Scaled
 from .conditions import Conditions, Judge, affordable, step_seconds
 from .levenberg_marquardt import LevenbergMarquardt
@@ -127,6 +128,7 @@ def jump(
     params: Select = None,
     memory_limit: float | None = None,
     directions: Tensor | None = None,
+    keep_balance: bool = False,
 ) -> JumpResult:
     """Solve the stretch ahead, look for the horizon that serves the real loss best, and move the weights there.
 
@@ -149,6 +151,8 @@ def jump(
             "levenberg-marquardt", where they do not pay.
         trust: a :class:`jumpstart.Trust`, the policy.
         directions: (r, P) displacements to keep in a Krylov basis, such as ``result.directions`` of jumps before.
+        keep_balance: end at weights that are the same function but have the balance of the start, which gradient flow
+            keeps behind linear and rectified units and a jump does not (``jumpstart.trajectory.balance``).
 
     Returns:
         A :class:`JumpResult`. Unless it is accepted, parameters, buffers, optimizer state and random state are
@@ -159,7 +163,7 @@ def jump(
     """
     settings = Settings(
         basis, depth, weight_decay, horizon, search, geodesic, chord_steps, gate, trust or Trust(), params,
-        memory_limit, directions,
+        memory_limit, directions, keep_balance=keep_balance,
     )  # fmt: skip
     require_objective(objective, "jump")
     objective = objective if params is None else objective.subset(params)
@@ -188,8 +192,12 @@ def move(
     )
     problem.lin.ledger.step_seconds = step_seconds(problem)
     settings.require(problem)
+    layers = kept_by_flow(objective, problem) if settings.keep_balance else []
     found, run, plan = _searched(problem, settings, memory, remembers, conditions)
     problem.lin.ledger.allowance = conditions.allowance
+    if layers and found.outcome.accepted:
+        assert found.best is not None
+        found = replace(found, best=balanced(objective, problem, found.best, layers))
     best, follow = found.best, _nothing
     if found.outcome.accepted and conditions.approve is not None:
         assert best is not None

@@ -51,6 +51,7 @@ class Settings:
     directions: Tensor | None = None
     nonmonotone: bool = False
     penalty_pays: bool = False
+    keep_balance: bool = False
 
     def __post_init__(self) -> None:
         self._require_ranges()
@@ -68,7 +69,7 @@ class Settings:
         steps = self.chord_steps
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
             raise InputError(f"chord_steps={brief(steps)}: give a number of corrections, 0 or more, or None.")
-        for name in ("geodesic", "nonmonotone", "penalty_pays"):
+        for name in ("geodesic", "nonmonotone", "penalty_pays", "keep_balance"):
             flag = getattr(self, name)
             if not (isinstance(flag, bool) or (flag is None and name == "geodesic")):
                 raise InputError(f"{name}={brief(flag)}: give True or False.")

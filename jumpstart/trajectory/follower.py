@@ -28,6 +28,16 @@ NOTHING = 1e3  # times the rounding of the weights: moves of this size are none
 EXPLICIT = 0.25  # share of the allowed memory that one Jacobian may take
 
 
+def asked(queries: Any) -> Batch | Opaque:
+    """Inputs at which the network is asked as well, or a function of it.
+
+    Raises:
+        NonFiniteError: an input is NaN or infinite.
+    """
+    require_finite(queries, "query points")
+    return Opaque(cast(Any, queries)) if callable(queries) else Batch(queries, "query points")
+
+
 class Follower(AbstractContextManager["Follower"]):
     """Carries columns along the steps of a run; whoever derives from it says which, and whose the real move is.
 
@@ -62,10 +72,7 @@ class Follower(AbstractContextManager["Follower"]):
         self.optimizer = None if optimizer is None else rules.plain(optimizer)
         self.lr = lr
         self.limit = allowance(objective.space.device, memory_limit)
-        self._asked: Batch | Opaque | None = None
-        if queries is not None:
-            require_finite(queries, "query points")
-            self._asked = Opaque(cast(Any, queries)) if callable(queries) else Batch(queries, "query points")
+        self._asked = None if queries is None else asked(queries)
         self._pending: list[tuple[Rule, Tensor | None]] = []
         self._handle: Any = None
         self.strayed = 0.0  # largest share of a move that the optimizer's rule did not say
