@@ -318,3 +318,34 @@ def test_contenders_are_compared():
         progress=False,
     )
     assert set(report.contenders) == {"jumps", "Adam"} and torch.equal(torch.cuda.get_rng_state(), state)
+
+
+def test_operators_along_a_run():
+    """The same run recorded on both: what it says of itself, and what it tells of queries."""
+    found = {}
+    for device in BOTH:
+        model = fill(nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 1)), 0).to(device)
+        x, y, queries = (randn(seed, *shape).to(device) for seed, shape in enumerate(((12, 2), (12, 1), (4, 2))))
+        objective, optimizer = js.supervised(model, x, y, "mse"), torch.optim.SGD(model.parameters(), 0.05, 0.9)
+        with js.trajectory.Recorder(objective, queries, optimizer=optimizer) as recorder:
+            for _ in range(20):
+                optimizer.zero_grad()
+                nn.functional.mse_loss(model(x), y).backward()
+                optimizer.step()
+        found[device] = recorder.operators()
+    for name in ("propagator", "dissipation", "displacement", "transfer", "action"):
+        close(getattr(found[DEVICE], name), getattr(found["cpu"], name), 1e-8)
+    assert found[DEVICE].error == pytest.approx(found["cpu"].error, rel=1e-4)
+    assert found[DEVICE].channel(0.01).shape == found["cpu"].channel(0.01).shape
+
+
+def test_jumps_that_keep_the_balance():
+    found = {}
+    for device in BOTH:
+        model = fill(nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 1)), 0).to(device)
+        x, y = randn(0, 12, 2).to(device), randn(1, 12, 1).to(device)
+        kept = js.trajectory.balance(model)
+        assert js.jump(js.supervised(model, x, y, "mse"), keep_balance=True).accepted
+        assert float((js.trajectory.balance(model)["0"] - kept["0"]).abs().max()) < 1e-11
+        found[device] = model(x)
+    close(found[DEVICE], found["cpu"])

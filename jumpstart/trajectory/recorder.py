@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError, MemoryLimitError
+from ..errors import InputError, MemoryLimitError, ShapeError
 from ..linalg.lanczos import lanczos
 from ..linearization.operators import Jacobian, Kernel
 from ..objectives.objective import Objective
@@ -33,7 +33,8 @@ class Recorder(Follower):
         optimizer: that takes the steps: SGD (momentum, Nesterov), Adam and AdamW as they are, others whose metric is
             known and that keep no average of gradients. lr: instead, for plain gradient steps of that rate.
         modes: how many directions of the outputs the start's gradient is written in: the gradient itself and those that
-            Lanczos finds from it. Answers about these are exact. None for all N of them.
+            Lanczos finds from it; or (j, N) directions to ask about beside it, such as noise in the targets, or the
+            channel of another record, transposed. Answers about these are exact. None for all N of them.
         every: steps between two linearizations, which are interpolated between.
         order: of the quadrature over a step: 2, or 4 with the middle of each step as well.
         memory_limit: bytes; None for half of what is free. Above a quarter of it a Jacobian is not kept, and products
@@ -63,23 +64,24 @@ class Recorder(Follower):
         *,
         optimizer: torch.optim.Optimizer | None = None,
         lr: float | None = None,
-        modes: int | None = None,
+        modes: int | Tensor | None = None,
         every: int = 1,
         order: int = 2,
         memory_limit: float | None = None,
     ) -> None:
-        if modes is not None:
+        if modes is not None and not isinstance(modes, Tensor):
             require_count("Recorder", "modes", modes)
         super().__init__(objective, queries, optimizer, lr, every, order, memory_limit)
         self._begin(modes)
 
-    def _begin(self, modes: int | None) -> None:
+    def _begin(self, modes: int | Tensor | None) -> None:
         lin = self._tangent.lin
         gradient = self._gradient()
         if not bool((gradient != 0).any()):
             raise InputError("Recorder: the loss has no gradient in the outputs here: there is nothing to record.")
         n, p = gradient.numel(), lin.theta.numel()
-        count = n if modes is None else min(modes, n)
+        given = _directions(modes, gradient) if isinstance(modes, Tensor) else None
+        count = n if modes is None else len(given) if given is not None else min(int(modes), n)
         needed = 3.0 * lin.theta.element_size() * count * (n + p)
         if needed > self.limit:
             fits = int(count * self.limit / needed)
@@ -87,13 +89,11 @@ class Recorder(Follower):
                 f"Recorder: {count} directions of {n:,} outputs and {p:,} weights take {needed / 2**30:.2g} GiB, above "
                 f"{self.limit / 2**30:.2g}: modes={max(1, fits)} would fit."
             )
-        if modes is None:
-            directions, self.basis = torch.eye(n, dtype=gradient.dtype, device=gradient.device), None
-            coordinates = gradient
-        else:
-            kernel = Kernel(Jacobian(lin))
-            directions = self.basis = lanczos(kernel.apply, gradient, count).vectors
-            coordinates = directions @ gradient
+        if given is None and modes is not None:
+            given = lanczos(Kernel(Jacobian(lin)).apply, gradient, count).vectors
+        self.basis = given
+        directions = torch.eye(n, dtype=gradient.dtype, device=gradient.device) if given is None else given
+        coordinates = gradient if given is None else given @ gradient
         rest = gradient - coordinates @ directions
         self.gradient, self.real = gradient, torch.cat([coordinates, coordinates.new_ones(1)])
         queries = 0 if self._tangent.queries is None else self._tangent.queries.u.numel()
@@ -145,3 +145,30 @@ class Recorder(Follower):
         self.basis, self.strayed = state["basis"], state["strayed"]
         self.first = state["outputs"], state["queries"], state["loss"]
         self._theta, self._tangent, self._pending = here, self._at(here), []
+
+
+def _directions(asked: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient (N,) and directions (j, N), or one (N,), made orthonormal (k, N); those that depend are left out.
+
+    Raises:
+        ShapeError: they are of another number of outputs.
+        InputError: an entry is NaN or infinite.
+    """
+    if asked.dim() not in (1, 2) or asked.shape[-1] != gradient.numel():
+        raise ShapeError(
+            f"Recorder: modes of shape {tuple(asked.shape)}, where there are {gradient.numel()} outputs: give (j, N) "
+            "directions in the outputs (of operators.channel() the transpose)."
+        )
+    rows = asked.detach().reshape(-1, gradient.numel())
+    if not bool(torch.isfinite(rows).all()):
+        raise InputError("Recorder: modes hold NaN or infinity.")
+    found: list[Tensor] = []
+    for row in torch.cat([gradient[None], rows.to(gradient)]):
+        size = torch.linalg.vector_norm(row)
+        for _ in range(2):  # twice is enough (Kahan)
+            for other in found:
+                row = row - (other @ row) * other
+        left = torch.linalg.vector_norm(row)
+        if bool(left > 1e2 * torch.finfo(row.dtype).eps ** 0.75 * size):
+            found.append(row / left)
+    return torch.stack(found)

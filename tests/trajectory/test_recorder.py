@@ -195,6 +195,24 @@ def test_modes_are_directions_of_the_whole():
     assert few.identities == pytest.approx(whole.identities, rel=1e-6)  # the gradient itself is one of them
 
 
+def test_directions_of_ones_own_are_asked_about_exactly():
+    """Noise in the targets, say, and the channel of an earlier record; what depends on the others adds none."""
+    noise = randn(5, 9)
+    whole = Run().record(10).operators()
+    channel = whole.channel(0.05).T
+    asked = torch.cat([noise[None], channel, 3 * noise[None]])
+    few = Run().record(10, modes=asked).operators()
+    v = few.basis
+    assert len(v) == 2 + len(channel)  # with the gradient
+    close(v @ v.T, torch.eye(len(v)).double(), 1e-12)
+    close(few.transfer @ few.coordinates(noise), whole.transfer @ noise)
+    close(few.propagator @ few.coordinates(noise), whole.propagator @ noise)
+    assert few.where(noise).spanned == pytest.approx(1.0)
+    assert Run().record(2, modes=3).operators().where(noise).spanned < 0.99
+    alone = Run().record(3, modes=noise).operators()  # (N,) is one direction
+    assert alone.basis.shape == (2, 9)
+
+
 def test_products_one_by_one_are_those_with_the_jacobian():
     with_it = Run().record(5, modes=3).operators()
     without = Run().record(5, modes=3, memory_limit=3000).operators()
@@ -343,6 +361,8 @@ BAD = {
     "two rules": (lambda r: Recorder(r.objective, optimizer=r.optimizer, lr=1.0), I, "optimizer= or"),
     "a rate of zero": (lambda r: Recorder(r.objective, lr=0.0), I, "lr=0.0"),
     "no modes": (lambda r: Recorder(r.objective, lr=1.0, modes=0), I, "modes=0"),
+    "modes of others": (lambda r: Recorder(r.objective, lr=1.0, modes=WIDE), errors.ShapeError, "9 outputs"),
+    "modes of NaN": (lambda r: Recorder(r.objective, lr=1.0, modes=randn(0, 2, 9) * torch.nan), I, "modes hold NaN"),
     "half a step": (lambda r: Recorder(r.objective, lr=1.0, every=0.5), I, "every=0.5"),
     "a third order": (lambda r: Recorder(r.objective, lr=1.0, order=3), I, "order=3"),
     "the middle of none": (lambda r: Recorder(r.objective, lr=1.0, order=4, every=2), I, "every=2"),
