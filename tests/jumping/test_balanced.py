@@ -104,3 +104,21 @@ def test_what_keeps_no_balance_is_refused():
         with pytest.raises(errors.InputError, match=said):
             js.jump(js.supervised(model, x, y, "mse"), **{"keep_balance": True, **options})
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+
+
+def test_a_jump_leaves_the_balance_by_the_squares_of_its_own_displacement():
+    """Jᵀg never changes a balance in first order, whatever g: without a correction the second order is all there is."""
+    model, (x, y) = rectified(2), data()
+    kept = balance(model)
+    found = js.jump(js.supervised(model, x, y, "mse"), geodesic=False, chord_steps=0)
+    assert found.accepted and found.directions is not None
+    pieces, at = {}, 0
+    for name, p in model.named_parameters():
+        pieces[name] = found.directions[0][at : at + p.numel()].view(p.shape)
+        at += p.numel()
+    after = balance(model)
+    for name, behind in (("0", "2"), ("2", "4")):
+        squares = pieces[f"{name}.weight"].square().sum(1) + pieces[f"{name}.bias"].square()
+        expected = squares - pieces[f"{behind}.weight"].square().sum(0)
+        assert float(expected.abs().max()) > 1e-3
+        torch.testing.assert_close(after[name] - kept[name], expected, rtol=1e-9, atol=1e-11)
