@@ -94,9 +94,9 @@ def measured(size: Size, seed: int) -> list[Row]:
         model = network(size.width, scale, seed)
         kept, unit = balance(model), typical(model)
         rows += [{"seed": seed, "start": start, **row} for row in _once(model, x, y, kept, unit, size)]
-        for name, options in ((PLAIN, {}), (KEPT, {"keep_balance": True})):
+        for name in (PLAIN, KEPT):
             twin = copy.deepcopy(model)
-            jumper = js.Jumper(js.supervised(twin, x, y, "mse"), **options)
+            jumper = js.Jumper(js.supervised(twin, x, y, "mse"), keep_balance=name == KEPT)
             for jump in range(1, size.jumps + 1):
                 found = jumper.jump()
                 rows.append({

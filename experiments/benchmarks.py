@@ -56,6 +56,8 @@ PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
         trajectories.operators,
         trajectories.left_out,
         trajectories.monitor,
+        trajectories.escape,
+        trajectories.balance,
         trajectories.uses,
     ),
     ROOT / "docs" / "puzzles" / "double-descent.md": (trajectories.double_descent,),

@@ -6,8 +6,10 @@ from typing import Any
 
 from jumpstart.report import records
 
+from .. import balance as kept
 from .. import benign_overfitting as benign
 from .. import double_descent as descent
+from .. import escape as leave
 from .. import grokking_anatomy as grokked
 from .. import implicit_bias as bias
 from .. import left_out as leaving
@@ -104,6 +106,20 @@ def implicit_bias() -> str:
 def grokking_anatomy() -> str:
     """Over the time of a run that groks."""
     return told("grokking_anatomy", grokked.page)
+
+
+def escape() -> str:
+    """When minibatch runs leave."""
+    return told(
+        "escape", lambda content: f"![Steps against forecasts](results/escape/escape.png)\n\n{leave.page(content)}"
+    )
+
+
+def balance() -> str:
+    """What flow keeps."""
+    return told(
+        "balance", lambda content: f"![Balance and losses](results/balance/balance.png)\n\n{kept.page(content)}"
+    )
 
 
 def uses() -> str:

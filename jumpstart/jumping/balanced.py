@@ -14,7 +14,7 @@ from ..objectives.objective import Objective
 from ..utils.warn import warn
 from .candidates import Candidate
 
-SAME = 1e4  # times the rounding of the weights: losses within it are of the same function
+SAME = 1e4  # times the rounding of the weights: outputs within it are of the same function
 
 
 def kept_by_flow(objective: Objective, problem: LinearizedProblem) -> list[Pair]:
@@ -36,7 +36,7 @@ def kept_by_flow(objective: Objective, problem: LinearizedProblem) -> list[Pair]
 
 
 def balanced(objective: Objective, problem: LinearizedProblem, best: Candidate, layers: list[Pair]) -> Candidate:
-    """The candidate with the balance of the start, if the real loss there is the same; else as it is, with a warning.
+    """The candidate with the balance of the start if the real outputs are the same there; else as it is, and a warning.
 
     One forward pass.
     """
@@ -46,10 +46,13 @@ def balanced(objective: Objective, problem: LinearizedProblem, best: Candidate, 
     displacement = space.flatten({**end, **changed}).detach() - theta
     outputs, training, loss = problem.measure(displacement)
     eps = max(torch.finfo(start[name].dtype).eps for name in changed)
-    if not abs(loss - best.loss) <= SAME * eps * max(abs(best.loss), abs(problem.before)):
+    off, size = (
+        float(torch.linalg.vector_norm(v)) for v in (outputs - best.outputs, torch.cat([outputs, problem.lin.u]))
+    )
+    if not off <= SAME * eps * size:
         warn(
-            f"keep_balance=True: with the balance of before the loss is {loss:.6g}, not {best.loss:.6g}: something "
-            "besides the next layer reads a unit (or the weights are too coarse). The jump stays unbalanced.",
+            f"keep_balance=True: with the balance of before the outputs differ by {off / size:.2g} of their size: "
+            "something besides the next layer reads a unit (or the weights are too coarse). The jump stays unbalanced.",
             RuntimeWarning,
         )
         return best

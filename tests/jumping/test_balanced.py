@@ -51,6 +51,16 @@ def test_jumps_one_after_another_stay_on_the_manifold():
     assert losses[-1] < 0.6 * losses[0] and off(model, kept) < 1e-10
 
 
+def test_a_loss_that_is_rounding_is_no_alarm():
+    """At 1e-30 the loss of the same function differs by half of itself."""
+    model, x = rectified(), randn(1, 4, 3)
+    kept, jumper = balance(model), js.Jumper(js.supervised(model, x, randn(2, 4, 2), "mse"), keep_balance=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        losses = [found.actual for _ in range(30) if (found := jumper.jump()).accepted]
+    assert losses[-1] < 1e-26 and off(model, kept) < 1e-10
+
+
 def test_single_precision_and_a_unit_that_is_off():
     model, (x, y) = rectified(), data()
     model = model.float()
