@@ -64,9 +64,9 @@ def network(width: int, scale: float, seed: int) -> nn.Sequential:
     layers = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())][:-1]
     model = nn.Sequential(*layers).double()
     with torch.no_grad():
-        model[0].weight.mul_(scale)
-        model[0].bias.mul_(scale)  # type: ignore[union-attr,operator]
-        model[4].weight.div_(scale)
+        for i, factor in ((0, scale), (4, 1 / scale)):
+            model.get_parameter(f"{i}.weight").mul_(factor)
+        model.get_parameter("0.bias").mul_(scale)
     return model
 
 
@@ -79,8 +79,9 @@ def typical(model: nn.Sequential) -> float:
     """The mean of ‖before‖² + bias² + ‖behind‖² over units."""
     found = []
     for before, behind in ((0, 2), (2, 4)):
-        first, last = model[before], model[behind]
-        found.append(first.weight.square().sum(1) + first.bias.square() + last.weight.square().sum(0))  # type: ignore
+        first, bias = model.get_parameter(f"{before}.weight"), model.get_parameter(f"{before}.bias")
+        last = model.get_parameter(f"{behind}.weight")
+        found.append(first.square().sum(1) + bias.square() + last.square().sum(0))
     return float(torch.cat(found).detach().mean())
 
 
