@@ -60,6 +60,11 @@ def longest() -> str:
     return told("pinn300/budgets", standings.page, RACE)
 
 
+def high() -> str:
+    """In five to eleven dimensions, for docs/pinns.md."""
+    return told("pinnhigh/budgets", standings.untuned, RACE)
+
+
 def collocation() -> str:
     """What renewed points are worth, for docs/pinns.md."""
     return told("collocation", renewed)

@@ -69,7 +69,7 @@ def page(content: Row) -> str:
     rows = content["rows"]
     lines, told = standing(rows), verdict(rows)
     seeds = len({row["seed"] for row in rows})
-    parts = []
+    parts: list[str] = []
     if told:
         ahead = [line["times below"] for line in told if line["budget"] == max(row["budget"] for row in rows)]
         parts += [
@@ -83,6 +83,13 @@ def page(content: Row) -> str:
     if not told:
         heads |= {"goal": "goal"}
     return "\n\n".join([*parts, markdown(shown, heads), f"<sub>{machine(content)}</sub>"])
+
+
+def untuned(content: Row) -> str:
+    """Everyone's errors where rivals have the first settings of their grids."""
+    lines = standing(content["rows"])
+    shown = {key: HEADS[key] for key in HEADS if key not in ("runs", "range")}
+    return "\n\n".join([markdown([{**line} for line in lines], shown), f"<sub>{machine(content)}</sub>"])
 
 
 def goal(line: Row) -> str | None:

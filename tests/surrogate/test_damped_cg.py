@@ -16,6 +16,7 @@ from jumpstart.flow.horizon import Times
 from jumpstart.linalg.nystrom import Nystrom
 from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.metric import Metric
+from jumpstart.linearization.ntk import collocation
 from jumpstart.linearization.ntk.collocation import gathered_kernel
 from jumpstart.surrogate import damped_cg as iterative
 from jumpstart.surrogate import select as choose
@@ -66,9 +67,13 @@ def problem(name, frozen=False):
     return model, js.residual(model, *terms)
 
 
+@pytest.mark.parametrize("way", ["by pairs", "columns", "columns, a few at a time"])
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("name", TERMS)
-def test_a_gathered_kernel_is_that_of_the_jacobian(name, frozen):
+def test_a_gathered_kernel_is_that_of_the_jacobian(name, frozen, way, monkeypatch):
+    """Whichever way a layer's share is taken; counted work decides."""
+    monkeypatch.setattr(collocation, "_explicit_pays", lambda *_: way != "by pairs")
+    monkeypatch.setattr(collocation, "CHUNK", 60 if "few" in way else 2**24)
     _, objective = problem(name, frozen)
     lin = linearize(objective)
     j = lin.jacobian()
@@ -76,6 +81,17 @@ def test_a_gathered_kernel_is_that_of_the_jacobian(name, frozen):
     assert kernel is not None
     assert relative(kernel, j @ j.T) < 1e-12
     assert relative(kernel, kernel.T) < 1e-15
+
+
+def test_streams_and_width_decide_over_the_way_of_a_layer():
+    """One stream of a wide layer by pairs; twelve of a narrow one by its columns."""
+
+    def placed(streams, width):
+        outer = [randn(i, 500, width) for i in range(2 * streams)]
+        return [collocation._Placed(slice(0, 500), a, b) for a, b in zip(outer[::2], outer[1::2], strict=True)]
+
+    assert not collocation._explicit_pays(placed(1, 128), 500)
+    assert collocation._explicit_pays(placed(12, 32), 500)
 
 
 def test_no_kernel_is_gathered_where_there_are_no_outer_products():
