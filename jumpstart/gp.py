@@ -229,7 +229,7 @@ class EndpointGP(gpytorch.models.ExactGP):
         options: ``params``, ``metric``, ``training``, ``output``, ``matrix_free``, as for :class:`NTKKernel`.
 
     Raises:
-        InputError and its kinds, quoting the offending input.
+        InputError and its kinds: quoting the offending input.
 
     Example:
         >>> x = torch.randn(20, 3)

@@ -173,9 +173,10 @@ def fit(
         metric, options: of jumps, as for :class:`jumpstart.Jumper`.
 
     Raises:
-        InputError and its kinds for an objective that cannot be jumped along; ArchiveError for a file at ``path`` that
-        holds no fit of this problem. Nothing has moved then. After any other exception, an interrupt or one of
-        ``error`` or ``callback``, the model holds the best weights so far and the file the last whole state.
+        InputError and its kinds: for an objective that cannot be jumped along; nothing has moved then.
+        ArchiveError: for a file at ``path`` that holds no fit of this problem; nothing has moved then. After any other
+            exception, an interrupt or one of ``error`` or ``callback``, the model holds the best weights so far and the
+            file the last whole state.
 
     Example:
         >>> import torch

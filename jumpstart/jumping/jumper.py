@@ -30,15 +30,14 @@ class Jumper:
     Args:
         objective: what to descend. Assign ``jumper.objective`` to go on with other data for the same weights.
         metric: as for :func:`jumpstart.jump`.
-        nonmonotone: let the loss rise along the last step, in a Levenberg–Marquardt search; whoever asks for it keeps
-            the best weights. May be switched on and off between jumps.
-        penalty_pays: let a fall of weight decay's penalty pay for a rise of the training loss; for whoever wants their
-            sum lowest, and keeps the best weights by it.
         keep: how many past displacements to keep in the next Krylov basis; 0 for none.
-        options: all others of :func:`jumpstart.jump`.
+        options: all others of :func:`jumpstart.jump`, and two that only a jumper has. ``nonmonotone``: let the loss
+            rise along the last step, in a Levenberg–Marquardt search; whoever asks for it keeps the best weights. May
+            be switched on and off between jumps. ``penalty_pays``: let a fall of weight decay's penalty pay for a rise
+            of the training loss; for whoever wants their sum lowest, and keeps the best weights by it.
 
     Raises:
-        InputError and its kinds, for options that are unknown, out of range or without effect.
+        InputError and its kinds: for options that are unknown, out of range or without effect.
 
     Example:
         >>> from jumpstart import Jumper, supervised

@@ -383,7 +383,7 @@ def supervised(
         pos_weight: of "logistic" and "multi_label", as torch's. delta: of "huber", as torch's (1 by default).
 
     Raises:
-        InputError and its kinds, quoting the offending input.
+        InputError and its kinds: quoting the offending input.
 
     Example:
         >>> objective = supervised(torch.nn.Linear(3, 1), torch.randn(8, 3), torch.randn(8, 1))

@@ -115,7 +115,7 @@ def skip(objective: Objective, optimizer: torch.optim.Optimizer, steps: int = 20
         A :class:`SkipResult`. Unless it is accepted, nothing has changed.
 
     Raises:
-        InputError and its kinds, before anything has changed.
+        InputError and its kinds: before anything has changed.
     """
     return Skipper(objective, optimizer, **options).skip(steps)
 

@@ -181,7 +181,7 @@ class JumpOptimizer(torch.optim.Optimizer):
             rate.
 
         Raises:
-            InputError and its kinds for an objective that cannot be jumped along, and for a wrapper that skips.
+            InputError and its kinds: for an objective that cannot be jumped along, and for a wrapper that skips.
         """
         result = self.action.now(self.taken)
         self._tell(self.results[-1])  # who collects results collects no displacements
