@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from pathlib import Path
@@ -51,7 +52,25 @@ def _missing(entry: Any) -> bool:
 def on_files(files: Files, config: Any) -> Files:
     for name, page in OUTSIDE.items():
         files.append(File.generated(config, page, content=(ROOT / name).read_text(encoding="utf-8")))
+    for path in sorted(DOCS.rglob("*.ipynb")):
+        content = _notebook(json.loads(path.read_text(encoding="utf-8")))
+        files.append(File.generated(config, path.relative_to(DOCS).with_suffix(".md").as_posix(), content=content))
     return files
+
+
+def _notebook(notebook: dict[str, Any]) -> str:
+    """A notebook as a page: its text, its code, and the outputs that it was saved with."""
+    parts = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if picture := "".join(data.get("image/png", "")).replace("\n", ""):
+                parts.append(f'<img alt="Picture that the cell above draws" src="data:image/png;base64,{picture}">')
+            elif text := "".join(output.get("text", data.get("text/plain", ""))).rstrip():
+                parts.append(f"```text\n{text}\n```")
+    return "\n\n".join(parts)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
@@ -76,7 +95,7 @@ def _link(link: re.Match[str], folder: Path, depth: int) -> str:
     if name in OUTSIDE:
         inside = OUTSIDE[name]
     elif aim.is_file() and aim.is_relative_to(DOCS):
-        inside = aim.relative_to(DOCS).as_posix()
+        inside = aim.relative_to(DOCS).as_posix().removesuffix(".ipynb") + (".md" if aim.suffix == ".ipynb" else "")
     else:
         return f"{text} (`{name}`)"
     return f"{bang}[{text}]({'../' * depth}{inside}{hash_}{heading})"
