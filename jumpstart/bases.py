@@ -37,6 +37,7 @@ def dense(
     """Every mode of K = A Aᵀ that stands above rounding (or the leading ``rank`` of them).
 
     Args:
+        problem: what the function in ``js.solve(basis=…)`` is given.
         route: "kernel" forms K layer by layer and takes its eigenvectors; "svd" takes the SVD of the explicit
             Jacobian, which in float64 resolves singular values down to ε·σ_max instead of √ε·σ_max; "gram" takes the
             eigenvectors of the smaller Gram matrix of the explicit Jacobian; "auto" prefers the kernel where the
@@ -48,6 +49,7 @@ def dense(
 
     Raises:
         KernelError: a kernel given is of another size, or not symmetric; or one has eigenvalues below −rounding.
+        InputError: an unknown route.
     """
     lin, metric, a = problem.lin, problem.metric, problem.jacobian
     n, p = a.shape
@@ -167,9 +169,15 @@ def _thin_svd(j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def krylov(problem: LinearizedProblem, depth: int, *, side: str = "auto") -> Basis:
     """The Krylov space of AᵀBA (plus decay) from the gradient: ``depth`` products of one jvp and one vjp each.
 
+    Source: docs/theory.md, section 4.
+
     Args:
+        problem: as for :func:`dense`.
         side: "parameters" keeps k·(P + N) numbers and needs no network pass for a candidate step; "outputs" keeps
             2·k·N, and pulls back once a candidate; "auto" takes the outputs' side where P > 50·N.
+
+    Raises:
+        InputError: an unknown side, or weight decay on the outputs' side.
     """
     a, decays = problem.jacobian, problem.metric.decays
     n, p = a.shape
@@ -256,9 +264,15 @@ def _krylov_outputs(problem: LinearizedProblem, depth: int) -> Basis:
 
 
 def span(problem: LinearizedProblem, directions: Tensor, kind: str = "prefix") -> Basis:
-    """The span of given parameter displacements (r, P): one jvp each, no vjp.
+    """The span of given parameter displacements: one jvp each, no vjp.
 
     The trajectory prefix is this with the optimizer's last updates; dependent directions are dropped.
+
+    Args:
+        problem: as for :func:`dense`. directions: (r, P). kind: what the basis calls itself.
+
+    Raises:
+        InputError: directions of another shape, or all zero.
     """
     return with_decay(_span(problem, directions, kind))
 
@@ -281,6 +295,12 @@ def recycled(problem: LinearizedProblem, kept: Tensor, depth: int) -> Basis:
     """Directions kept from earlier jumps (r, P), and ``depth`` fresh Krylov vectors orthogonal to them.
 
     Costs r jvps and ``depth`` products. ``kept`` are displacements; they are rescaled to the present metric.
+
+    Args:
+        problem: as for :func:`dense`. kept: (r, P). depth: how many fresh ones.
+
+    Raises:
+        InputError: displacements of another shape, or all zero.
     """
     old = replace(_span(problem, kept, "recycled"), is_krylov=True)
     assert old.vectors is not None

@@ -24,6 +24,9 @@ class Scaled(nn.Module):
 
     Attributes:
         outputs: how many numbers come out.
+
+    Raises:
+        InputError: arguments that cannot be used, quoted.
     """
 
     centre: Tensor
@@ -43,6 +46,7 @@ class Scaled(nn.Module):
         self.outputs = len(first)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Scaled coordinates (…, d)."""
         return (x - self.centre) / self.radii
 
 
@@ -57,6 +61,9 @@ class Periodic(nn.Module):
 
     Attributes:
         outputs: how many numbers come out.
+
+    Raises:
+        InputError: arguments that cannot be used, quoted.
 
     Example:
         >>> waves = Periodic(2, {0: 2.0})  # x of period 2, and t
@@ -80,6 +87,7 @@ class Periodic(nn.Module):
         self.outputs = len(self.plain) + 2 * harmonics * len(self.periods)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Waves and what is left, (…, outputs)."""
         found = []
         for axis, period in self.periods.items():
             for k in range(1, self.harmonics + 1):
@@ -99,6 +107,9 @@ class Fourier(nn.Module):
 
     Attributes:
         outputs: how many numbers come out, 2 · count.
+
+    Raises:
+        InputError: arguments that cannot be used, quoted.
     """
 
     def __init__(self, inputs: int, count: int, scale: float | Sequence[float] = 1.0, seed: int = 0) -> None:
@@ -115,6 +126,7 @@ class Fourier(nn.Module):
         self.outputs = 2 * count
 
     def forward(self, x: Tensor) -> Tensor:
+        """Sines and cosines (…, 2 · count)."""
         angles = self.waves(x)
         return torch.cat([torch.sin(angles), torch.cos(angles)], -1)
 
@@ -132,6 +144,9 @@ class Corner(nn.Module):
 
     Attributes:
         outputs: how many numbers come out. angle: ω.
+
+    Raises:
+        InputError: arguments that cannot be used, quoted.
 
     Example:
         >>> front = Corner((0, 0), (0, 1), (1, 0))  # the L-shape [−1, 1]² less its upper right quarter
@@ -152,6 +167,7 @@ class Corner(nn.Module):
         self.direction = (math.cos(middle), math.sin(middle))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Coordinates and corner functions (…, 2 + terms)."""
         (a, b), (c, s) = self.corner, self.direction
         dx, dy = x[..., 0:1] - a, x[..., 1:2] - b
         along, across = c * dx + s * dy, c * dy - s * dx
@@ -180,6 +196,9 @@ class Constrained(nn.Module):
     Args:
         net: the network. form: a function of coordinates (…, d) and values (…, c), such as
             ``lambda x, u: x[..., :1] * (1 - x[..., :1]) * u`` for zero at both ends.
+
+    Raises:
+        InputError: arguments that cannot be used, quoted.
     """
 
     def __init__(self, net: nn.Module, form: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -191,6 +210,7 @@ class Constrained(nn.Module):
         self.net, self.form = net, form
 
     def forward(self, x: Tensor) -> Tensor:
+        """Values (…, c) that meet the conditions."""
         return self.form(x, self.net(x))
 
 

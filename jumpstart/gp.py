@@ -3,6 +3,9 @@
 A Gaussian process whose mean is the network's present output and whose covariance is s·K + σ²I, K = J D Jᵀ, has the
 posterior mean f(x) + K(x, X)(K + σ²/s I)⁻¹(y − f(X)): the linearized training run at t = ∞ with a pull back to the
 present weights (``Solution.damped``). gpytorch's marginal likelihood chooses σ² and s.
+
+Source: Jacot, Gabriel & Hongler 2018, arXiv:1806.07572 (the kernel); Rasmussen & Williams 2006, section 2.2 (the
+posterior); docs/theory.md, section 2 (the run).
 """
 
 # gpytorch types the attributes of its modules as Tensor | Module | None.
@@ -51,9 +54,13 @@ class Function:
     is refused.
 
     Args:
+        model: any module. params: whose derivatives make the kernel; as in ``js.solve``.
         training: the mode to evaluate in, None for the present. output: which of a sample's outputs, if several.
         input_shape: shape of one sample as the model takes it; None for (d,).
         input_dtype: what the model takes; None for the dtype of its parameters.
+
+    Raises:
+        InputError and its kinds: no module, BatchNorm in train mode, inputs that do not fit, a model that has changed.
     """
 
     def __init__(
@@ -80,7 +87,11 @@ class Function:
 
     @guarded(lambda self, *_, **__: self.net.model)
     def restored(self, x: Tensor) -> Tensor:
-        """Inputs as the model takes them, from (n, d); the first time the model is tried on two of them."""
+        """Inputs as the model takes them, from x (n, d); the first time the model is tried on two of them.
+
+        Raises:
+            ShapeError, InputError: inputs of another shape, or that require a gradient.
+        """
         if x.dim() != 2:
             raise ShapeError(f"inputs {tuple(x.shape)} are not (n, d): flatten samples, and give their input_shape=.")
         if x.requires_grad:
@@ -99,6 +110,11 @@ class Function:
         return given
 
     def linearized(self, given: Tensor) -> Linearization:
+        """The network linearized on inputs ``given``, (n, …) as :meth:`restored` makes them.
+
+        Raises:
+            ShapeError: the model cannot be evaluated on them.
+        """
         try:
             return Linearization(self.net, [Opaque(lambda net: self._one(net(given)))], self.theta)
         except (MemoryError, torch.OutOfMemoryError):
@@ -154,7 +170,7 @@ class NTKKernel(gpytorch.kernels.Kernel):
 
     @guarded(lambda self, *_, **__: self.function.net.model)
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **_: Any) -> Any:
-        """The kernel (n, m) as a tensor or an operator, or its diagonal (n,)."""
+        """The kernel (n, m) of x1 (n, d) and x2 (m, d), a tensor or an operator; with ``diag`` its diagonal (n,)."""
         same, whole = _equal(x1, x2), next((k for a, b, k in self._kept if _equal(a, x1) and _equal(b, x2)), None)
         if diag:
             return whole.diagonal() if isinstance(whole, Tensor) else self._diagonal(x1, x2, same)
@@ -167,7 +183,7 @@ class NTKKernel(gpytorch.kernels.Kernel):
         return whole
 
     def left_free(self, n: int, m: int) -> bool:
-        """Whether a kernel of this size is an operator."""
+        """Whether a kernel (n, m) is an operator."""
         return n * m > 0 and (n * m > DENSE**2 if self.matrix_free is None else self.matrix_free)
 
     def _dense(self, x1: Tensor, x2: Tensor, same: bool) -> Tensor:
@@ -215,6 +231,7 @@ class NetworkMean(gpytorch.means.Mean):
     @guarded(lambda self, *_, **__: self.function.net.model)
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
+        """Outputs (n,) at x (n, d)."""
         return self.function.call(self.function.params, self.function.restored(x)).to(x.dtype)
 
 
@@ -265,6 +282,7 @@ class EndpointGP(gpytorch.models.ExactGP):
         self.set(noise, scale)
 
     def forward(self, x: Tensor) -> Any:
+        """The prior at x (n, d), as gpytorch asks for it."""
         return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
 
     def set(self, noise: float, scale: float) -> None:
@@ -313,10 +331,11 @@ class EndpointGP(gpytorch.models.ExactGP):
 
 @guarded(lambda gp, **_: gp.function.net.model)
 def fit(gp: EndpointGP, *, steps: int = 50) -> float:
-    """Choose σ² and s by gpytorch's marginal likelihood: L-BFGS from the best of a few ratios. Returns log p(y).
+    """Choose σ² and s of ``gp`` by gpytorch's marginal likelihood: L-BFGS from the best of a few ratios.
 
-    The kernel is computed once; a step costs a Cholesky factorization (matrix-free, conjugate gradients and a random
-    estimate of the determinant, the same at every step). A hyperparameter whose ``requires_grad`` is off stays.
+    Returns log p(y). The kernel is computed once; a step costs a Cholesky factorization (matrix-free, conjugate
+    gradients and a random estimate of the determinant, the same at every step). A hyperparameter whose
+    ``requires_grad`` is off stays.
 
     Raises:
         InputError: ``steps`` < 1, nothing is free, or the network meets its targets exactly.

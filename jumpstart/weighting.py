@@ -53,6 +53,9 @@ class Causal:
     Time is cut into slabs; a point in slab i counts exp(−steepness · Σ of the mean squares in the slabs before): little
     until the equation holds at all earlier times.
 
+    Raises:
+        InputError: a number out of range, quoted.
+
     Args:
         steepness: ε of the paper, per unit of the residual's mean square. axis: of time. slabs: how many, of equal
             length.
@@ -87,6 +90,9 @@ class Causal:
 
 def weighed(rule: Rule, points: Tensor, sizes: Tensor, weights: Tensor, term: str) -> Tensor:
     """What a rule gives, checked: (m,) weights, not negative, not all zero.
+
+    Args:
+        points: (m, d). sizes, weights: (m,) norms of the residual there, and the weights before. term: its name.
 
     Raises:
         InputError: the rule gave something else.

@@ -42,6 +42,7 @@ class Ablation:
 
     @property
     def variants(self) -> list[str]:
+        """Their names, the first of which the others are compared with."""
         return next(iter(self.reports.values())).contenders
 
     @property
@@ -50,7 +51,7 @@ class Ablation:
         return next(iter(self.reports.values())).metrics
 
     def ends(self, variant: str, key: str = "loss") -> dict[int, float]:
-        """The last value of each seed; NaN where there is none, or the run failed."""
+        """The last ``key`` (the loss, or a metric) of each seed; NaN where there is none, or the run failed."""
         found = {}
         for seed, report in self.reports.items():
             last = [row for row in report.rows if row["contender"] == variant][-1]
@@ -59,7 +60,7 @@ class Ablation:
         return found
 
     def rows(self, key: str = "loss") -> list[Row]:
-        """A line for each variant: median and range of the last value, failures, and its ratio to the first variant's
+        """A line for each variant: median and range of the last ``key``, failures, and its ratio to the first variant's
         seed by seed: the median, and on how many seeds it is below.
 
         Where the first variant's value is zero or negative there is no ratio.
@@ -82,7 +83,7 @@ class Ablation:
         return found
 
     def table(self, key: str = "loss") -> str:
-        """The rows as text."""
+        """The rows of ``key`` as text."""
         heads = {
             "variant": "", "median": f"{key}, median", "lowest": "lowest", "highest": "highest", "failed": "failed",
             "ratio": f"over {self.variants[0]!r}", "below": "seeds below it",

@@ -61,6 +61,7 @@ def compare(
         steps, evaluations: each contender's number of steps, and of gradient evaluations, where these end a run
             earlier.
         evaluate: further numbers to record (held-out accuracy, say), by name; called in eval mode, without gradients.
+        seed: of each contender's own random numbers.
         name: of the files: letters, digits, '-' and '_'.
         folder: where results.json is written at the end; after an interrupt, with the rows so far.
         progress: a bar: None on terminals alone.

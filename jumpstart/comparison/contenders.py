@@ -43,7 +43,7 @@ def stepped(factory: Factory) -> Contender:
 
 
 def lbfgs(history: int = 50) -> Contender:
-    """L-BFGS with strong Wolfe line search, as strong as torch has it.
+    """L-BFGS with strong Wolfe line search and ``history`` past updates, as strong as torch has it.
 
     torch's default tolerances stop it for good near a loss of 1e-8, and every call evaluates its start once more; both
     are switched off, respectively thinned out.
@@ -57,7 +57,11 @@ def lbfgs(history: int = 50) -> Contender:
 
 
 def jumped(factory: Factory, at: Schedule = None, **options: Any) -> Contender:
-    """The same with :class:`JumpOptimizer` around it, which the options are for: steps, and jumps over others."""
+    """Steps of the optimizer that ``factory`` makes, and jumps over others.
+
+    Args:
+        factory: as for :func:`stepped`. at, options: of :class:`jumpstart.JumpOptimizer` around it.
+    """
 
     def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
         optimizer = JumpOptimizer(factory(_trained(model, objective)), objective, at, **options)

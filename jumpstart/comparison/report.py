@@ -26,6 +26,10 @@ class Report:
     """Rows of a comparison: contender, step, gradient_evaluations, seconds, loss, metrics, jumps tried, accepted.
 
     The last row of a contender that raised an exception says so in the column "failed".
+
+    Attributes:
+        name: of its files. rows: the records, in seconds and gradient evaluations (``jumpstart.utils.cost``).
+        settings: what the run was asked for. seeds: of the starts.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Report:
 
     @property
     def contenders(self) -> list[str]:
+        """Their names, in the order in which they were given."""
         return list(self._grouped())
 
     def _grouped(self) -> dict[str, list[Row]]:
@@ -72,7 +77,7 @@ class Report:
         return list(self.settings.get("metrics", []))
 
     def curve(self, contender: str, x: str = "seconds", y: str = "loss") -> tuple[list[float], list[float]]:
-        """Two columns of one contender's records; NaN where there is no value."""
+        """Columns ``x`` and ``y`` of one contender's records, by name; NaN where there is no value."""
         chosen = self._grouped()[contender]
         return [_value(row, x) for row in chosen], [_value(row, y) for row in chosen]
 
@@ -104,7 +109,7 @@ class Report:
         return found
 
     def table(self, baseline: str | None = None) -> str:
-        """The summary as text."""
+        """The summary as text; ``baseline`` names whose best loss is timed, the first contender's by default."""
         rows = self.summary(baseline)
         columns = {
             "contender": "",

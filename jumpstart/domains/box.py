@@ -25,6 +25,12 @@ class Box(Composable):
     """A box, from its low corner to its high one: ``Box((-1, 0), (1, 1))`` is [−1, 1] × [0, 1].
 
     In problems of space and time, time is the last axis: :meth:`initial`, :meth:`final` and :meth:`slab` mean that.
+
+    Args:
+        low, high: one number a coordinate, (d,), low below high.
+
+    Raises:
+        ShapeError: corners of different length. InputError: corners, axes, sides or times that cannot be used, quoted.
     """
 
     low: Sequence[float]
@@ -47,10 +53,12 @@ class Box(Composable):
 
     @property
     def dim(self) -> int:
+        """Coordinates of a point."""
         return len(self.low)
 
     @property
     def intrinsic_dim(self) -> int:
+        """As many: it is no face."""
         return len(self.low)
 
     @property
@@ -71,7 +79,7 @@ class Box(Composable):
         return np.max(np.maximum(self.low - x, x - self.high) - reach, axis=1) <= 0.0
 
     def face(self, axis: int, side: Literal["low", "high"]) -> Face:
-        """The face across an axis, at its low or high end."""
+        """The face across an axis, at its low or high end: ``side`` "low" or "high"."""
         return Face(self, axis, side)
 
     def initial(self) -> Face:
@@ -83,7 +91,7 @@ class Box(Composable):
         return self.face(-1, "high")
 
     def slab(self, start: float, end: float) -> Box:
-        """The part between two times (of the last axis)."""
+        """The part between the times ``start`` and ``end`` (of the last axis)."""
         start, end = _within(self, start, end)
         return Box((*self.low[:-1], start), (*self.high[:-1], end))
 
@@ -123,7 +131,7 @@ class Interval(Box):
         return f"Interval({text(self.low[0])}, {text(self.high[0])})"
 
     def slab(self, start: float, end: float) -> Interval:
-        """The part between two times."""
+        """The part between the times ``start`` and ``end``."""
         return Interval(*_within(self, start, end))
 
 

@@ -18,7 +18,14 @@ from .given import number, text, texts, vector
 
 @dataclass(frozen=True, repr=False)
 class Disk(Composable):
-    """A disk, ``Disk((0, 0), 1)``; with more coordinates in the center a ball."""
+    """A disk, ``Disk((0, 0), 1)``; with more coordinates in the center a ball.
+
+    Args:
+        center: (d,). radius: above 0.
+
+    Raises:
+        InputError: numbers that make no disk, quoted.
+    """
 
     center: Sequence[float]
     radius: float
@@ -41,10 +48,12 @@ class Disk(Composable):
 
     @property
     def dim(self) -> int:
+        """Coordinates of a point."""
         return len(self.center)
 
     @property
     def intrinsic_dim(self) -> int:
+        """As many: it is no face."""
         return len(self.center)
 
     @property

@@ -89,7 +89,11 @@ class Domain:
         return found.to(x.device) if isinstance(x, Tensor) else found
 
     def boundary(self) -> Domain:
-        """The boundary, points in proportion to its measure."""
+        """The boundary, points in proportion to its measure.
+
+        Raises:
+            InputError: the set is a boundary itself.
+        """
         raise InputError(f"{self!r} has no boundary to draw from; take that of the full-dimensional set it is part of.")
 
 

@@ -29,6 +29,9 @@ class Polygon(Composable):
     """A simple polygon from its vertices in order, either way around; the last is joined to the first.
 
     ``Polygon([(-1, -1), (1, -1), (1, 0), (0, 0), (0, 1), (-1, 1)])`` is an L-shape.
+
+    Raises:
+        ShapeError: fewer than three vertices. InputError: vertices that are no points, or edges that cross, quoted.
     """
 
     vertices: Sequence[Sequence[float]]
@@ -54,10 +57,12 @@ class Polygon(Composable):
 
     @property
     def dim(self) -> int:
+        """Coordinates of a point."""
         return 2
 
     @property
     def intrinsic_dim(self) -> int:
+        """As many: it is no face."""
         return 2
 
     @property

@@ -31,6 +31,10 @@ class Sampler(Domain):
             ``contains`` asks.
 
     What the function draws from has no measure that is known: ``measure`` is NaN, and it cannot be composed.
+
+    Raises:
+        InputError: no function, one of other arguments, or one that does not draw with its generator.
+        ShapeError, NonFiniteError: points of another shape, or not finite.
     """
 
     fn: Callable[[int, torch.Generator], Any]
@@ -76,7 +80,7 @@ class Sampler(Domain):
         return float("nan")
 
     def points(self, count: int, seed: int = 0) -> Tensor:
-        """``count`` points of the function, checked: (count, dim), float64, on the CPU.
+        """``count`` points of the function, checked: (count, dim), float64, on the CPU; others for another ``seed``.
 
         Raises:
             InputError: points that are too many or few, of another shape, not finite, or outside.
@@ -128,12 +132,16 @@ class Sampler(Domain):
         return found.to(x.device) if isinstance(x, Tensor) else found
 
     def boundary(self) -> Domain:
-        """Not known."""
+        """Not known.
+
+        Raises:
+            InputError: always.
+        """
         raise InputError(f"{self!r}.boundary: not known; give a Sampler that draws from it.")
 
 
 def as_domain(value: Any) -> Domain:
-    """A domain as it is; a function of (count, generator) as the :class:`Sampler` that it makes.
+    """A domain ``value`` as it is; a function of (count, generator) as the :class:`Sampler` that it makes.
 
     Raises:
         InputError: anything else, or points of the function that cannot be used.

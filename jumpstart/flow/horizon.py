@@ -20,7 +20,7 @@ from ..utils.brief import brief
 
 @dataclass(frozen=True)
 class Steps:
-    """``count`` steps of full-batch SGD at rate ``lr``; build it with :func:`steps`."""
+    """``count`` steps of full-batch SGD at rate ``lr`` with heavy-ball ``momentum``; build it with :func:`steps`."""
 
     count: int
     lr: float

@@ -18,22 +18,36 @@ from ..utils.brief import brief
 
 
 def hard(mean_square: Tensor, noise: Tensor, alpha: float = 1.0) -> Tensor:
-    """1 where m̂² > α ŝ, else 0; ŝ is the variance of the mean, not of one sample."""
+    """1 where m̂² > α ŝ, else 0; ŝ is the variance of the mean, not of one sample (equation 14).
+
+    Args:
+        mean_square, noise: m̂² and ŝ, the variance of the mean, (…) each; what is returned has their shape. alpha: α.
+    """
     return mean_square.clone().gt_(_times(alpha, noise))  # in place: a mask of booleans takes five times as long
 
 
 def soft(mean_square: Tensor, noise: Tensor, alpha: float = 1.0, lam: float = 1.0) -> Tensor:
-    """(m̂² − αŝ)₊ / ((m̂² − αŝ)₊ + λŝ): opens gradually above the hard rule's threshold."""
+    """(m̂² − αŝ)₊ / ((m̂² − αŝ)₊ + λŝ): opens gradually above the hard rule's threshold.
+
+    Args:
+        mean_square, noise: m̂² and ŝ, the variance of the mean, (…) each; what is returned has their shape.
+        alpha, lam: α and λ.
+    """
     signal = torch.sub(mean_square, noise, alpha=alpha).clamp_min_(0)
     return _ratio(signal, torch.add(signal, noise, alpha=lam))
 
 
 def snr(mean_square: Tensor, noise: Tensor, lam: float = 1.0) -> Tensor:
-    """m̂² / (m̂² + λŝ): Wiener's gate, never quite shut."""
+    """m̂² / (m̂² + λŝ): Wiener's gate, never quite shut.
+
+    Args:
+        mean_square, noise: m̂² and ŝ, the variance of the mean, (…) each; what is returned has their shape. lam: λ.
+    """
     return _ratio(mean_square, torch.add(mean_square, noise, alpha=lam))
 
 
 RULES = {"hard": hard, "soft": soft, "snr": snr}
+"""Rules by the names that ``gate=``, ``rule=`` and :class:`Gate` take."""
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,14 @@ def _nothing() -> Hook:
 
 
 class Recorder:
-    """The hooks of one call of ``record``."""
+    """The hooks of one call of :func:`record`, whose arguments it has.
+
+    Args:
+        model, params, each: as for :func:`record`.
+
+    Raises:
+        InputError: what cannot be recorded, quoted.
+    """
 
     def __init__(self, model: nn.Module, params: Iterable[nn.Parameter] | None = None, each: str = "sample") -> None:
         if not isinstance(model, nn.Module):

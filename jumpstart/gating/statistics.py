@@ -34,6 +34,7 @@ def population_decrease(mean_square: Tensor, noise: Tensor, filters: Tensor) -> 
     """Σ_k (μ_k² − σ_k²/(n − 1)) φ(λ_k, t): unbiased first-order decrease of the population risk, one per horizon.
 
     Args:
+        mean_square, noise: (k,) μ² and the variance of the mean, as :func:`moments` gives them.
         filters: (T, k) values φ(λ_k, t).
     """
     return filters @ (mean_square - noise)

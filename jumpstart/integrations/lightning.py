@@ -41,6 +41,7 @@ class JumpCallback(Callback):
         self.objective, self.at, self.options = objective, at, options
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Wraps the optimizer; Lightning calls it, with its trainer and module (``pl_module``)."""
         # Optimizers are there, and their saved states are loaded after this.
         if len(trainer.optimizers) != 1:
             raise InputError(f"JumpCallback: this module has {len(trainer.optimizers)} optimizers: it takes one.")
@@ -49,6 +50,7 @@ class JumpCallback(Callback):
             trainer.strategy.optimizers = [JumpOptimizer(made, self.objective, self.at, **self.options)]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Tells the wrapper of schedule, clipping and number of steps; Lightning calls it, with its ``pl_module``."""
         jumps = inside(trainer.optimizers[0])
         assert jumps is not None
         tell(jumps, _schedule(trainer), _clip(trainer))
@@ -57,6 +59,7 @@ class JumpCallback(Callback):
             begin(jumps, trainer.global_step, int(total))
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        """Ends the run when all its steps are taken or skipped; Lightning calls it."""
         jumps = inside(trainer.optimizers[0])
         if jumps is not None and over(jumps):
             trainer.should_stop = True

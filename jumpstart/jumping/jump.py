@@ -52,6 +52,7 @@ class JumpResult:
             network (modes, the reduced flow), counted, in steps of a training loop.
         basis, modes: what answered for the linearized run, and its size.
         directions: (1, P) the displacement taken; None if rejected.
+        plan: which ways there were to solve the stretch, and what each would have cost; None where there was no choice.
         cause: why a jump was skipped, in words; empty otherwise.
     """
 
@@ -77,6 +78,7 @@ class JumpResult:
 
     @property
     def accepted(self) -> bool:
+        """Whether the weights moved."""
         return self.outcome.accepted
 
     @property
@@ -136,11 +138,12 @@ def jump(
     last jump.
 
     Args:
-        basis, depth, metric, weight_decay, gate, params, memory_limit: as for :func:`jumpstart.solve`; where the
-            Jacobian of a squared loss is formed, "auto" takes implicit steps by Cholesky factors in place of modes.
-            Besides, basis="matrix-free" does so without a Jacobian: by a kernel gathered layer by layer where that is
-            possible (which "auto" does by itself for large networks), or by conjugate gradients of at most ``depth``
-            products.
+        objective: whose model is moved.
+        basis, depth, metric, weight_decay, gate, params, memory_limit: as for :func:`jumpstart.solve` (the limit in
+            bytes); where the Jacobian of a squared loss is formed, "auto" takes implicit steps by Cholesky factors in
+            place of modes. Besides, basis="matrix-free" does so without a Jacobian: by a kernel gathered layer by layer
+            where that is possible (which "auto" does by itself for large networks), or by conjugate gradients of at
+            most ``depth`` products.
         horizon: try this flow time alone; None searches.
         search: "horizon" looks for the best flow time along the linearized run; "scale" for the best share of the step
             to its end; "levenberg-marquardt" takes one flow time, shorter until one succeeds (docs/theory.md, sections

@@ -150,7 +150,7 @@ class Jumper:
         return replace(self.memory, directions=kept).state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken.
+        """Go on where ``state``, a ``state_dict()``, was taken.
 
         Raises:
             InputError: this is no memory, or one of another number of parameters.

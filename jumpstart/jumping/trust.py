@@ -62,7 +62,7 @@ class Trust:
             raise InputError(f"Trust(limit={brief(self.limit)}): try at least one candidate.")
 
     def accepts(self, before: float, predicted: float, after: float) -> bool:
-        """Whether the real loss fell by enough of what was predicted; NaN anywhere is a no."""
+        """Whether the real loss fell, from ``before`` to ``after``, by enough of what was ``predicted``; NaN is no."""
         hoped, delivered = before - predicted, before - after
         return delivered > 0 and hoped > 0 and delivered >= self.floor * hoped
 

@@ -18,6 +18,12 @@ class Loss(abc.ABC):
     ``curvature`` is the number β where B = β·I everywhere, else None; ``quadratic`` says that B is constant;
     ``follows_targets`` that ∇Φ = B (u − y) besides, whatever the targets y; ``known_convex`` that no check is needed,
     and that ``sqrt_t`` is cheap and keeps the small curvatures exact.
+
+    Everywhere: u are outputs (n, …), or (…, n, …) with any leading dimensions; v and what is returned have the shape of
+    u, a leading dimension more where v has; B is ∇²Φ(u), block diagonal by samples (docs/theory.md, section 1).
+
+    Raises:
+        ShapeError, TargetError, NonFiniteError: targets, or outputs beside them, that do not fit; quoted.
     """
 
     curvature: float | None = None

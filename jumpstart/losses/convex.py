@@ -217,7 +217,7 @@ class Convex(Loss):
     # -- the function, sample by sample ------------------------------------------------------------------------------
 
     def own(self, row: Tensor, target: Tensor) -> Tensor:
-        """The loss of one sample, by itself."""
+        """The loss of one sample, by itself: a row (…) of the outputs and its ``target``."""
         if self.native is None:
             return self.fn(row, target).reshape(())
         narrow = target.to(self.native) if target.is_floating_point() else target

@@ -49,6 +49,7 @@ def as_loss(loss: str | Callable[[Tensor, Tensor], Tensor] | Loss, targets: Tens
     """A loss from its name, a per-sample function, one of torch's own, or itself.
 
     Args:
+        loss: as in ``js.supervised``. targets: (n, …), None beside a :class:`Loss`, which holds its own.
         options: of the named loss, those that are not None; see ``LOSSES``.
 
     Raises:

@@ -46,15 +46,15 @@ class Pointwise(Loss):
 
     @abc.abstractmethod
     def entry(self, u: Tensor) -> Tensor:
-        """ℓ(u, y) of each entry."""
+        """ℓ(u, y) of each entry of u."""
 
     @abc.abstractmethod
     def slope(self, u: Tensor) -> Tensor:
-        """∂ℓ/∂u of each entry."""
+        """∂ℓ/∂u of each entry of u."""
 
     @abc.abstractmethod
     def bend(self, u: Tensor) -> Tensor:
-        """∂²ℓ/∂u² ≥ 0 of each entry."""
+        """∂²ℓ/∂u² ≥ 0 of each entry of u."""
 
     def options(self) -> dict[str, Any]:
         """What makes the same loss of other targets, weights and masks left out."""

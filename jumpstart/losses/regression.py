@@ -20,7 +20,7 @@ class Huber(Pointwise):
     is 0 or 1, so that its runs are integrated like those of any smooth loss.
 
     Args:
-        targets, weights, mask: as for :class:`Pointwise`.
+        targets: (n, …). weights, mask: as for :class:`Pointwise`: (n,), and of the targets' shape.
         delta: where squares end, positive; a small one comes close to δ|u − y|.
     """
 

@@ -11,7 +11,11 @@ from .pointwise import Pointwise
 
 
 class Squares(Loss):
-    """Φ = ½ β Σ (u − y)²; mse is β = 2/N, and residual objectives are β = 1 with y = 0."""
+    """Φ = ½ β Σ (u − y)²; mse is β = 2/N, and residual objectives are β = 1 with y = 0.
+
+    Args:
+        targets: y, (n, …). curvature: β.
+    """
 
     quadratic = True
     follows_targets = True
@@ -54,7 +58,7 @@ class WeightedSquares(Pointwise):
     """Φ = Σ w_i m_e (u_e − y_e)² / Σ w_i m_e: ``F.mse_loss`` with its ``weight``, or over the entries of a mask.
 
     Args:
-        targets, weights, mask: as for :class:`Pointwise`.
+        targets: (n, …). weights, mask: as for :class:`Pointwise`: (n,), and of the targets' shape.
     """
 
     name = "squared-error"
@@ -82,7 +86,7 @@ def mse(targets: Tensor, *, weights: Tensor | None = None, mask: Tensor | None =
     """``F.mse_loss`` with reduction "mean": Φ = Σ (u − y)² / N over all N entries, or a weighted mean.
 
     Args:
-        targets, weights, mask: as for :class:`Pointwise`.
+        targets: (n, …). weights, mask: as for :class:`Pointwise`: (n,), and of the targets' shape.
 
     Raises:
         TargetError: targets are not floating point.

@@ -16,6 +16,7 @@ class Weighted(Loss):
     """Φ = Σ_i w_i ℓ_i for the per-sample losses ℓ_i of another loss, in that loss's normalization.
 
     Args:
+        inner: the loss whose samples are weighed.
         weights: (n,) weights w_i ≥ 0 in the order of the samples; 0 leaves a sample out, 1 keeps it as it was.
         dims: dimensions of one sample's outputs.
     """

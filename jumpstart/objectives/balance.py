@@ -82,6 +82,8 @@ def balance(model: nn.Module) -> dict[str, Tensor]:
 def rebalance(model: nn.Module, target: Mapping[str, Tensor]) -> None:
     """Give each unit its balance of ``target`` (as of :func:`balance`) by scaling its weights; the function stays.
 
+    ``target`` has (units,) for each layer of ``model`` by name.
+
     Raises:
         InputError: ``target`` is of other layers, or a unit has no weights to scale; nothing has changed then.
     """

@@ -62,7 +62,8 @@ class Objective:
         training: evaluate the model in this mode and put its own back; None leaves every submodule as it is.
 
     Raises:
-        NoParametersError, OutputTypeError, ShapeError, TargetError, NonFiniteError, …: see ``jumpstart.errors``.
+        InputError and its kinds: quoting the offending input; see ``jumpstart.errors``.
+        OutputTypeError: the outputs are no tensor.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class Objective:
             )
 
     def prepare(self, theta: Tensor) -> None:
-        """Let every part find its fastest way, and notice where that is out of date."""
+        """Let every part find its fastest way at weights θ (P,), and notice where that is out of date."""
         for part in self.parts:
             with part.translated(self.model):
                 part.prepare(self.net, theta)
@@ -185,7 +186,7 @@ class Objective:
     @guarded(lambda self, *_, **__: self.model)
     @torch.no_grad()
     def by_part(self, theta: Tensor) -> list[Tensor]:
-        """The outputs of each part (a term of a residual objective, a chunk of a batch), in order."""
+        """The outputs (n_i, …) of each part (a term, a chunk of a batch) at weights θ (P,), in order."""
         self.prepare(theta)
         return self._rows(theta)
 
@@ -292,7 +293,7 @@ class Objective:
         return u.detach(), pull
 
     def move(self, theta: Tensor, target: Tensor, follow: Callable[[], None]) -> None:
-        """Move the model's weights from θ to a target (P,) and do what follows; they go back to θ if that fails."""
+        """Move the model's weights from θ to a target (P,) and call ``follow``; they go back to θ if that fails."""
         with uninterrupted():
             try:
                 self.space.write(self.model, target)
@@ -368,6 +369,8 @@ def supervised(
     the entries that count; with ``class_weights`` and ``ignore_index`` it is the one of ``F.cross_entropy``.
 
     Args:
+        model: any module. params: which of its parameters move, by names, patterns or a function; None for all that
+            require a gradient. training: the mode to evaluate in; None leaves every submodule as it is.
         inputs: a tensor (n, …), a tuple of them (``model(*inputs)``) or any mapping (``model(**inputs)``).
         targets: (n, …) of the outputs' shape; for "cross_entropy" integer classes of the outputs' shape without its
             last dimension, which holds the classes, or probabilities of the whole shape.

@@ -238,6 +238,14 @@ def residual(
     Terms are :class:`Term` (a residual at one point; the library batches over points), or functions
     ``fn(net) -> (N,)`` of the whole network for coupled residuals. The outputs are the residuals times √weight,
     stacked in the order given.
+
+    Args:
+        model: any module. terms: one or more. params: which of the model's parameters move, by names, patterns or a
+            function; None for all that require a gradient. training: the mode to evaluate in; None leaves it alone.
+
+    Raises:
+        InputError and its kinds: no term, points that cannot be used, a term that no parameter moves; quotes it.
+        UntraceableError: a term does what ``torch.func`` cannot take; says what to write.
     """
     if not terms:
         raise InputError("residual(model) needs at least one js.Term or function.")

@@ -40,7 +40,7 @@ class SkipResult:
         windows: stretches that one real gradient each was taken for.
         gradient_evaluations: what it cost (``jumpstart.utils.cost``). dense_work: of the virtual steps and all else
             beside the network, in steps of a loop. cost: both together, in steps of the loop, without what is asked
-            once of a model.
+            once of a model. seconds: what it took.
         cause: why it could not be tried, in words; empty otherwise.
     """
 
@@ -61,6 +61,7 @@ class SkipResult:
 
     @property
     def accepted(self) -> bool:
+        """Whether anything moved."""
         return self.outcome.accepted
 
     @property

@@ -78,7 +78,10 @@ class Skipper:
         self.window = OPENING
 
     def skip(self, steps: int = 20, conditions: Conditions | None = None) -> SkipResult:
-        """Skip up to so many steps of the optimizer, from the present weights and its present state.
+        """Skip up to so many ``steps`` of the optimizer, from the present weights and its present state.
+
+        Args:
+            conditions: what it must meet besides (``jumping.conditions``); None for nothing.
 
         Returns:
             A :class:`SkipResult`. Unless it is accepted, weights, optimizer, scheduler and random state are as before.
@@ -109,6 +112,7 @@ def skip(objective: Objective, optimizer: torch.optim.Optimizer, steps: int = 20
     One skip without memory; in a loop use :class:`jumpstart.Skipper` or :class:`jumpstart.JumpOptimizer`.
 
     Args:
+        objective: what the steps are taken on. optimizer: whose steps. steps: how many.
         options: of :class:`jumpstart.Skipper` (tolerance, scheduler, clip).
 
     Returns:

@@ -44,7 +44,15 @@ class Solution:
 
     Built by :func:`solve`; the model is left alone, and what becomes of it and of the data later plays no part. Times
     are flow times (learning rate × steps), ``math.inf``, a 1-D tensor of them (answers then have a leading axis T), or
-    ``js.steps(count, lr)``.
+    ``js.steps(count, lr)``. Equations are those of docs/theory.md.
+
+    Attributes:
+        objective: what was solved. flow: the run inside its basis. plan: how the basis was chosen; None where it was
+            given. seconds: for linearization and basis. own: made by :func:`solve`, not from another.
+
+    Raises:
+        HorizonError: a time that is negative, NaN or of an unknown kind. InputError and its kinds: other options that
+            cannot be used, quoted; a model that has become another one since.
     """
 
     def __init__(
@@ -95,7 +103,7 @@ class Solution:
 
     @_entry
     def loss(self, t: Horizon, *, order: int = 1) -> float | Tensor:
-        """Φ of the predicted outputs, without the weight decay's penalty: a number, or (T,)."""
+        """Φ of the predicted outputs at t, without weight decay's penalty: a number, or (T,); ``order`` as above."""
         horizon = self._asked(t)
         if self._second(order):
             values = self.flow.loss.value(self._drifted().outputs(_times(horizon)))
@@ -224,7 +232,11 @@ class Solution:
 
     @_entry
     def gated(self, rule: str | None, **options: float) -> Solution:
-        """The run with its modes gated by what the samples agree on: "hard", "soft" or "snr" (equation 14)."""
+        """The run with its modes gated by what the samples agree on (equation 14).
+
+        Args:
+            rule: "hard", "soft" or "snr"; None for no gate. options: of the rule (``alpha``, ``lam``).
+        """
         if rule is None and options:
             raise InputError(f"gated(None, …): no gate takes {sorted(options)}; leave them out.")
         return self._with(self.flow.gated(None if rule is None else Gate(rule, options)))
@@ -267,11 +279,14 @@ class Solution:
     def leave_out(
         self, t: Horizon, *, groups=None, samples=None, tolerance: float = 1e-5, start: Starts | None = None
     ) -> LeftOut:
-        """The run without each sample, or each group of them, and what it predicts there (``risk.leave_out``).
+        """The run to t without each sample, or each group of them, and what it predicts there (``risk.leave_out``).
 
         Exact for the linearized run; of a gated one the gates stay those of the run with every sample.
 
         Args:
+            groups: lists of indices of samples that are left out together (folds, duplicates, users).
+            samples: leave out only so many samples, or these, one by one.
+            tolerance: local error of the integration, for losses that are not quadratic.
             start: ``js.fit_head(objective).without_each()``, where the run goes on from a head that was fitted on
                 these samples: each starts from the head without its own; the kernel is that at the head of all.
         """

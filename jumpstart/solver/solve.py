@@ -1,4 +1,7 @@
-"""``solve``: where training would end, on train and new points, at any horizon, without moving a weight."""
+"""``solve``: where training would end, on train and new points, at any horizon, without moving a weight.
+
+Source: docs/theory.md, sections 1 to 4.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,7 @@ def solve(
     have changed, are noticed and refused.
 
     Args:
+        objective: a model, its outputs and their loss; see :func:`jumpstart.supervised`.
         basis: "auto", "dense" (every mode, exact), "krylov" (``depth`` modes, with an error bound), or a function
             (linearized problem) -> Basis made of ``jumpstart.bases``, for instance
             ``lambda problem: js.bases.span(problem, updates)`` for a trajectory prefix.
@@ -81,7 +85,9 @@ def solve(
 
 @guarded(lambda path, objective, *_, **__: getattr(objective, "model", None))
 def load(path: str | Path, objective: Objective, params: Select = None) -> Solution:
-    """A solution from ``Solution.save``, for the same model, data and ``params``; costs one forward pass.
+    """A solution from the ``path`` of ``Solution.save``, for an ``objective`` of the same model, data and ``params``.
+
+    Costs one forward pass.
 
     Raises:
         ArchiveError: the file is no solution, or was saved from another model or other data.

@@ -101,14 +101,17 @@ class JumpOptimizer(torch.optim.Optimizer):
     # The wrapped optimizer's own tables, so that schedulers, clipping and logging see one optimizer.
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The wrapped optimizer's own."""
         return self.inner.param_groups
 
     @property
     def state(self) -> Any:  # type: ignore[override]
+        """The wrapped optimizer's own."""
         return self.inner.state
 
     @property
     def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The wrapped optimizer's own."""
         return self.inner.defaults
 
     def __getattr__(self, name: str) -> Any:
@@ -117,30 +120,36 @@ class JumpOptimizer(torch.optim.Optimizer):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        """The wrapped optimizer's own; gradients become None, or zero without ``set_to_none``."""
         self.inner.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Give ``param_group`` to the wrapped optimizer; the next jump knows of the new parameters."""
         self.inner.add_param_group(param_group)
         self.action.parameters_added()
 
     @property
     def results(self) -> list[Any]:
+        """What the last thousand jumps did, without their displacements."""
         return self.action.results
 
     @property
     def jumps(self) -> int:
+        """How many jumps were tried."""
         return self.action.count
 
     @property
     def skipped(self) -> int:
+        """How many steps were skipped."""
         return self.action.skipped
 
     @property
     def effective_steps(self) -> int:
+        """Steps taken and skipped together."""
         return self.taken + self.action.skipped
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """The wrapped optimizer's step, and a jump where one is due; returns what the wrapped step returns."""
+        """The wrapped optimizer's step, with its ``closure``, and a jump where one is due; what that step returns."""
         return self._hooked(closure) if self._has_hooks() else self._stepped(closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # torch's own wrapper would take a tenth of a small step, twice

@@ -22,7 +22,7 @@ class Writer(ABC):
 
     @abstractmethod
     def write(self, result: Any, mode: str, taken: int, skipped: int) -> None:
-        """Note the result of a jump that was tried after ``taken`` steps, with ``skipped`` credited so far."""
+        """Note the result of a jump (its ``mode``: "skip", …), tried after ``taken`` steps, ``skipped`` so far."""
 
 
 Hook = Callable[[Any], Any] | Writer
@@ -31,7 +31,7 @@ Hook = Callable[[Any], Any] | Writer
 class JsonLines(Writer):
     """A line of JSON for each jump, appended to a file; what is not finite is null.
 
-    A run that is resumed goes on writing to the same file.
+    A run that is resumed goes on writing to the same file at ``path``.
 
     Raises:
         InputError: there is no such folder.
@@ -55,7 +55,7 @@ class TensorBoard(Writer):
         log_dir: a folder for a ``SummaryWriter`` of its own, or a writer that there is already.
 
     Raises:
-        MissingPackageError: the package ``tensorboard`` is not installed.
+        MissingPackageError: the package ``tensorboard`` is not installed. InputError: neither a folder nor a writer.
     """
 
     def __init__(self, log_dir: str | os.PathLike | Any = None) -> None:

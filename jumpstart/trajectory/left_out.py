@@ -24,7 +24,8 @@ class LeaveOneOut(Follower):
     a context manager.
 
     Args:
-        objective, optimizer, lr, every, order, memory_limit: as for :class:`jumpstart.trajectory.Recorder`.
+        objective, optimizer, lr, every, order, memory_limit: as for :class:`jumpstart.trajectory.Recorder` (the
+            limit in bytes).
 
     Raises:
         InputError and its kinds: quoting what cannot be recorded; MemoryLimitError: n runs do not fit.

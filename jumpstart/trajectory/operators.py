@@ -80,7 +80,7 @@ class Operators:
         gradients: tuple[Tensor, Tensor],
         outputs: tuple[tuple[Tensor, Tensor, float], tuple[Tensor, Tensor, float]],
     ) -> Operators:
-        """From columns, the start's gradient in coordinates (k + 1,), and the real run at its start and now."""
+        """From columns, the start's gradient in coordinates (k + 1,), real gradients and outputs, then and now."""
         k, a = len(coordinates) - 1, coordinates
         (u, seen, loss), (u_end, seen_end, loss_end) = outputs
         identities = {
@@ -149,7 +149,10 @@ class Operators:
         return self._lifted(self._eigen[1][:, : self.rank(tolerance)])
 
     def reservoir(self, tolerance: float = TOLERANCE) -> Tensor:
-        """The rest of the record's directions (N, k − r), orthonormal columns: what the run has left where it was."""
+        """The rest of the record's directions (N, k − r), orthonormal columns: what the run has left where it was.
+
+        ``tolerance`` as in :meth:`channel`.
+        """
         return self._lifted(self._eigen[1][:, self.rank(tolerance) :])
 
     def _lifted(self, coordinates: Tensor) -> Tensor:
@@ -157,6 +160,9 @@ class Operators:
 
     def where(self, vector: Tensor, tolerance: float = TOLERANCE) -> Where:
         """Where a vector of the outputs (N,) lies, such as the part of the gradient that is noise in the targets.
+
+        Args:
+            tolerance: as in :meth:`channel`.
 
         Raises:
             InputError: the vector is zero.
@@ -198,6 +204,9 @@ class Operators:
         """A∘ = G W† Dᵀ (D W† Dᵀ)† (m, N): the linear readout from moves of the training outputs to those at queries
         that errs least over gradients whose covariance is W†.
 
+        Args:
+            tolerance: as in :meth:`channel`.
+
         Raises:
             InputError: there are no queries.
         """
@@ -223,7 +232,7 @@ class Operators:
 
 
 def load(path: str | os.PathLike[str]) -> Operators:
-    """Read what :meth:`Operators.save` wrote.
+    """Read what :meth:`Operators.save` wrote to ``path``.
 
     Raises:
         ArchiveError: the file holds no operators, or is damaged.

@@ -19,7 +19,7 @@ def picture(records: Operators | Sequence[Operators], tolerance: float = TOLERAN
     """Three panels of one record, or of several of one run, the earliest first.
 
     Args:
-        tolerance: between channel and reservoir, as in :meth:`Operators.channel`.
+        records: one or several. tolerance: between channel and reservoir, as in :meth:`Operators.channel`.
 
     Raises:
         InputError: there is no record. MissingPackageError: matplotlib is not installed.

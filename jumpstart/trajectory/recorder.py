@@ -127,7 +127,7 @@ class Recorder(Follower):
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state_dict`, with the model and the optimizer as they were then.
+        """Go on from ``state``, a :meth:`state_dict`, with the model and the optimizer as they were then.
 
         Raises:
             InputError: it is of another run, or the model holds other weights.

@@ -1,4 +1,7 @@
-"""The notebooks under docs/notebooks, run from their first cell. ``python -m tests.docs.notebooks`` writes their outputs anew."""
+"""The notebooks under docs/notebooks, run from their first cell.
+
+``python -m tests.docs.notebooks`` writes their outputs anew.
+"""
 
 from __future__ import annotations
 

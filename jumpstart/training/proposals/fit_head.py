@@ -31,7 +31,7 @@ class HeadResult:
         damping: λ of Φ + ½ λ‖weight‖². before: training loss of the present weights. training: of the fitted ones.
         leave_one_out: loss of each sample under the fit without it; exact for squared losses, else of one Newton step
             away; of dear heads by three folds. path: (damping, training loss, leave-one-out loss) of the fits that were
-            compared. problem: features and loss that it was fitted to.
+            compared. seconds: what it took. problem: features and loss that it was fitted to.
     """
 
     model: nn.Module
