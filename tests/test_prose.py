@@ -21,7 +21,9 @@ from jumpstart import cli
 from jumpstart.errors import MissingPackageError
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "puzzles").glob("*.md"))]
+FOLDERS = ("", "puzzles", "guides", "notebooks", "api")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES += [page for folder in FOLDERS for page in sorted((ROOT / "docs" / folder).glob("*.md"))]
 ALL = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs" / "decisions").glob("*.md"))]
 EXPERIMENTS = sorted(
     [
