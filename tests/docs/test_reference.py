@@ -36,7 +36,7 @@ SOURCE = re.compile(r"theory\.md|[Ee]quation|arXiv|arxiv|\b(?:19|20)\d\d\b|F\.\w
 MATHEMATICS = (
     "jumpstart.bases", "jumpstart.features", "jumpstart.gating.averages", "jumpstart.gating.rules", "jumpstart.gp",
     "jumpstart.gating.statistics", "jumpstart.jumping.jump.jump", "jumpstart.losses.base", "jumpstart.optim.gated",
-    "jumpstart.solver.sol", "jumpstart.trajectory.balance", "jumpstart.trajectory.operators", "jumpstart.weighting",
+    "jumpstart.solver.sol", "jumpstart.objectives.balance", "jumpstart.trajectory.operators", "jumpstart.weighting",
 )  # fmt: skip
 ARITHMETIC = {"jumpstart.features.Scaled", "jumpstart.features.Constrained", "jumpstart.weighting.Rule",
     "jumpstart.weighting.weighed"}  # fmt: skip
