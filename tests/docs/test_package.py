@@ -13,6 +13,7 @@ import pytest
 
 import jumpstart
 
+from .badges import FOLDER, badges
 from .reference import ROOT
 
 
@@ -87,3 +88,9 @@ def test_citation_and_package_are_of_one_version():
     text = (ROOT / "CITATION.cff").read_text()
     assert f"\nversion: {jumpstart.__version__}\n" in text
     assert "\nlicense: MIT\n" in text
+
+
+def test_badges_say_what_the_package_says():
+    """``python -m tests.docs.badges`` writes them."""
+    assert {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.svg")} == badges()
+    assert "≥ 3.11" in badges()["python.svg"]
