@@ -8,17 +8,19 @@ from typing import Any
 from griffe import Class, Docstring, Extension, Function, Object
 
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|exc):`~?([^`]+)`")
+PAGE = re.compile(r"docs/((?:decisions/)?[\w-]+)\.md")
 SEVERAL = re.compile(r"    (\*{0,2}\w+(?:, \*{0,2}\w+)+): (.*)$")
 DEEP = "        "  # a line that goes on with the argument before
 SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Yields|Example|Examples|Source|Note):\s*$")
 
 
 def readable(text: str, names: set[str]) -> str:
-    """Args one a line, roles as code, examples under the name that the parser knows.
+    """Args one a line, roles as code, pages as links, examples under the name that the parser knows.
 
     ``a: x. b, c: y.`` under Args becomes three lines, where a, b and c are ``names`` of the signature.
     """
     text = ROLE.sub(lambda role: f"`{role[1]}`", text)
+    text = PAGE.sub(r"[\g<0>](../\1.html)", text)
     lines: list[str] = []
     later: list[str] = []  # the others of several arguments on one line, behind what is said of the first
     section = ""

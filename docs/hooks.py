@@ -78,7 +78,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     folder = home.parent if home else (DOCS / page.file.src_uri).parent
     depth = page.file.src_uri.count("/")
     parts = FENCE.split(markdown)
-    parts[::2] = [_lists(LINK.sub(lambda link: _link(link, folder, depth), part)) for part in parts[::2]]
+    parts[::2] = [_lists(_bars(LINK.sub(lambda link: _link(link, folder, depth), part))) for part in parts[::2]]
     return "".join(parts)
 
 
@@ -99,6 +99,11 @@ def _link(link: re.Match[str], folder: Path, depth: int) -> str:
     else:
         return f"{text} (`{name}`)"
     return f"{bang}[{text}]({'../' * depth}{inside}{hash_}{heading})"
+
+
+def _bars(text: str) -> str:
+    """A bar in code in a table is escaped on GitHub, and is none of the table's in Python-Markdown."""
+    return re.sub(r"`[^`\n]*`", lambda code: code[0].replace("\\|", "|"), text)
 
 
 def _lists(text: str) -> str:

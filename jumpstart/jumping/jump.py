@@ -162,7 +162,7 @@ def jump(
         exactly what they were.
 
     Raises:
-        InputError and its kinds (``jumpstart.errors``): before anything has changed.
+        InputError and its kinds: before anything has changed.
     """
     settings = Settings(
         basis, depth, weight_decay, horizon, search, geodesic, chord_steps, gate, trust or Trust(), params,

@@ -58,7 +58,7 @@ def solve(
         progress: bars on loops that take over a second; None where stderr is a terminal.
 
     Raises:
-        InputError and its kinds (``jumpstart.errors``): quoting what was given.
+        InputError and its kinds: quoting what was given.
 
     Example:
         >>> import torch

@@ -76,6 +76,7 @@ def test_headings_are_called_as_on_github():
 def test_lists_and_links_are_those_of_github():
     hooks = module(ROOT / "docs" / "hooks.py")
     assert hooks._lists("**Left.**\n- one\n  more\n- two") == "**Left.**\n\n- one\n  more\n- two"
+    assert hooks._bars("| `a \\| b` | c |") == "| `a | b` | c |"
     link = hooks.LINK.sub(
         lambda m: hooks._link(m, ROOT / "docs" / "api", 1), "[a](../theory.md#x) [b](../../README.md)"
     )
@@ -86,10 +87,10 @@ def test_lists_and_links_are_those_of_github():
 
 def test_several_arguments_on_a_line_become_lines():
     docstrings = module(ROOT / "docs" / "docstrings.py")
-    text = "X.\n\nArgs:\n    a: one. b, c: two\n        and more.\n    d: 3: not e.\n\nExample:\n    >>> 1\n"
+    text = "X.\n\nArgs:\n    a: one. b, c: two\n        more.\n    d: 3: not e, docs/theory.md.\n\nExample:\n    >>> 1\n"
     assert docstrings.readable(text, {"a", "b", "c", "d"}) == (
-        "X.\n\nArgs:\n    a: one.\n    b: two\n        and more.\n    c: see `b`.\n"
-        "    d: 3: not e.\n\nExamples:\n    >>> 1\n"
+        "X.\n\nArgs:\n    a: one.\n    b: two\n        more.\n    c: see `b`.\n"
+        "    d: 3: not e, [docs/theory.md](../theory.html).\n\nExamples:\n    >>> 1\n"
     )
 
 
