@@ -87,9 +87,9 @@ def test_lists_and_links_are_those_of_github():
 
 def test_several_arguments_on_a_line_become_lines():
     docstrings = module(ROOT / "docs" / "docstrings.py")
-    text = "X.\n\nArgs:\n    a: one. b, c: two\n        more.\n    d: 3: not e, docs/theory.md.\n\nExample:\n    >>> 1\n"
+    text = "X.\n\nArgs:\n    a: one. b, c: two\n        go.\n    d: 3: not e, docs/theory.md.\n\nExample:\n    >>> 1\n"
     assert docstrings.readable(text, {"a", "b", "c", "d"}) == (
-        "X.\n\nArgs:\n    a: one.\n    b: two\n        more.\n    c: see `b`.\n"
+        "X.\n\nArgs:\n    a: one.\n    b: two\n        go.\n    c: see `b`.\n"
         "    d: 3: not e, [docs/theory.md](../theory.html).\n\nExamples:\n    >>> 1\n"
     )
 
