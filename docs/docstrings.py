@@ -32,7 +32,7 @@ def readable(text: str, names: set[str]) -> str:
         elif line and not line.startswith(" "):
             section = ""
         inside = section in ("Args", "Attributes")
-        for piece in _split(line, names) if inside else [line]:
+        for piece in _split(line, names if section == "Args" else set()) if inside else [line]:
             if not piece.startswith(DEEP):
                 lines += later
                 later = []
@@ -47,10 +47,9 @@ def readable(text: str, names: set[str]) -> str:
 
 
 def _split(line: str, names: set[str]) -> list[str]:
-    """One line of a section of arguments, parted where another argument of the signature begins."""
-    if not names:
-        return [line]
+    """One line of a section, parted where another argument of the signature (or any attribute) begins."""
     one = "|".join(rf"\*{{0,2}}{re.escape(name)}" for name in sorted(names, key=len, reverse=True))
+    one = one or r"[a-z_]\w*"
     return re.sub(rf"(?<=[.;:?!)]) ((?:{one})(?:, (?:{one}))*: )", r"\n    \1", line).split("\n")
 
 

@@ -16,6 +16,7 @@ def groups(model: nn.Module, never: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Two groups for a gated optimizer: matrices and larger, and, with ``rule=None``, norms, biases and what is named.
 
     Args:
+        model: whose parameters that require a gradient are grouped.
         never: patterns of names (``"*router*"``) of more that are never gated.
 
     Raises:

@@ -96,7 +96,7 @@ def unweighted(loss: Loss) -> Loss:
 
 
 def weighted(loss: Loss, weights: Tensor, u: Tensor) -> Weighted:
-    """A checked :class:`Weighted` for outputs u (n, …).
+    """A checked :class:`Weighted` of ``loss`` for outputs u (n, …), with weights (n,).
 
     Raises:
         ShapeError, NonFiniteError, InputError: quoting the weights that cannot be used.

@@ -41,7 +41,7 @@ def coupling(readout: Tensor, moved: Tensor, shown: Tensor, permutations: int = 
 
     Args:
         readout: (m, N), of :meth:`jumpstart.trajectory.Operators.readout`, from one half. moved: of the outputs on the
-            samples (N,), shown: at the queries (m,), both in the other half.
+            samples (N,), in the other half. shown: at the queries (m,), there, too.
         permutations: of the samples, for the baseline. seed: of these; the global random state is left alone.
 
     Raises:

@@ -56,12 +56,16 @@ def public() -> list[str]:
 
 
 def on_pages() -> list[str]:
-    return [name for page in PAGES for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)]
+    """Names that have an entry; one that a module shares is written twice there, as the parser needs it."""
+    found = [name for page in PAGES for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)]
+    return [re.sub(r"\.(\w+)\.\1$", r".\1", name) for name in found]
 
 
 def found(name: str) -> Any:
     """What a path leads to, through re-exports."""
     item = package()[name.removeprefix("jumpstart.")]
+    if item.is_module and item.name in item.members:  # a module and what it defines have one name: users get the latter
+        item = item.members[item.name]
     return item.final_target if item.is_alias else item
 
 
