@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import bases, domains, errors, features, gating, gp, integrations, losses, optim, trajectory, weighting
-    from .comparison.ablate import Ablation, ablate
+    from .comparison.ablate import ablate
+    from .comparison.ablation import Ablation
     from .comparison.compare import compare
     from .comparison.contenders import fitted, jumped, jumps_only, lbfgs, stepped
     from .comparison.report import Report
-    from .fitting.fit import CollocationWarning, FitOutcome, FitResult, StagnationWarning, fit
+    from .fitting.fit import CollocationWarning, StagnationWarning, fit
+    from .fitting.result import FitOutcome, FitResult
     from .flow.horizon import Steps, steps
     from .jumping.jump import JumpResult, jump
     from .jumping.jumper import Jumper
@@ -41,7 +43,7 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _DEFINED = {
-    "Ablation": "comparison.ablate",
+    "Ablation": "comparison.ablation",
     "ablate": "comparison.ablate",
     "compare": "comparison.compare",
     "fitted": "comparison.contenders",
@@ -51,8 +53,8 @@ _DEFINED = {
     "stepped": "comparison.contenders",
     "Report": "comparison.report",
     "CollocationWarning": "fitting.fit",
-    "FitOutcome": "fitting.fit",
-    "FitResult": "fitting.fit",
+    "FitOutcome": "fitting.result",
+    "FitResult": "fitting.result",
     "StagnationWarning": "fitting.fit",
     "fit": "fitting.fit",
     "Steps": "flow.horizon",

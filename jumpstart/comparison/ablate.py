@@ -1,94 +1,26 @@
-"""``ablate``: the same comparison from several starts; medians, ranges, failures, and differences pair by pair."""
+"""``ablate``: a comparison of variants from the same starts; what each part is worth, seed by seed."""
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from statistics import median
 from typing import Any, cast
 
-import torch
 from torch import nn
 
-from ..errors import ArchiveError, InputError
+from ..errors import InputError
 from ..fitting.settings import FitSettings
 from ..jumping.jumper import Jumper
 from ..objectives.objective import Objective
-from ..report import records
-from ..report.records import Row
 from ..utils.brief import brief
-from ..utils.progress import share
-from .compare import compare
+from .ablation import Ablation
 from .contenders import Contender, fitted
-from .report import FAILED, Report
+from .race import Evaluate, Limits
+from .seeds import Start, over_seeds, started
 
-Start = nn.Module | Callable[[int], nn.Module]
 Variant = Mapping[str, Any] | Contender
 OPTIONS = {f.name for f in fields(FitSettings)} | Jumper.OPTIONS | {"metric"}
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """Reports of one comparison from several starts.
-
-    Attributes:
-        reports: by seed. The first variant is what the others are compared with.
-    """
-
-    reports: dict[int, Report]
-
-    @property
-    def variants(self) -> list[str]:
-        """Their names, the first of which the others are compared with."""
-        return next(iter(self.reports.values())).contenders
-
-    @property
-    def metrics(self) -> list[str]:
-        """What was measured besides the loss."""
-        return next(iter(self.reports.values())).metrics
-
-    def ends(self, variant: str, key: str = "loss") -> dict[int, float]:
-        """The last ``key`` (the loss, or a metric) of each seed; NaN where there is none, or the run failed."""
-        found = {}
-        for seed, report in self.reports.items():
-            last = [row for row in report.rows if row["contender"] == variant][-1]
-            value = last.get(key)
-            found[seed] = math.nan if value is None or last.get(FAILED) else float(value)
-        return found
-
-    def rows(self, key: str = "loss") -> list[Row]:
-        """A line for each variant: median and range of the last ``key``, failures, and its ratio to the first variant's
-        seed by seed: the median, and on how many seeds it is below.
-
-        Where the first variant's value is zero or negative there is no ratio.
-        """
-        first = self.ends(self.variants[0], key)
-        found = []
-        for variant in self.variants:
-            own = self.ends(variant, key)
-            kept = sorted(v for v in own.values() if math.isfinite(v))
-            pairs = [(own[s], first[s]) for s in own if math.isfinite(own[s]) and math.isfinite(first[s])]
-            ratios = [a / b for a, b in pairs if b > 0]
-            found.append(
-                {
-                    "variant": variant, "median": median(kept) if kept else None, "lowest": kept[0] if kept else None,
-                    "highest": kept[-1] if kept else None, "failed": f"{len(own) - len(kept)}/{len(own)}",
-                    "ratio": median(ratios) if ratios and variant != self.variants[0] else None,
-                    "below": None if variant == self.variants[0] else f"{sum(a < b for a, b in pairs)}/{len(pairs)}",
-                }
-            )  # fmt: skip
-        return found
-
-    def table(self, key: str = "loss") -> str:
-        """The rows of ``key`` as text."""
-        heads = {
-            "variant": "", "median": f"{key}, median", "lowest": "lowest", "highest": "highest", "failed": "failed",
-            "ratio": f"over {self.variants[0]!r}", "below": "seeds below it",
-        }  # fmt: skip
-        return records.table(self.rows(key), heads)
 
 
 def ablate(
@@ -99,7 +31,7 @@ def ablate(
     seeds: int | Sequence[int] = 5,
     seconds: float = 10.0,
     steps: int | None = None,
-    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    evaluate: Evaluate | None = None,
     folder: str | Path | None = None,
     progress: bool | None = None,
 ) -> Ablation:
@@ -112,8 +44,8 @@ def ablate(
             others are compared with.
         seeds: how many, from 0 on, or which.
         seconds, steps, evaluate: of each run, as for ``compare``.
-        folder: where each seed's results.json goes, in ``seed-N``; seeds that are there already, of the same variants
-            and limits, are read and not run again.
+        folder: where each seed's results.json goes, in ``seed-N``; seeds that are there already, of the same variants,
+            limits and first loss, are read and not run again. Contenders are told apart by their functions' names.
         progress: a bar with the time left: None on terminals alone.
 
     Raises:
@@ -130,37 +62,25 @@ def ablate(
         >>> found.variants
         ['as it is', 'no second order']
     """
-    chosen = _chosen(seeds)
+    contenders, told = variants_of(variants, seconds, steps)
+    limits = Limits(dict.fromkeys(contenders, seconds), steps)
+    return over_seeds(
+        lambda seed: (started(model, seed, "ablate"), objective), contenders, limits, told, seeds, evaluate=evaluate,
+        folder=folder, progress=progress,
+    )  # fmt: skip
+
+
+def variants_of(variants: Any, seconds: float, steps: int | None) -> tuple[dict[str, Contender], dict[str, Any]]:
+    """Variants as contenders, and what is asked for in words.
+
+    Raises:
+        InputError: quoting what is no variant.
+    """
     if not isinstance(variants, Mapping) or not variants:
         raise InputError(f"ablate: variants={brief(variants)}: give options of fit by name, the usual ones first.")
     contenders = {name: _contender(name, variant, seconds, steps) for name, variant in variants.items()}
     told = {"seconds": seconds, "steps": steps, "variants": {name: _text(v) for name, v in variants.items()}}
-    reports: dict[int, Report] = {}
-    with share("ablate", progress) as bar:
-        for i, seed in enumerate(chosen):
-            place = None if folder is None else Path(folder) / f"seed-{seed}"
-            report = None if place is None else _kept(place, told)
-            if report is None:
-                report = compare(
-                    _start(model, seed), objective, contenders, seconds=seconds, steps=steps, evaluate=evaluate,
-                    name="ablation", seed=seed, progress=False,
-                )  # fmt: skip
-                report.settings["ablation"] = told
-                if place is not None:
-                    report.save(place, figure=False)
-            reports[seed] = report
-            bar((i + 1) / len(chosen), f"seed {seed}")
-    return Ablation(reports)
-
-
-def _chosen(seeds: Any) -> list[int]:
-    if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0:
-        return list(range(seeds))
-    listed: list[Any] = list(seeds) if isinstance(seeds, Sequence) and not isinstance(seeds, str) else []
-    whole = all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in listed)
-    if listed and whole and len({*listed}) == len(listed):
-        return listed
-    raise InputError(f"ablate: seeds={brief(seeds)}: say how many, or which, each once.")
+    return contenders, told
 
 
 def _contender(name: str, variant: Any, seconds: float, steps: int | None) -> Contender:
@@ -177,46 +97,5 @@ def _contender(name: str, variant: Any, seconds: float, steps: int | None) -> Co
     raise InputError(f"ablate: the variant {name!r} is {brief(variant)}: options of fit, or a contender.")
 
 
-def _start(model: Start, seed: int) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        if not callable(model):
-            raise InputError(f"ablate: model={brief(model)}: give a module, or a function of the seed.")
-        with torch.random.fork_rng(devices=[]):
-            made = model(seed)
-        if not isinstance(made, nn.Module):
-            raise InputError(f"ablate: model({seed}) is {brief(made)}, not a torch.nn.Module.")
-        return made
-    twin = copy.deepcopy(model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for name, layer in twin.named_modules():
-            reset = getattr(layer, "reset_parameters", None)
-            if callable(reset):
-                reset()
-            elif next(layer.parameters(recurse=False), None) is not None:
-                raise InputError(
-                    f"ablate: {type(layer).__name__} ({name or 'the model itself'}) holds parameters and has no "
-                    "reset_parameters(): give a function of the seed as model."
-                )
-    return twin
-
-
 def _text(variant: Variant) -> str:
     return repr(dict(variant)) if isinstance(variant, Mapping) else getattr(variant, "__qualname__", "contender")
-
-
-def _kept(place: Path, told: dict[str, Any]) -> Report | None:
-    """A seed that was run before.
-
-    Raises:
-        ArchiveError: it was of other variants or limits.
-    """
-    if not (place / records.NAME).is_file():
-        return None
-    report = Report.read(place)
-    found = report.settings.get("ablation")
-    if found != told:
-        raise ArchiveError(
-            f"{place} holds a run of {brief(found)}, and {brief(told)} is asked for: give another folder."
-        )
-    return report

@@ -2,50 +2,75 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import torch
 from torch import nn
 
-from ..errors import InputError, NonFiniteError
-from ..fitting.fit import rehearsal as rehearsing
+from ..errors import InputError
 from ..objectives.objective import Objective
-from ..objectives.pure import module_mode
 from ..report import records
-from ..report.names import printable, require_file_name
-from ..report.records import Row
+from ..report.names import require_file_name
 from ..utils.brief import brief
-from ..utils.guard import guarded
 from ..utils.progress import share
-from ..utils.warn import warn
-from .contenders import Contender, Progress
-from .report import FAILED, Report
+from .ablation import Ablation
+from .contenders import Contender
+from .race import Evaluate, Limits, race
+from .report import Report
+from .seeds import Start, over_seeds, started
 
-HUNDREDTH = 100  # a step that is always recorded: what others quote their times to
-CADENCE = 1.08  # records thin out geometrically: this ratio between the step numbers of neighbours
+
+@overload
+def compare(
+    model: nn.Module,
+    objective: Callable[[nn.Module], Objective],
+    contenders: Mapping[str, Contender],
+    *,
+    seconds: float | Mapping[str, float] = ...,
+    steps: int | None = ...,
+    evaluations: float | None = ...,
+    evaluate: Evaluate | None = ...,
+    name: str = ...,
+    seed: int = ...,
+    seeds: None = ...,
+    folder: str | Path | None = ...,
+    progress: bool | None = ...,
+) -> Report: ...
+
+
+@overload
+def compare(
+    model: Start,
+    objective: Callable[[nn.Module], Objective],
+    contenders: Mapping[str, Contender],
+    *,
+    seeds: int | Sequence[int],
+    seconds: float | Mapping[str, float] = ...,
+    steps: int | None = ...,
+    evaluations: float | None = ...,
+    evaluate: Evaluate | None = ...,
+    name: str = ...,
+    folder: str | Path | None = ...,
+    progress: bool | None = ...,
+) -> Ablation: ...
 
 
 def compare(
-    model: nn.Module,
+    model: Any,
     objective: Callable[[nn.Module], Objective],
     contenders: Mapping[str, Contender],
     *,
     seconds: float | Mapping[str, float] = 10.0,
     steps: int | None = None,
     evaluations: float | None = None,
-    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    evaluate: Evaluate | None = None,
     name: str = "comparison",
     seed: int = 0,
+    seeds: int | Sequence[int] | None = None,
     folder: str | Path | None = None,
     progress: bool | None = None,
-) -> Report:
+) -> Report | Ablation:
     """Run every contender from a copy of the same model, interleaved, and record them all.
 
     Whoever has used the least time goes next, so that a slow spell of the machine hits all alike. Recording and
@@ -53,9 +78,11 @@ def compare(
     out of the race: its last row says why under "failed", a warning too, and the others go on.
 
     Args:
-        model: the start; it is not changed.
+        model: the start; it is not changed. With ``seeds`` a function of the seed, or a module that is copied and
+            whose layers are initialized anew by each.
         objective: builds the objective for a copy of the model.
-        contenders: by name; from :func:`stepped`, :func:`jumped`, :func:`jumps_only`, or any generator function.
+        contenders: by name; from :func:`stepped`, :func:`jumped`, :func:`jumps_only`, or any generator function of
+            (model, objective) that yields {"gradient_evaluations": so far} after each step.
             The first is the baseline of the table.
         seconds: each contender's time, ``math.inf`` for no limit; or a time for each by name.
         steps, evaluations: each contender's number of steps, and of gradient evaluations, where these end a run
@@ -63,8 +90,14 @@ def compare(
         evaluate: further numbers to record (held-out accuracy, say), by name; called in eval mode, without gradients.
         seed: of each contender's own random numbers.
         name: of the files: letters, digits, '-' and '_'.
-        folder: where results.json is written at the end; after an interrupt, with the rows so far.
-        progress: a bar: None on terminals alone.
+        seed: of the contenders' random streams.
+        seeds: how many starts, from seed 0 on, or which: the same comparison from each, as :func:`jumpstart.ablate`.
+        folder: where results.json is written at the end; after an interrupt, with the rows so far. With ``seeds`` one
+            for each in ``seed-N``, and those that are there are not run again.
+        progress: a bar with the time left: None on terminals alone.
+
+    Returns:
+        A :class:`Report`; with ``seeds`` an :class:`Ablation`, the reports of them all.
 
     Example:
         >>> from jumpstart import jumps_only, stepped, supervised
@@ -75,225 +108,37 @@ def compare(
         ['Adam', 'jumps']
     """
     times = seconds if isinstance(seconds, Mapping) else dict.fromkeys(contenders, seconds)
-    _require(contenders, objective, times, steps, evaluations)
+    _require(contenders, objective, times)
+    limits = Limits(times, steps, evaluations)
     require_file_name(name, "compare")
+    told = {"seconds": seconds, "steps": steps, "evaluations": evaluations}
+    if seeds is not None:
+        if seed != 0:
+            raise InputError(
+                f"compare: seed={seed} and seeds={brief(seeds)} both say where it starts: give one of them."
+            )
+        return over_seeds(
+            lambda number: (started(model, number, "compare"), objective), contenders, limits, told, seeds,
+            evaluate=evaluate, name=name, who="compare", folder=folder, progress=progress,
+        )  # fmt: skip
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"compare: model={brief(model)} is no torch.nn.Module; a function of the seed goes with seeds=."
+        )
     if folder is not None:
         records.require_writable(folder)
-    report = Report(name, settings={"seconds": seconds, "steps": steps, "evaluations": evaluations}, seeds=[seed])
-    limits = {
-        label: _Limits(
-            times[label], math.inf if steps is None else steps, math.inf if evaluations is None else evaluations
-        )
-        for label in contenders
-    }
-    try:
-        runs = [_rehearsed(label, model, objective, contender, seed) for label, contender in contenders.items()]
-        for run in runs:
-            _record(report, run, evaluate)
-        _race(report, runs, limits, evaluate, progress)
-    except BaseException as error:
-        if folder is not None and report.rows:
-            _keep(report, folder, error)
-        raise
-    report.settings["metrics"] = _metrics(report)
-    for run in runs:
-        if run.failure:
-            warn(f"compare: {printable(run.label)!r} is out: {run.failure}", RuntimeWarning)
+    report = Report(name, settings=told, seeds=[seed])
+    with share(name, progress) as bar:
+        race(model, objective, contenders, limits, evaluate, report, bar, seed, folder)
     if folder is not None:
         report.save(folder, figure=False)
     return report
 
 
-def _rehearsed(
-    label: str, model: nn.Module, objective: Callable[[nn.Module], Objective], contender: Contender, seed: int
-) -> _Run:
-    """A contender at the start, after a step on another copy: what torch imports or tunes on first use is nobody's."""
-    rehearsal, twin = copy.deepcopy(model), copy.deepcopy(model)
-    with rehearsing():
-        spare = _Run(label, rehearsal, objective(rehearsal), contender, seed)
-        spare.advance(_Limits(math.inf, 1, math.inf))
-    return _Run(label, twin, objective(twin), contender, seed)
-
-
-def _race(
-    report: Report,
-    runs: list[_Run],
-    limits: Mapping[str, _Limits],
-    evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
-    progress: bool | None,
-) -> None:
-    with share(report.name, progress) as bar:
-        while live := [run for run in runs if run.live]:
-            run = min(live, key=lambda run: run.seconds)
-            run.advance(limits[run.label])
-            if run.due():
-                with run.failing():  # the model that it has left behind
-                    _record(report, run, evaluate)
-            if run.failure:
-                _told(report, run)
-            bar(
-                sum(run.done(limits[run.label]) for run in runs) / len(runs),
-                f"{printable(run.label, 30)}: loss {run.loss:.3g}",
-            )
-
-
-def _told(report: Report, run: _Run) -> None:
-    """The contender's last row says what happened to it."""
-    last = next(row for row in reversed(report.rows) if row["contender"] == run.label)
-    if last["step"] < run.step:
-        last = {**last, "step": run.step, "seconds": run.seconds, "loss": math.nan}
-        report.rows.append(last)
-    last[FAILED] = run.failure
-
-
-def _metrics(report: Report) -> list[str]:
-    return sorted({k for row in report.rows for k in row} - _Run.COLUMNS)
-
-
-def _keep(report: Report, folder: str | Path, error: BaseException) -> None:
-    """The rows so far, written whatever ended the run; a failure to do so does not hide that."""
-    report.settings |= {"metrics": _metrics(report), "interrupted": type(error).__name__}
-    try:
-        path = report.save(folder, figure=False)
-    except Exception as failure:
-        error.add_note(f"the rows so far were not written: {failure}")
-    else:
-        error.add_note(f"the rows so far are in {path}")
-
-
-def _require(
-    contenders: Mapping[str, Contender], objective: Any, times: Mapping[str, float], steps: Any, evaluations: Any
-) -> None:
+def _require(contenders: Any, objective: Any, times: Mapping[str, float]) -> None:
     if not contenders:
         raise InputError("compare needs at least one contender.")
     if not callable(objective):
         raise InputError(f"compare: objective must be a function of the model, got {type(objective).__name__}.")
     if missing := set(contenders) - set(times):
         raise InputError(f"compare: seconds names no time for {sorted(missing)}.")
-    limits = {
-        **{f"seconds of {name}": value for name, value in times.items()},
-        "steps": steps,
-        "evaluations": evaluations,
-    }
-    for name, value in limits.items():
-        optional = name in ("steps", "evaluations") and value is None
-        if not optional and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
-            raise InputError(f"compare: {name}={brief(value)} must be a positive number.")
-
-
-@dataclass(frozen=True)
-class _Limits:
-    seconds: float
-    steps: float
-    evaluations: float
-
-
-class _Run:
-    COLUMNS = frozenset(("contender", "step", "gradient_evaluations", "seconds", "loss", "jumps", "accepted", FAILED))
-
-    def __init__(self, label: str, model: nn.Module, objective: Objective, contender: Contender, seed: int) -> None:
-        self.label, self.model, self.objective = label, model, objective
-        self.contender, self.iterator, self.failure = contender, None, ""
-        self.device, self.random = objective.space.device, _Random(seed)
-        self.seconds, self.step, self.loss, self.live, self.next = 0.0, 0, math.nan, True, 1.0
-        self.progress: Progress = {"gradient_evaluations": 0}
-
-    def advance(self, limits: _Limits) -> None:
-        _wait(self.device)
-        begun = time.perf_counter()
-        # Every contender draws from a random stream of its own, whoever's turn it was before.
-        with _random_state(self.device, self.random) as self.random, self.failing():
-            try:
-                if self.iterator is None:
-                    self.iterator = iter(self.contender(self.model, self.objective))
-                self.progress = _progress(next(self.iterator))
-                self.step += 1
-            except (StopIteration, NonFiniteError):  # it has come to its end, or diverged
-                self.live = False
-        _wait(self.device)
-        self.seconds += time.perf_counter() - begun
-        if self.done(limits) >= 1:
-            self.live = False
-
-    @contextlib.contextmanager
-    def failing(self) -> Iterator[None]:
-        """An exception inside ends this contender, and no other."""
-        try:
-            yield
-        except Exception as error:
-            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            self.live, self.failure = False, printable(text, 200)
-
-    def done(self, limits: _Limits) -> float:
-        """Share of the run that is over."""
-        spent = (
-            self.seconds / limits.seconds,
-            self.step / limits.steps,
-            self.progress["gradient_evaluations"] / limits.evaluations,
-        )
-        return 1.0 if not self.live else min(1.0, max(spent))
-
-    def due(self) -> bool:
-        if self.step >= self.next or not self.live or self.step == HUNDREDTH:
-            self.next = max(self.step + 1.0, self.step * CADENCE)
-            return True
-        return False
-
-
-def _progress(found: Any) -> Progress:
-    """What a contender yielded.
-
-    Raises:
-        InputError: it counts no gradient evaluations.
-    """
-    cost = found.get("gradient_evaluations") if isinstance(found, Mapping) else None
-    if isinstance(cost, bool) or not isinstance(cost, (int, float)):
-        raise InputError(f"a contender yields a table with 'gradient_evaluations' so far, got {found!r:.60}.")
-    return dict(found)
-
-
-class _Random:
-    """The state of a random stream between two turns: a seed at first."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.cpu: torch.Tensor | None = None
-        self.cuda: torch.Tensor | None = None
-
-
-@contextlib.contextmanager
-def _random_state(device: torch.device, state: _Random) -> Iterator[_Random]:
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        if state.cpu is None:
-            torch.manual_seed(state.seed)
-        else:
-            torch.set_rng_state(state.cpu)
-            if state.cuda is not None:
-                torch.cuda.set_rng_state(state.cuda, device)
-        yield state
-        state.cpu = torch.get_rng_state()
-        state.cuda = torch.cuda.get_rng_state(device) if cuda else None
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-@guarded(lambda report, run, *_, **__: run.model)
-def _record(report: Report, run: _Run, evaluate: Callable[[nn.Module], Mapping[str, float]] | None) -> None:
-    # Outputs at weights that a diverged optimizer has made NaN are recorded as such, not refused.
-    theta = run.objective.space.flatten({k: p.detach() for k, p in run.model.named_parameters()})
-    run.loss = run.objective.value(theta)
-    row: Row = {
-        "contender": run.label,
-        "step": run.step,
-        "seconds": run.seconds,
-        "loss": run.loss,
-        **run.progress,
-    }
-    if evaluate is not None:
-        with torch.no_grad(), module_mode(run.model, False):
-            row.update({key: float(value) for key, value in evaluate(run.model).items()})
-    report.rows.append(row)

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..fitting.fit import Fit
 from ..fitting.settings import FitSettings
+from ..jumping.jump import JumpResult
 from ..jumping.jumper import Jumper
 from ..objectives.objective import Objective
 from ..objectives.parts import join
@@ -20,6 +21,7 @@ from ..training.jump_optimizer import JumpOptimizer, Schedule
 
 Factory = Callable[[Any], torch.optim.Optimizer]
 Progress = dict[str, Any]  # what a contender yields after each step: gradient evaluations so far, jumps tried, …
+TRIED = "tried"  # the entry of that with the jumps since the last step: pairs of the action's name and the result
 Contender = Callable[[nn.Module, Objective], Iterator[Progress]]
 
 
@@ -73,11 +75,13 @@ def jumped(factory: Factory, at: Schedule = None, **options: Any) -> Contender:
                 warnings.filterwarnings("ignore", "this loop is not told")
                 optimizer.step()
             cost += 1
+            tried = []
             for result in optimizer.results[len(optimizer.results) - (optimizer.jumps - seen) :]:
                 cost += result.gradient_evaluations
                 accepted += result.accepted
+                tried.append((getattr(result, "action", optimizer.action.name), result))
             seen = optimizer.jumps
-            yield {"gradient_evaluations": cost, "jumps": seen, "accepted": accepted}
+            yield {"gradient_evaluations": cost, "jumps": seen, "accepted": accepted, TRIED: tried}
 
     return run
 
@@ -103,7 +107,7 @@ def jumps_only(options: Callable[[int], dict[str, Any]], count: float = math.inf
             cost += result.gradient_evaluations
             accepted += result.accepted
             refused = 0 if result.accepted else refused + 1
-            yield {"gradient_evaluations": cost, "jumps": k, "accepted": accepted}
+            yield {"gradient_evaluations": cost, "jumps": k, "accepted": accepted, TRIED: [("jump", result)]}
 
     return run
 
@@ -118,10 +122,21 @@ def fitted(**options: Any) -> Contender:
     FitSettings(**{name: value for name, value in options.items() if name in own})
 
     def run(model: nn.Module, objective: Objective) -> Iterator[Progress]:
-        for state in Fit(objective, progress=False, **options).steps():
+        tried: list[tuple[str, JumpResult]] = []
+        asked = options.get("callback")
+
+        def callback(result: JumpResult) -> Any:
+            tried.append((f"jump ({fit.run.state.history[-1]['stage'].lower()})", result))
+            return None if asked is None else asked(result)
+
+        hears = asked is None or callable(asked)  # what is neither, Fit refuses
+        fit = Fit(objective, progress=False, **{**options, "callback": callback if hears else asked})
+        for state in fit.steps():
             present = objective.theta()
             objective.space.write(model, state.best)
-            yield {"gradient_evaluations": state.cost, "jumps": state.jumps, "accepted": state.accepted}
+            counted = {"gradient_evaluations": state.cost, "jumps": state.jumps, "accepted": state.accepted}
+            yield {**counted, TRIED: [*tried]}
+            tried.clear()
             objective.space.write(model, present)
 
     return run

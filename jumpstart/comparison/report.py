@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArchiveError
-from ..report import names, plots, records
+from ..report import checked, export, names, plots, records
 from ..report.names import printable
+from ..report.page import render
 from ..report.plots import COLOURS
 from ..report.records import Row
 from ..utils.warn import warn
@@ -30,12 +31,18 @@ class Report:
     Attributes:
         name: of its files. rows: the records, in seconds and gradient evaluations (``jumpstart.utils.cost``).
         settings: what the run was asked for. seeds: of the starts.
+        jumps: a row for every jump (``report.jumps``), the last thousand of a contender. residuals: of objectives with
+            points, how large each term's residual is at them in the end. about: environment and command, of a report
+            that was read.
     """
 
     name: str
     rows: list[Row] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=list)
+    jumps: list[Row] = field(default_factory=list)
+    residuals: list[Row] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def read(folder: str | Path) -> Report:
@@ -58,14 +65,22 @@ class Report:
         told = content.get("environment")
         seeds = told.get("seeds") if isinstance(told, dict) else None
         name = names.file_name(str(content.get("experiment", "")), "comparison")
-        return Report(name, content["rows"], dict(settings), seeds if isinstance(seeds, list) else [])
+        about = {key: content.get(key) for key in ("environment", "command")}
+        jumps, residuals = (
+            checked.jumps(content.get("jumps"), where),
+            checked.residuals(content.get("residuals"), where),
+        )
+        return Report(
+            name, content["rows"], dict(settings), seeds if isinstance(seeds, list) else [], jumps, residuals, about
+        )
 
     @property
     def contenders(self) -> list[str]:
         """Their names, in the order in which they were given."""
-        return list(self._grouped())
+        return list(self.grouped())
 
-    def _grouped(self) -> dict[str, list[Row]]:
+    def grouped(self) -> dict[str, list[Row]]:
+        """The rows of each contender."""
         found: dict[str, list[Row]] = {}
         for row in self.rows:
             found.setdefault(row["contender"], []).append(row)
@@ -78,7 +93,7 @@ class Report:
 
     def curve(self, contender: str, x: str = "seconds", y: str = "loss") -> tuple[list[float], list[float]]:
         """Columns ``x`` and ``y`` of one contender's records, by name; NaN where there is no value."""
-        chosen = self._grouped()[contender]
+        chosen = self.grouped()[contender]
         return [_value(row, x) for row in chosen], [_value(row, y) for row in chosen]
 
     def target(self, baseline: str | None = None) -> float:
@@ -89,7 +104,7 @@ class Report:
     def summary(self, baseline: str | None = None) -> list[Row]:
         """One row a contender: time and gradient evaluations to the baseline's best loss, and where it ended."""
         target, found = self.target(baseline), []
-        for contender, rows in self._grouped().items():
+        for contender, rows in self.grouped().items():
             reached = next((row for row in rows if row["loss"] <= target), None)
             last = rows[-1]
             counted = all(last.get(key) is not None for key in COUNTS)
@@ -110,9 +125,13 @@ class Report:
 
     def table(self, baseline: str | None = None) -> str:
         """The summary as text; ``baseline`` names whose best loss is timed, the first contender's by default."""
+        return records.table(self.summary(baseline), self.columns(baseline) | {"contender": ""})
+
+    def columns(self, baseline: str | None = None) -> dict[str, str]:
+        """What the columns of the summary are."""
         rows = self.summary(baseline)
-        columns = {
-            "contender": "",
+        return {
+            "contender": "contender",
             "seconds_to_target": f"s to loss {self.target(baseline):.2g}",
             "evaluations_to_target": "gradients to it",
             "seconds": "s in all",
@@ -122,7 +141,6 @@ class Report:
             "jumps": "jumps kept/tried",
             **({FAILED: FAILED} if any(FAILED in row for row in rows) else {}),
         }
-        return records.table(rows, columns)
 
     def figure(self) -> Any:
         """Loss against gradient evaluations and against seconds, and each further metric against seconds.
@@ -166,12 +184,36 @@ class Report:
             InputError: the report's name is no file name, or the folder cannot be written.
         """
         names.require_file_name(self.name, "Report")
-        path = records.write(folder, self.name, self.settings, self.rows, self.seeds)
+        others = {"jumps": self.jumps, "residuals": self.residuals}
+        path = records.write(folder, self.name, self.settings, self.rows, self.seeds, others)
         if figure:
             _, trouble = self.draw(folder)
             if trouble:
                 warn(f"{path} is written; {trouble}", RuntimeWarning)
         return path
+
+    def html(self, path: str | Path) -> Path:
+        """Write one HTML file to look at, which needs no network: curves that can be switched, the table, every jump,
+        residuals, environment; returns its path.
+
+        Raises:
+            InputError: it cannot be written. MissingPackageError: plotly is not installed.
+        """
+        from .pages import of_report
+
+        return render.write(of_report(self), path)
+
+    def dataframe(self) -> Any:
+        """The rows as a pandas DataFrame.
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        return export.dataframe(self.rows)
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the rows as CSV; returns the path."""
+        return export.to_csv(self.rows, path)
 
     def draw(self, folder: str | Path) -> tuple[Path | None, str]:
         """Save the figure in a folder: its path, or None and why there is none."""

@@ -6,12 +6,11 @@ result = js.fit(objective, budget=60.0, tolerance=1e-12, error=lambda model: rel
 from __future__ import annotations
 
 import contextlib
-import enum
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,12 @@ from ..jumping.settings import LEVENBERG_MARQUARDT
 from ..jumping.trust import Outcome
 from ..linearization.metric import MetricLike, metric_of
 from ..objectives.objective import Objective, require_objective
-from ..report import plots
 from ..utils.brief import brief
 from ..utils.progress import counter
 from ..utils.warn import warn
 from ..weighting import Rule
 from .checkpoint import Checkpoint
+from .result import FitOutcome, FitResult
 from .settings import FitSettings
 from .stages import Event, FitRun
 from .state import FitState
@@ -50,73 +49,12 @@ def rehearsal() -> Iterator[None]:
         _rehearsing.reset(token)
 
 
-class FitOutcome(enum.Enum):
-    """How a fit ended; the value is a sentence for people."""
-
-    TOLERANCE = "The loss is below the tolerance."
-    BUDGET = "The budget of time or jumps is spent."
-    STAGNANT = "The loss no longer falls, from the best weights or from perturbed ones; the best are kept."
-    STOPPED = "The callback asked for it."
-    STATIONARY = "The gradient vanishes: this is a stationary point."
-    NOT_FINITE = "The residual stopped being finite on the way; the best weights are kept."
-
-
 class StagnationWarning(UserWarning):
     """A fit stopped short of its tolerance; the message holds the likely cause."""
 
 
 class CollocationWarning(UserWarning):
     """A network fits the points that it was trained on, and not the equation between them."""
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a fit did. The model holds the best weights found.
-
-    The best are those with the lowest loss; where terms have domains and points may move, with the lowest loss on
-    points that are never trained on.
-
-    Attributes:
-        outcome: a :class:`FitOutcome`. cause: a sentence on what probably stands in the way, if it stagnated.
-        loss: Φ at the best weights (on the last points, and as these weigh, where they were resampled, renewed or
-            weighed), with the penalty of weight decay if there is any. start: the same at the start.
-        generalization: Φ at the best weights on points that nothing was chosen by, neither points nor weights: of terms
-            with a domain on new draws from it; where none has one, of terms at given points halfway between neighbours.
-            None where neither can be asked.
-        error: ``error(model)`` at the best weights, if given.
-        jumps, accepted, restarts: how many.
-        seconds: time spent, all sessions of a resumed run together, ``error`` and ``callback`` aside.
-        gradient_evaluations: as in ``jumpstart.utils.cost``.
-        history: a row for each jump: jump, seconds, gradient_evaluations, loss, best, horizon, outcome, stage, and
-            error and unseen (the loss on points never trained on) where they were measured.
-        notes: what was slower than it could be, and why.
-    """
-
-    outcome: FitOutcome
-    loss: float
-    start: float
-    error: float | None
-    jumps: int
-    accepted: int
-    restarts: int
-    seconds: float
-    gradient_evaluations: float
-    cause: str = ""
-    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    notes: tuple[str, ...] = ()
-    generalization: float | None = None
-
-    def __str__(self) -> str:
-        unseen = "" if self.generalization is None else f" ({self.generalization:.3g} on other points)"
-        error = "" if self.error is None else f", error {self.error:.3g}"
-        return (
-            f"{self.outcome.name}: loss {self.start:.3g} → {self.loss:.3g}{unseen}{error} in {self.seconds:.3g} s, "
-            f"{self.accepted}/{self.jumps} jumps, {self.restarts} restarts. {self.outcome.value} {self.cause}".rstrip()
-        )
-
-    def plot(self, path: str | Path) -> Path:
-        """Loss, on other points as well, and error against seconds, as a picture at ``path``."""
-        return plots.save(plots.history(self.history), path)
 
 
 def fit(
@@ -371,6 +309,7 @@ class Fit:
         return FitResult(
             outcome, loss, state.start, run.measure(), state.jumps, state.accepted, state.restarts,
             state.seconds, state.cost, cause, state.history, tuple(run.objective.notes()), run.generalization(answer),
+            run.residuals(),
         )  # fmt: skip
 
     def _save(self, ending: BaseException | None = None) -> None:

@@ -182,7 +182,9 @@ class FitRun:
         row = {
             "jump": state.jumps, "seconds": state.seconds, "gradient_evaluations": state.cost, "loss": state.loss,
             "best": state.best_loss, "horizon": result.horizon, "outcome": result.outcome.name,
-            "stage": state.stage.name,
+            "stage": state.stage.name, "before": result.before, "predicted": result.predicted, "actual": result.actual,
+            "next_horizon": state.memory.horizon or math.nan, "candidates": result.candidates, "basis": result.basis,
+            "modes": result.modes, "max_rate": result.max_rate, "trace": result.trace,
         }  # fmt: skip
         return result, replace(state, history=[*state.history, row])
 
@@ -257,6 +259,10 @@ class FitRun:
             return None
         found, self.own = pair
         return found
+
+    def residuals(self) -> list[dict[str, Any]]:
+        """Where each term is large at the weights that the model holds; one forward pass."""
+        return [found.row() for found in self.objective.maps()] if isinstance(self.objective, Residuals) else []
 
     def parted(self, generalization: float | None) -> str:
         """What is to be said of a fit whose loss says nothing of the equation; empty if there is nothing."""

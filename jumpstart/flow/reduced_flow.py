@@ -305,6 +305,10 @@ class ReducedFlow(LinearizedRun):
         return float(self.start.rates.max()) if self.size else 0.0
 
     @property
+    def known_rates(self) -> tuple[float, float]:
+        return self.max_rate, float(self.start.rates.sum())
+
+    @property
     def max_horizon(self) -> float:
         """A horizon at which every mode above rounding has relaxed: an infinite one would follow those below it."""
         return torch.finfo(self.problem.lin.u.dtype).eps ** -0.9 * self.timescale()

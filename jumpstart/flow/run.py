@@ -7,6 +7,7 @@ in ``surrogate``). Coefficients c are whatever an implementation keeps a displac
 from __future__ import annotations
 
 import abc
+import math
 
 from torch import Tensor
 
@@ -82,6 +83,11 @@ class LinearizedRun(abc.ABC):
     @abc.abstractmethod
     def max_rate(self) -> float:
         """The largest rate at the start (or an estimate of it), 0 where nothing relaxes."""
+
+    @property
+    def known_rates(self) -> tuple[float, float]:
+        """The largest rate at the start and the sum of all; NaN where that would take work of its own."""
+        return math.nan, math.nan
 
     @property
     def gradient_evaluations(self) -> float:

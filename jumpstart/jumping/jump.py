@@ -51,6 +51,8 @@ class JumpResult:
         seconds, gradient_evaluations: what it cost (``jumpstart.utils.cost``). dense_work: what it did without the
             network (modes, the reduced flow), counted, in steps of a training loop.
         basis, modes: what answered for the linearized run, and its size.
+        max_rate, trace: the largest rate of its kernel and the sum of all (1 / flow time), as far as these are known
+            without further work; NaN otherwise. Of a matrix-free run the largest is one from below.
         directions: (1, P) the displacement taken; None if rejected.
         plan: which ways there were to solve the stretch, and what each would have cost; None where there was no choice.
         cause: why a jump was skipped, in words; empty otherwise.
@@ -73,6 +75,8 @@ class JumpResult:
     training_actual: float = math.nan
     dense_work: float = 0.0
     cause: str = ""
+    max_rate: float = math.nan
+    trace: float = math.nan
     plan: Plan | None = field(repr=False, default=None)
     directions: Tensor | None = field(repr=False, default=None)
 
@@ -281,6 +285,7 @@ def _told(
     best = found.best
     stays = found.outcome is Outcome.STATIONARY
     still = found.before if stays else math.nan
+    max_rate, trace = run.known_rates if run else (math.nan, math.nan)
     return JumpResult(
         outcome=found.outcome,
         horizon=best.horizon if best else math.nan,
@@ -298,6 +303,8 @@ def _told(
         training_before=problem.training_before,
         training_actual=best.training if best else (problem.training_before if stays else math.nan),
         dense_work=problem.lin.ledger.dense,
+        max_rate=max_rate,
+        trace=trace,
         plan=plan,
         directions=best.displacement[None] if best is not None and found.outcome.accepted else None,
     )

@@ -45,6 +45,28 @@ class TermState:
 
 
 @dataclass(frozen=True)
+class ResidualMap:
+    """Where a term is large, at some weights: |residual| without its weight.
+
+    Attributes:
+        points: (m, d). values: (m,); of several residuals a point, the largest.
+    """
+
+    name: str
+    points: Tensor
+    values: Tensor
+
+    def row(self, who: str = "", most: int = 1500) -> dict[str, Any]:
+        """Plain numbers for a report: who, term, ``of`` how many points, points by coordinates, values; thinned."""
+        keep = torch.linspace(0, len(self.values) - 1, min(most, len(self.values))).round().long()
+        points, values = self.points.detach().cpu()[keep].double(), self.values.detach().cpu()[keep].double()
+        return {
+            "who": who, "term": self.name, "of": len(self.values), "points": points.T.tolist(),
+            "values": values.tolist(),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Term:
     """One weighted residual, given at ONE point: ``fn(net, x)`` with x (d,) returns a scalar or a vector.
 
@@ -83,7 +105,7 @@ class Residuals(Objective):
         total = float(sum(loss.sum() for loss in losses))
         found = []
         for i, (part, u, loss) in enumerate(zip(self.parts, rows, losses, strict=True)):
-            plain = u.reshape(len(u), -1).abs().amax(1) / (part.by_row(len(u)) if isinstance(part, Points) else 1.0)
+            plain = _plain(part, u)
             worst = int(plain.argmax())
             found.append(
                 TermState(
@@ -96,6 +118,17 @@ class Residuals(Objective):
                     where=part.points[worst * len(part.points) // len(u)] if isinstance(part, Points) else None,
                 )
             )
+        return found
+
+    @guarded(lambda self, **_: self.model)
+    def maps(self) -> list[ResidualMap]:
+        """Each term that has points: how large its residual is at them, at the present weights; one forward pass."""
+        found = []
+        for i, (part, u) in enumerate(zip(self.parts, self.by_part(self.theta()), strict=True)):
+            if isinstance(part, Points) and len(u) % len(part.points) == 0:
+                count = len(part.points)
+                values = _plain(part, u).reshape(count, -1).amax(1)
+                found.append(ResidualMap(part.name or f"part {i}", part.points.reshape(count, -1), values))
         return found
 
     def resampled(self, points: Mapping[str, Tensor] | Sequence[Tensor | None]) -> Residuals:
@@ -264,6 +297,11 @@ def residual(
     found = _build(model, parts, params, training)
     _require_dependence(found)
     return found
+
+
+def _plain(part: Part, u: Tensor) -> Tensor:
+    """|rows| (m,) of a part without its weight; of several numbers a row, the largest."""
+    return u.reshape(len(u), -1).abs().amax(1) / (part.by_row(len(u)) if isinstance(part, Points) else 1.0)
 
 
 def _part(term: Term, model: nn.Module) -> Points:

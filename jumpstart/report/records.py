@@ -23,6 +23,7 @@ from .names import printable
 Row = dict[str, Any]
 NAME = "results.json"
 LARGEST = 2**28  # bytes of a results.json that is read
+FORMAT = 1  # of results.json; files without a number, of versions before, are read as this one
 
 
 def environment(seeds: Sequence[int] = ()) -> dict[str, Any]:
@@ -53,10 +54,18 @@ def command() -> str:
 
 
 def write(
-    folder: str | Path, experiment: str, settings: Mapping[str, Any], rows: Sequence[Row], seeds: Sequence[int] = ()
+    folder: str | Path,
+    experiment: str,
+    settings: Mapping[str, Any],
+    rows: Sequence[Row],
+    seeds: Sequence[int] = (),
+    others: Mapping[str, Sequence[Row]] | None = None,
 ) -> Path:
     """Write ``folder/results.json`` whole or not at all, and return its path; numbers that are not finite as
     ``utils.strict_json`` spells them.
+
+    Args:
+        others: further lists of rows by name, such as "jumps".
 
     Raises:
         InputError: it cannot be written.
@@ -64,17 +73,22 @@ def write(
     target = Path(folder) / NAME
     head = {
         "experiment": experiment,
+        "format": FORMAT,
         "command": command(),
         "environment": environment(seeds),
         "settings": dict(settings),
     }
     # One row a line: readable, and a change of one row is a change of one line.
-    lines = ",\n".join(strict_json.dumps(row, default=_plain) for row in rows)
     opening = strict_json.dumps(head, indent=1, default=_plain).removesuffix("\n}")
+    tables = {name: found for name, found in {**(others or {}), "rows": rows}.items() if found or name == "rows"}
+    listed = [
+        f' "{name}": [\n' + ",\n".join(strict_json.dumps(row, default=_plain) for row in found) + "\n]"
+        for name, found in tables.items()
+    ]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(target) as file:
-            file.write(f'{opening},\n "rows": [\n{lines}\n]}}\n'.encode())
+            file.write((",\n".join([opening, *listed]) + "}\n").encode())
     except (OSError, ValueError) as error:  # ValueError: a null character
         raise _unwritten(target, error) from error
     return target
@@ -120,6 +134,14 @@ def read(folder: str | Path) -> dict[str, Any]:
         raise ArchiveError(f"{target} is no results of a run ({type(error).__name__}: {error}).") from error
     if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
         raise ArchiveError(f"{target} is no results of a run: it is no table with a list of rows.")
+    told = found.get("format", FORMAT)
+    if told != FORMAT:
+        told_by = found.get("environment")
+        writer = told_by.get("jumpstart") if isinstance(told_by, dict) else None
+        raise ArchiveError(
+            f"{target} is of format {printable(told)}, written by jumpstart {printable(writer)}; this is "
+            f"{version.installed()}, which reads format {FORMAT}: read it with that version."
+        )
     return found
 
 

@@ -8,6 +8,8 @@ Source: docs/theory.md, section 9.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -57,6 +59,10 @@ class DampedCG(ImplicitEuler):
     def max_rate(self) -> float:
         """From below, along the gradient."""
         return self._rate
+
+    @property
+    def known_rates(self) -> tuple[float, float]:
+        return self._rate, math.nan
 
     def product(self, s: Tensor) -> Tensor:
         """βAAᵀ s (N,), or SᵀAAᵀS s, remembered for the sketch."""

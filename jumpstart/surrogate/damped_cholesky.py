@@ -5,6 +5,7 @@ On the smaller side, parameters or outputs. Source: docs/theory.md, section 9.
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import torch
@@ -72,6 +73,10 @@ class DampedCholesky(ImplicitEuler):
     def trace(self) -> float:
         """The sum of all rates."""
         return float(self.matrix.diagonal().sum())
+
+    @property
+    def known_rates(self) -> tuple[float, float]:
+        return self.__dict__.get("max_rate", math.nan), self.trace
 
     @property
     def precision(self) -> float:

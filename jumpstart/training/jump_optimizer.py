@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +14,11 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from ..errors import InputError
 from ..objectives.objective import Objective
 from ..optim import adapters
+from ..report import jumps
+from ..report.page import render
 from ..utils.brief import brief
 from ..utils.warn import warn
+from .actions import Recent
 from .modes import ALONE, chosen, way
 from .schedule import Schedule
 from .writers import Hook, hooks, tell
@@ -55,6 +60,8 @@ class JumpOptimizer(torch.optim.Optimizer):
         inner: the wrapped optimizer. action: what follows its steps. taken: steps of it. skipped: steps that were
             skipped. effective_steps: both together. total: how many of these the run is to have, beyond which no jump
             goes; None where nobody knows. :meth:`steps` sets it while it is iterated over.
+        history: rows about the last thousand jumps, as reports have them (``report.jumps``): action, step (effective),
+            taken, seconds since the first step here, losses, verdict, cost.
 
     Raises:
         InputError and its kinds, NondeterministicError: an objective that does not fit the optimizer or cannot be
@@ -95,6 +102,8 @@ class JumpOptimizer(torch.optim.Optimizer):
         self.inner, self.taken = optimizer, 0
         self.action = chosen(optimizer, objective, at, skip, search, actions, options)
         self.total: int | None = None
+        self.history: list[dict[str, Any]] = Recent()
+        self._begun: float | None = None  # when the first step was taken here
         self._jump_hooks = hooks(on_jump)  # named so that pickles leave them behind
         super().__setstate__({})  # the hook tables that torch expects, without a second set of parameter groups
 
@@ -161,6 +170,8 @@ class JumpOptimizer(torch.optim.Optimizer):
     def _stepped(self, closure: Callable[[], Any] | None = None) -> Any:
         if closure is None and self._idle():
             return self.inner.step()
+        if self._begun is None:
+            self._begun = time.perf_counter()
         due = self.action.due(self.taken + 1)
         if due:
             self._tell(self.action.prepare())
@@ -200,7 +211,27 @@ class JumpOptimizer(torch.optim.Optimizer):
         """The log and the hooks, of jumps that were tried."""
         for name, found in self.action.told(result):
             log.info("%s after step %d (%d effective): %s", name, self.taken, self.effective_steps, found)
+            since = 0.0 if self._begun is None else time.perf_counter() - self._begun
+            where = {
+                "step": self.effective_steps,
+                "taken": self.taken,
+                "skipped so far": self.skipped,
+                "seconds": since,
+            }
+            self.history.append(jumps.row("run", name, found, **where))
             tell(self._jump_hooks, found, name, self.taken, self.skipped)
+
+    def html(self, path: str | Path) -> Path:
+        """Write one HTML file to look at, which needs no network: every jump, what it cost and came to; returns its
+        path, which gets ".html" if it ends in nothing.
+
+        Raises:
+            InputError: it cannot be written. MissingPackageError: plotly is not installed.
+        """
+        from .pages import of_run
+
+        told = {"taken": self.taken, "skipped": self.skipped, "jumps": self.jumps, "action": self.action.name}
+        return render.write(of_run(self.history, told), path)
 
     def steps(self, total: int) -> Iterator[int]:
         """Effective steps, from the present one until there are ``total``: a loop over them is told of skipped ones.
@@ -283,7 +314,7 @@ class JumpOptimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         # As torch's own: hooks stay behind, and so does ``step`` as schedulers replace it on the instance.
         kept = {key: value for key, value in self.__dict__.items() if key != "step" and not key.endswith("_hooks")}
-        return {**kept, "total": None}  # a copy is in nobody's loop
+        return {**kept, "total": None, "_begun": None}  # a copy is in nobody's loop
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _jump_hooks=())

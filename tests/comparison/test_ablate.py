@@ -45,10 +45,14 @@ def test_rows_are_medians_and_pairs():
     ))})  # fmt: skip
     one, two = found.rows()
     assert one == {
-        "variant": "one", "median": 1.5, "lowest": 0.0, "highest": 4.0, "failed": "0/4", "ratio": None, "below": None,
+        "variant": "one", "median": 1.5, "lowest": 0.0, "highest": 4.0, "failed": "0/4", "difference": None,
+        "ratio": None, "below": None,
     }  # fmt: skip
-    assert (two["median"], two["failed"], two["ratio"], two["below"]) == (1.0, "1/4", 1.25, "1/3")
-    assert "over 'one'" in found.table()
+    assert (two["median"], two["failed"], two["difference"], two["ratio"]) == (1.0, "1/4", 1.0, 1.25)
+    assert two["below"] == "1/3"
+    assert "over 'one'" in found.table() and "less 'one'" in found.table()
+    with pytest.raises(errors.InputError, match=r"'accuracy'; there are \['loss'\]"):
+        found.rows("accuracy")
 
 
 def test_seeds_that_are_there_are_not_run_again(tmp_path):
@@ -61,11 +65,13 @@ def test_seeds_that_are_there_are_not_run_again(tmp_path):
     first = js.ablate(start, counted, VARIANTS, seeds=[0, 3], steps=2, folder=tmp_path)
     made = len(calls)
     again = js.ablate(start, counted, VARIANTS, seeds=[0, 3], steps=2, folder=tmp_path)
-    assert len(calls) == made and again.rows() == first.rows()
+    assert len(calls) == made + 2 and again.rows() == first.rows()  # one look at each start, and no run
     more = js.ablate(start, counted, VARIANTS, seeds=[0, 3, 4], steps=2, folder=tmp_path)
     assert len(calls) > made and list(more.reports) == [0, 3, 4]
     with pytest.raises(errors.ArchiveError, match="give another folder"):
         js.ablate(start, counted, VARIANTS, seeds=[0], steps=3, folder=tmp_path)
+    with pytest.raises(errors.ArchiveError, match="the model or its data are others"):
+        js.ablate(start, lambda model: js.supervised(model, X, X), VARIANTS, seeds=[0], steps=2, folder=tmp_path)
 
 
 def test_a_module_is_initialized_anew_by_the_seed_and_left_alone():
