@@ -1,4 +1,4 @@
-"""The command line: ``jumpstart demo`` and ``jumpstart report``."""
+"""The command line: ``jumpstart demo``, ``report``, ``compare`` and ``ablate``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from .errors import InputError, JumpstartError
+from .errors import JumpstartError
 from .utils import version
 
 
@@ -19,12 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     with _any_encoding():
         try:
-            if arguments.command == "demo":
-                from . import demo as demos
-
-                demos.run(arguments.out, arguments.seed, arguments.quick, False if arguments.no_progress else None)
-            else:
-                _report(arguments.folder, arguments.baseline)
+            COMMANDS[arguments.command](arguments)
             sys.stdout.flush()
         except JumpstartError as error:
             _complain(f"jumpstart: {error}")
@@ -53,10 +48,41 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=_seed, default=0, help="start and split (default: %(default)s)")
     demo.add_argument("--quick", action="store_true", help="one second for each contender")
     demo.add_argument("--no-progress", action="store_true", help="no progress bars, which terminals alone have")
-    report = commands.add_parser("report", help="the table and figure of a results.json that is there already")
-    report.add_argument("folder", type=Path, help="folder that holds results.json")
+    report = commands.add_parser("report", help="the table and figure of results that are there already")
+    report.add_argument(
+        "folders", type=Path, nargs="+", metavar="folder",
+        help="that holds results.json, or the seeds of an ablation (several of the latter are merged); or a file of "
+        "js.JsonLines",
+    )  # fmt: skip
     report.add_argument("--baseline", help="contender whose best loss everyone is timed to (default: the first)")
+    _add_files(report, "report")
+    for name, what in (("compare", "jumped against stepped"), ("ablate", "what parts of a jump are worth")):
+        script = commands.add_parser(
+            name, help=f"{what}, on a problem of your own: a file with a function problem(seed)"
+        )
+        script.add_argument("script", type=Path, help="Python file; problem(seed) returns a model and its objective")
+        script.add_argument("--seeds", type=_count, default=5, help="how many starts (default: %(default)s)")
+        script.add_argument("--seconds", type=float, default=10.0, help="of each run (default: %(default)s)")
+        script.add_argument("--steps", type=_count, help="of each run, where that is sooner over")
+        script.add_argument("--out", type=Path, help=f"folder for results (default: runs/{name}-SCRIPT)")
+        script.add_argument("--no-progress", action="store_true", help="no progress bars, which terminals alone have")
+        _add_files(script, "report")
     return parser
+
+
+def _add_files(parser: argparse.ArgumentParser, stem: str) -> None:
+    """Options for files beside the table; without a path they go into the folder."""
+    html = f"one file to look at (default: {stem}.html in the folder); needs 'jumpstart[html]'"
+    parser.add_argument("--html", type=Path, nargs="?", const=Path(), metavar="PATH", help=html)
+    rows = f"the rows as CSV (default: {stem}.csv in the folder)"
+    parser.add_argument("--csv", type=Path, nargs="?", const=Path(), metavar="PATH", help=rows)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no count: give a whole number from 1 on")
+    return value
 
 
 def _seed(text: str) -> int:
@@ -66,17 +92,53 @@ def _seed(text: str) -> int:
     return value
 
 
-def _report(folder: Path, baseline: str | None) -> None:
-    from .comparison.report import Report
-    from .report.names import printable
+def _demo(arguments: argparse.Namespace) -> None:
+    from . import demo as demos
 
-    report = Report.read(folder)
-    if baseline is not None and baseline not in report.contenders:
-        known = ", ".join(printable(name) for name in report.contenders[:9])
-        raise InputError(f"baseline {printable(baseline)!r} is no contender; there are {known}.")
-    print(report.table(baseline))
-    picture, trouble = report.draw(folder)
-    print(f"written: {picture}" if picture else trouble)
+    demos.run(arguments.out, arguments.seed, arguments.quick, False if arguments.no_progress else None)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from .comparison.results import read
+
+    shown = read(arguments.folders, arguments.baseline)
+    print(shown.table)
+    if shown.draw is not None and arguments.html is None and arguments.csv is None:
+        picture, trouble = shown.draw()
+        print(f"written: {picture}" if picture else trouble)
+    _write(arguments, shown.folder, shown.html, shown.to_csv)
+
+
+def _script(arguments: argparse.Namespace) -> None:
+    from .comparison.script import Script
+    from .report.names import file_name
+
+    script = Script(arguments.script)
+    out = arguments.out
+    if out is None:
+        out = Path("runs", f"{arguments.command}-{file_name(arguments.script.stem, 'script')}")
+    run = script.compare if arguments.command == "compare" else script.ablate
+    found = run(arguments.seeds, arguments.seconds, arguments.steps, out, False if arguments.no_progress else None)
+    print("\n\n".join(found.table(key) for key in ("loss", *found.metrics)))
+    print(f"written: {out}")
+    _write(arguments, out, found.html, found.to_csv)
+
+
+def _write(
+    arguments: argparse.Namespace, folder: Path, html: Callable[[Path], Path], to_csv: Callable[[Path], Path]
+) -> None:
+    """What --html and --csv ask for."""
+    for path, write, name in ((arguments.html, html, "report.html"), (arguments.csv, to_csv, "report.csv")):
+        if path is not None:
+            print(f"written: {write(folder / name if path == Path() else path)}")
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "demo": _demo,
+    "report": _report,
+    "compare": _script,
+    "ablate": _script,
+}
 
 
 def _complain(text: str) -> None:

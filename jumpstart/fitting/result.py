@@ -49,10 +49,10 @@ class FitResult:
         jumps, accepted, restarts: how many.
         seconds: time spent, all sessions of a resumed run together, ``error`` and ``callback`` aside.
         gradient_evaluations: as in ``jumpstart.utils.cost``.
-        history: a row for each jump: jump, seconds, gradient_evaluations, loss, best, horizon, outcome, stage; before,
-            predicted and actual (losses of the jump), next_horizon, candidates, basis, modes, max_rate and trace (as of
-            :class:`jumpstart.JumpResult`); and error and unseen (the loss on points never trained on) where they were
-            measured.
+        history: a row for each jump: jump, seconds, gradient_evaluations, loss, best, horizon, outcome, stage,
+            candidates, basis, modes; where they are known, before, predicted and actual (losses of the jump),
+            next_horizon, max_rate and trace (as of :class:`jumpstart.JumpResult`); and error and unseen (the loss on
+            points never trained on) where they were measured.
         notes: what was slower than it could be, and why.
         residuals: of objectives with points: where each term is large at the best weights, as rows of term, ``of`` how
             many points, points by coordinates, values (|residual| without its weight); at most 1,500 points a term.

@@ -182,10 +182,13 @@ class FitRun:
         row = {
             "jump": state.jumps, "seconds": state.seconds, "gradient_evaluations": state.cost, "loss": state.loss,
             "best": state.best_loss, "horizon": result.horizon, "outcome": result.outcome.name,
-            "stage": state.stage.name, "before": result.before, "predicted": result.predicted, "actual": result.actual,
-            "next_horizon": state.memory.horizon or math.nan, "candidates": result.candidates, "basis": result.basis,
-            "modes": result.modes, "max_rate": result.max_rate, "trace": result.trace,
+            "stage": state.stage.name, "candidates": result.candidates, "basis": result.basis, "modes": result.modes,
         }  # fmt: skip
+        perhaps = {
+            "before": result.before, "predicted": result.predicted, "actual": result.actual,
+            "next_horizon": state.memory.horizon or math.nan, "max_rate": result.max_rate, "trace": result.trace,
+        }  # fmt: skip
+        row |= {name: value for name, value in perhaps.items() if not math.isnan(value)}
         return result, replace(state, history=[*state.history, row])
 
     def watch(self) -> None:

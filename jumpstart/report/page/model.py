@@ -116,7 +116,7 @@ def below(chart: Chart) -> str:
     if not (chart.diagonal and mostly([a for a, _ in pairs]) and mostly([b for _, b in pairs])):
         return ""
     lost = sum(any(v is not None and v <= 0 for v in pair) for pair in pairs)
-    return f"{lost} with a value of zero or less are shown on linear axes alone." if lost else ""
+    return f"{lost} points with a value of zero or less are shown on linear axes alone." if lost else ""
 
 
 def said(chart: Chart) -> str:

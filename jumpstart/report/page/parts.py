@@ -65,8 +65,9 @@ def jumps(rows: Sequence[Row], across: Mapping[str, str] = ACROSS) -> list[Secti
     spectrum = [
         _over(known, by_who, "max_rate", "Largest rate of the kernel", "1 / flow time"),
         _over(known, by_who, "trace", "Sum of all rates of the kernel", "1 / flow time"),
-        _over(known, by_who, "modes", "Numbers that answer for the linearized run", "modes"),
     ]
+    if len({row.get("modes") for row in rows}) > 2:  # one size is no picture
+        spectrum.append(_over(known, by_who, "modes", "Numbers that answer for the linearized run", "modes"))
     if known and (there := _there(spectrum)):
         found.append(Section("Spectrum along the way", there, "As far as jumps learn it without further work."))
     return found

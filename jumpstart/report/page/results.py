@@ -35,19 +35,19 @@ def page(content: Mapping[str, Any], folder: str | Path) -> Page:
     return Page(str(content.get("experiment") or Path(folder).name), lead, [s for s in sections if s.items or s.says])
 
 
-def _scalars(row: Mapping[str, Any], before: str = "") -> Row:
+def scalars(row: Mapping[str, Any], before: str = "") -> Row:
     """Numbers and words of a row by name, those one table further in as well."""
     found: Row = {}
     for key, value in row.items():
         if isinstance(value, Mapping) and not before:
-            found |= _scalars(value, f"{key}: ")
+            found |= scalars(value, f"{key}: ")
         elif value is None or isinstance(value, (bool, int, float, str)):
             found[f"{before}{key}"] = value
     return found
 
 
 def _table(rows: Sequence[Row], title: str = "All rows") -> tuple[list[Table], str]:
-    plain = [_scalars(row) for row in rows]
+    plain = [scalars(row) for row in rows]
     names = list({name: None for row in plain for name in row})
     if not names:
         return [], "The rows hold lists alone, which are not shown." if rows else ""
