@@ -102,8 +102,8 @@ class Script:
     ) -> Ablation:
         limits = Limits(dict.fromkeys(contenders, seconds), steps)
         return over_seeds(
-            self.start, contenders, limits, told, seeds, evaluate=self.evaluate, name=file_name(self.path.stem, who),
-            who=who, folder=folder, progress=progress,
+            self.start, contenders, limits, told, seeds, evaluate=self.evaluate,
+            name=file_name(self.path.stem, who), who=who, folder=folder, progress=progress,
         )  # fmt: skip
 
     def start(self, seed: int) -> tuple[nn.Module, Callable[[nn.Module], Objective]]:

@@ -78,7 +78,7 @@ def test_summary_times_everyone_to_the_baselines_best():
 def test_saved_and_reported_again(tmp_path, capsys):
     path = report().save(tmp_path)
     content = json.loads(path.read_text())
-    assert set(content) == {"experiment", "command", "environment", "settings", "rows"}
+    assert set(content) == {"experiment", "format", "command", "environment", "settings", "rows", "jumps"}
     assert {"torch", "machine", "commit", "seeds", "threads"} <= set(content["environment"])
     assert str(tmp_path) not in path.read_text()
     (tmp_path / "comparison.png").unlink()
@@ -90,9 +90,14 @@ def test_saved_and_reported_again(tmp_path, capsys):
 def test_reports_of_what_is_not_one(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path)]) == 1
     assert "no results.json" in capsys.readouterr().err
-    records.write(tmp_path, "other", {}, [{"value": 1}])
+    records.write(tmp_path, "other", {}, [1])
     assert cli.main(["report", str(tmp_path)]) == 1
     assert "not a comparison" in capsys.readouterr().err
+    records.write(tmp_path, "other", {}, [{"value": 1}])
+    with pytest.raises(JumpstartError, match="not a comparison"):
+        Report.read(tmp_path)
+    assert cli.main(["report", str(tmp_path)]) == 0  # whatever it is, its rows are shown
+    assert capsys.readouterr().out.split() == ["value", "-----", "1"]
 
 
 def test_no_contenders():
