@@ -12,7 +12,9 @@ from ..errors import ArchiveError, InputError
 from ..report import export, records
 from ..report.page import render
 from ..report.records import Row
-from .report import FAILED, Report
+from . import pages
+from .columns import FAILED
+from .report import Report
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,7 @@ class Ablation:
         Raises:
             InputError: it cannot be written. MissingPackageError: plotly is not installed.
         """
-        from .pages import of_ablation
-
-        return render.write(of_ablation(self), path)
+        return render.write(pages.of_ablation(self), path)
 
     def _require(self, key: str) -> None:
         if key not in (known := ["loss", *self.metrics]):

@@ -13,16 +13,15 @@ from ..report.page import parts
 from ..report.page.model import DOTS, Chart, Curve, Page, Section, Table
 from ..report.page.parts import ACROSS
 from ..report.records import Row
-from .ablation import Ablation
-from .report import FAILED, Report
+from .columns import FAILED
 
 GRID = 200  # places at which a median over seeds is taken
 MARKS = "Circles are jumps that were kept, crosses those that were refused."
 SEEDS = 9  # whose jumps are listed
 
 
-def of_report(report: Report) -> Page:
-    """Curves, what they come to, every jump, residuals, and where it was measured."""
+def of_report(report: Any) -> Page:
+    """Of a :class:`jumpstart.Report`: curves, what they come to, every jump, residuals, and where it was measured."""
     by_who = _by_who(report.jumps)
     wording = {"loss": "Loss"} | {key: key for key in report.metrics}
     charts = [
@@ -58,8 +57,10 @@ def of_report(report: Report) -> Page:
     )  # fmt: skip
 
 
-def of_ablation(found: Ablation) -> Page:
-    """Medians and every seed's curve, ends in pairs, jumps of the first seeds, and where it was measured."""
+def of_ablation(found: Any) -> Page:
+    """Of a :class:`jumpstart.Ablation`: medians and every seed's curve, ends in pairs, jumps of the first seeds,
+    and where it was measured.
+    """
     keys = ["loss", *found.metrics]
     first = next(iter(found.reports.values()))
     stepped = {name: not _jumps(rows) for name, rows in first.grouped().items()}
@@ -105,7 +106,7 @@ def of_ablation(found: Ablation) -> Page:
     )  # fmt: skip
 
 
-def _curves(found: Ablation, name: str, key: str, stepped: bool) -> list[Curve]:
+def _curves(found: Any, name: str, key: str, stepped: bool) -> list[Curve]:
     """A variant's median along each axis, and its seeds."""
     seeds = [_columns(report.grouped()[name], key) for report in found.reports.values()]
     if len(seeds) == 1:
@@ -130,7 +131,7 @@ def _at(columns: dict[str, list[float]], axis: str, place: float, key: str) -> f
     return columns[key][max(bisect.bisect_right(columns[axis], place) - 1, 0)]
 
 
-def _pairs(found: Ablation, key: str) -> Chart | None:
+def _pairs(found: Any, key: str) -> Chart | None:
     """Each seed's end against that of the first variant."""
     first = found.ends(found.variants[0], key)
     others = found.variants[1:]
@@ -163,6 +164,6 @@ def _by_who(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _about(report: Report) -> dict[str, Any]:
+def _about(report: Any) -> dict[str, Any]:
     here = report.about or {"environment": records.environment(report.seeds), "command": records.command()}
     return {**here, "settings": report.settings}

@@ -25,8 +25,9 @@ from ..report.records import Row
 from ..utils.brief import brief
 from ..utils.guard import guarded
 from ..utils.warn import warn
+from .columns import FAILED
 from .contenders import TRIED, Contender, Progress
-from .report import FAILED, Report
+from .report import Report
 
 HUNDREDTH = 100  # a step that is always recorded: what others quote their times to
 CADENCE = 1.08  # records thin out geometrically: this ratio between the step numbers of neighbours

@@ -14,12 +14,11 @@ from ..report.page import render
 from ..report.plots import COLOURS
 from ..report.records import Row
 from ..utils.warn import warn
+from . import pages
+from .columns import COUNTS, FAILED, NUMBERS
 
 LARGEST = 1e300  # values in a figure: differences of larger ones overflow
 DRAWN = 12  # contenders, and metrics, in a figure at most
-NUMBERS = ("step", "gradient_evaluations", "seconds", "loss")  # in every row
-COUNTS = ("jumps", "accepted")  # in some
-FAILED = "failed"  # the column that says what ended a contender
 
 
 @dataclass
@@ -199,9 +198,7 @@ class Report:
         Raises:
             InputError: it cannot be written. MissingPackageError: plotly is not installed.
         """
-        from .pages import of_report
-
-        return render.write(of_report(self), path)
+        return render.write(pages.of_report(self), path)
 
     def dataframe(self) -> Any:
         """The rows as a pandas DataFrame.

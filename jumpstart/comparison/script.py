@@ -118,8 +118,8 @@ class Script:
         pair = isinstance(found, (tuple, list)) and len(found) == 2
         if not pair or not isinstance(found[0], nn.Module) or isinstance(found[1], Objective) or not callable(found[1]):
             raise InputError(
-                f"{self.path}: problem({seed}) returned {brief(found)}; it returns a torch.nn.Module and a function that "
-                f"makes the objective of a copy of it, such as:\n{EXAMPLE}"
+                f"{self.path}: problem({seed}) returned {brief(found)}; it returns a torch.nn.Module and a function "
+                f"that makes the objective of a copy of it, such as:\n{EXAMPLE}"
             )
         return found[0], found[1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..jumping.trust import Outcome
 from ..report import records
@@ -12,15 +12,14 @@ from ..report.page import parts
 from ..report.page.model import Chart, Curve, Page, Section
 from ..report.records import Row
 
-if TYPE_CHECKING:
-    from .result import FitResult
-
 ACROSS = {"seconds": "seconds", "gradient_evaluations": "gradient evaluations", "step": "jumps"}
 LOSSES = {"best": "best so far", "loss": "where it is", "unseen": "on other points"}
 
 
-def of_fit(result: FitResult, about: Mapping[str, Any]) -> Page:
-    """Losses and error, every jump, the spectrum along the way, residuals, and where it was measured."""
+def of_fit(result: Any, about: Mapping[str, Any]) -> Page:
+    """Of a :class:`jumpstart.FitResult`: losses and error, every jump, the spectrum along the way, residuals,
+    and where it was measured.
+    """
     rows = [{**row, "step": row["jump"]} for row in result.history]
     jumps = [_jump(row, before) for row, before in zip(rows, [None, *rows], strict=False)]
     charts = [

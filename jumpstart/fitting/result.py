@@ -12,6 +12,7 @@ from ..jumping.trust import Outcome
 from ..report import checked, export, plots, records
 from ..report.names import printable
 from ..report.page import render
+from . import pages
 
 SCALARS = (
     "loss", "start", "error", "jumps", "accepted", "restarts", "seconds", "gradient_evaluations", "cause",
@@ -94,9 +95,7 @@ class FitResult:
         Raises:
             InputError: it cannot be written. MissingPackageError: plotly is not installed.
         """
-        from .pages import of_fit
-
-        return render.write(of_fit(self, self.about), path)
+        return render.write(pages.of_fit(self, self.about), path)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``folder/results.json``, which ``jumpstart report`` and :meth:`read` read; returns its path.

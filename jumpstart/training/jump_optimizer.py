@@ -18,6 +18,7 @@ from ..report import jumps
 from ..report.page import render
 from ..utils.brief import brief
 from ..utils.warn import warn
+from . import pages
 from .actions import Recent
 from .modes import ALONE, chosen, way
 from .schedule import Schedule
@@ -228,10 +229,8 @@ class JumpOptimizer(torch.optim.Optimizer):
         Raises:
             InputError: it cannot be written. MissingPackageError: plotly is not installed.
         """
-        from .pages import of_run
-
         told = {"taken": self.taken, "skipped": self.skipped, "jumps": self.jumps, "action": self.action.name}
-        return render.write(of_run(self.history, told), path)
+        return render.write(pages.of_run(self.history, told), path)
 
     def steps(self, total: int) -> Iterator[int]:
         """Effective steps, from the present one until there are ``total``: a loop over them is told of skipped ones.

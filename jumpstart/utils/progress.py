@@ -76,7 +76,7 @@ def share(label: str, flag: bool | None = None) -> Iterator[Callable[[float, str
     if not wanted:
         yield lambda share, text: None
         return
-    layout = "{desc} {percentage:3.0f}% {bar} {elapsed} {postfix}"
+    layout = "{desc} {percentage:3.0f}% {bar} {elapsed}<{remaining} {postfix}"
     with _Bar(
         total=1.0, desc=label, leave=False, file=sys.stderr, dynamic_ncols=True, mininterval=0.2, bar_format=layout
     ) as bar:

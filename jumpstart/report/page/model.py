@@ -111,9 +111,11 @@ def mostly(values: Column) -> bool:
 
 def below(chart: Chart) -> str:
     """What a logarithmic diagonal chart cannot show, in words; empty if there is nothing."""
+    if not chart.diagonal:
+        return ""
     axis = next(iter(chart.across))
     pairs = [pair for curve in chart.curves for pair in zip(curve.points[axis], curve.points[chart.y], strict=True)]
-    if not (chart.diagonal and mostly([a for a, _ in pairs]) and mostly([b for _, b in pairs])):
+    if not (mostly([a for a, _ in pairs]) and mostly([b for _, b in pairs])):
         return ""
     lost = sum(any(v is not None and v <= 0 for v in pair) for pair in pairs)
     return f"{lost} points with a value of zero or less are shown on linear axes alone." if lost else ""

@@ -32,45 +32,45 @@ def jumps(rows: Sequence[Row], across: Mapping[str, str] = ACROSS) -> list[Secti
     for row in rows:
         by_who.setdefault(row["who"], []).append(row)
     known = {key: label for key, label in across.items() if any(_has(row, key) for row in rows)}
-    columns = {key: head for key, head in JUMP.items() if any(row.get(key) not in (None, "") for row in rows)}
-    for key in ("horizon", "promised", "delivered"):
-        if not any(_has(row, key) for row in rows):
-            columns.pop(key, None)
-    kept = sum(bool(row["accepted"]) for row in rows)
-    items: list[Any] = []
-    if any(_has(row, "promised") for row in rows):
-        words = {who: [f"jump at step {row.get('step')}: {row['verdict']}" for row in of] for who, of in by_who.items()}
-        items.append(
-            Chart(
-                "Actual decrease of the loss against the predicted one",
-                "delivered",
-                "actual decrease",
-                {"promised": "predicted decrease"},
-                [Curve(who, _columns(of, ("promised", "delivered")), words=words[who]) for who, of in by_who.items()],
-                kind=DOTS,
-                diagonal=True,
-                note="On the dotted line the linearization was right. A refused jump changed nothing.",
-            )
-        )
-    if known:
-        items += [
-            _over(known, by_who, "horizon", "How far each jump went", "horizon (flow time)"),
-            _over(known, by_who, "next_horizon", "Trust: the horizon that the next search starts from", "flow time"),
-        ]
-    found = [
-        Section(
-            "Jumps", [*_there(items), Table("Every jump", columns, rows)], f"{kept} of {len(rows)} jumps were kept."
-        )
+    wanted = [
+        _promises(by_who),
+        _over(known, by_who, "horizon", "How far each jump went", "horizon (flow time)"),
+        _over(known, by_who, "next_horizon", "Trust: the horizon that the next search starts from", "flow time"),
     ]
+    kept = sum(bool(row["accepted"]) for row in rows)
+    table = Table("Every jump", {key: head for key, head in JUMP.items() if _said(rows, key)}, rows)
+    found = [Section("Jumps", [*_there(wanted), table], f"{kept} of {len(rows)} jumps were kept.")]
     spectrum = [
         _over(known, by_who, "max_rate", "Largest rate of the kernel", "1 / flow time"),
         _over(known, by_who, "trace", "Sum of all rates of the kernel", "1 / flow time"),
     ]
     if len({row.get("modes") for row in rows}) > 2:  # one size is no picture
         spectrum.append(_over(known, by_who, "modes", "Numbers that answer for the linearized run", "modes"))
-    if known and (there := _there(spectrum)):
+    if there := _there(spectrum):
         found.append(Section("Spectrum along the way", there, "As far as jumps learn it without further work."))
     return found
+
+
+def _said(rows: Sequence[Row], key: str) -> bool:
+    """Whether a column of jumps says anything."""
+    return any(_has(row, key) or (isinstance(row.get(key), str) and row[key]) for row in rows)
+
+
+def _promises(by_who: Mapping[str, Sequence[Row]]) -> Chart | None:
+    """What was predicted of each jump against what came of it."""
+    curves = [
+        Curve(who, _columns(rows, ("promised", "delivered")),
+              words=[f"jump at step {row.get('step')}: {row['verdict']}" for row in rows])
+        for who, rows in by_who.items()
+        if any(_has(row, "promised") for row in rows)
+    ]  # fmt: skip
+    if not curves:
+        return None
+    return Chart(
+        "Actual decrease of the loss against the predicted one", "delivered", "actual decrease",
+        {"promised": "predicted decrease"}, curves, kind=DOTS, diagonal=True,
+        note="On the dotted line the linearization was right. A refused jump changed nothing.",
+    )  # fmt: skip
 
 
 def marks(rows: Sequence[Row], y: str = "loss") -> dict[str, list[Any]]:
@@ -159,7 +159,7 @@ def _over(
     curves = [
         Curve(who, _columns(rows, (*known, key))) for who, rows in by_who.items() if any(_has(row, key) for row in rows)
     ]
-    return Chart(title, key, label, known, curves) if curves else None
+    return Chart(title, key, label, known, curves) if curves and known else None
 
 
 def _there(charts: Sequence[Any]) -> list[Any]:

@@ -15,6 +15,7 @@ from .model import Chart, Curve, Page, Section, Table
 
 COLUMNS = 40  # of a table
 CHARTS = 12
+LABELS = ("contender", "name", "variant", "method", "task")  # of a curve
 AXES = ("seconds", "gradient_evaluations", "step", "steps", "epoch", "jump")
 
 
@@ -73,22 +74,27 @@ def _tables_named(name: str, rows: list[Any]) -> list[Table]:
 
 def _charts(rows: Sequence[Row]) -> list[Chart]:
     """Numbers along seconds, steps or the like, where rows follow one another; a curve for each name."""
-    axes = [key for key in AXES if sum(_finite(row.get(key)) for row in rows) > 1]
-    label = next((k for k in ("contender", "name", "variant", "method", "task") if any(k in row for row in rows)), None)
+    label = next((key for key in LABELS if any(key in row for row in rows)), None)
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(str(row.get(label, "")) if label else "all rows", []).append(row)
-    axes = [key for key in axes if all(_rises(of, key) for of in groups.values())]
+    axes = [key for key in AXES if _count(rows, key) > 1 and all(_rises(of, key) for of in groups.values())]
     if not axes or max(map(len, groups.values())) < 3:
         return []
-    keys = [k for k in {k: None for row in rows for k in row} if k not in AXES and any(_finite(r.get(k)) for r in rows)]
+    keys = [key for key in {key: None for row in rows for key in row} if key not in AXES and _count(rows, key)]
     return [
-        Chart(
-            f"{key} along the run", key, key, {axis: axis.replace("_", " ") for axis in axes},
-            [Curve(name, {k: [_plain(row.get(k)) for row in of] for k in (*axes, key)}) for name, of in groups.items()],
-        )
+        Chart(f"{key} along the run", key, key, {axis: axis.replace("_", " ") for axis in axes},
+              [_curve(name, of, (*axes, key)) for name, of in groups.items()])
         for key in keys[:CHARTS]
     ]  # fmt: skip
+
+
+def _curve(name: str, rows: Sequence[Row], keys: Sequence[str]) -> Curve:
+    return Curve(name, {key: [_plain(row.get(key)) for row in rows] for key in keys})
+
+
+def _count(rows: Sequence[Row], key: str) -> int:
+    return sum(_finite(row.get(key)) for row in rows)
 
 
 def _rises(rows: Sequence[Row], key: str) -> bool:
