@@ -1,11 +1,15 @@
-"""What each part of the wrapper is worth: whole runs at equal effective steps with one thing changed, over bare ones.
+"""What each part of the wrapper, and of a jump, is worth: whole runs with one thing changed.
 
 python -m experiments.ablation [--quick] [--problems N] [--minutes M] [--only PART] [--out DIR]
 
-Random problems by number, and the digits and energy tasks; one thread. Forecast, tolerance, moments and actions are
-varied on full batches; batches on the same problems in smaller ones, by default and with all of the run as the budget
-of tries that lose; acceptance on minibatches of n/2 along an objective of n/2 samples, drawn anew at each try.
+Random problems by number, and the digits and energy tasks; one thread, equal effective steps, over bare runs. Forecast,
+tolerance, moments and actions are varied on full batches; batches on the same problems in smaller ones, by default and
+with all of the run as the budget of tries that lose; acceptance on minibatches of n/2 along an objective of n/2
+samples, drawn anew at each try.
 OUT/rows.jsonl grows as in experiments.skipping.
+
+The part "jumps" is about jumps themselves, on a regression, a classification and a differential equation: basis, depth,
+metric, gate, second order, order of searches, batch size, at equal gradient evaluations; in OUT/jumps, by --seeds.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from jumpstart.report import plots, records
 from jumpstart.report.records import Row
 
 from . import training
+from .jump_parts import run as jump_parts
 from .pages import machine, markdown
 from .random_problems import ledger
 from .random_problems.ledger import Ledger, Options
@@ -39,6 +44,7 @@ LEAST = 32  # samples of a problem, so that an eighth of them is a minibatch
 TASKS = ("digits", "energy")  # of experiments.training
 BARE, DEFAULT = "bare", "as it is"
 PARTS = ("forecast", "tolerance", "moments", "actions", "batches", "acceptance")
+JUMPS = "jumps"  # the part that is about jumps themselves
 SHARES = {"n": 1, "n/2": 2, "n/8": 8, "n/32": 32}
 
 
@@ -258,7 +264,9 @@ COLUMNS = {
 
 def jobs(asked: Options) -> Iterator[tuple[str, Callable[[], Row]]]:
     """The tasks, where they are to be had, and random problems that are large enough."""
-    steps, parts = (TOY_STEPS if asked.quick else STEPS), asked.only
+    steps, parts = (TOY_STEPS if asked.quick else STEPS), tuple(part for part in asked.only if part != JUMPS)
+    if not parts:
+        return
     if not asked.quick:
         for name in TASKS:
             yield f"{name} {steps} {parts}", lambda name=name: measure(*of_task(name), steps, parts)
@@ -270,8 +278,14 @@ def jobs(asked: Options) -> Iterator[tuple[str, Callable[[], Row]]]:
 
 
 def main() -> None:
-    asked = ledger.options("ablation", __doc__, PROBLEMS, TOY, (1, "has no effect here, one run a problem"), PARTS)
+    seeds = (jump_parts.SEEDS, "starts of each kind of problem, for the part jumps; one run a problem otherwise")
+    asked = ledger.options("ablation", __doc__, PROBLEMS, TOY, seeds, (*PARTS, JUMPS))
     torch.set_num_threads(1)
+    if JUMPS in asked.only:
+        path = jump_parts.run(asked.out / JUMPS, asked.seeds, asked.quick, asked.progress or False)
+        print(f"{jump_parts.told(records.read(path.parent)['rows'])}\n\nwritten: {path}")
+        if asked.only == (JUMPS,):
+            return
     book = Ledger(asked.out, ledger.sources(sys.modules[__name__], sys.modules[Moments.__module__], training))
     if book.others:
         print(f"{book.path}: {book.others} lines of other sources are left out")

@@ -52,6 +52,7 @@ PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
         pinns.pinn_page,
     ),
     ROOT / "docs" / "gallery.md": (pinns.gallery,),
+    ROOT / "docs" / "ablations.md": (training.jump_parts,),
     ROOT / "docs" / "gates.md": (gates.gates_verdict, gates.gates),
     ROOT / "docs" / "trajectory.md": (
         trajectories.operators,

@@ -8,6 +8,7 @@ from .. import ablation as parts
 from .. import endings as last
 from .. import targets as race
 from ..fewshot import summary as few_shots
+from ..jump_parts import run as parts_of_jumps
 from . import RESULTS, UNMEASURED, machine, markdown, measured, told
 
 
@@ -91,6 +92,13 @@ def endings() -> str:
 def ablation() -> str:
     """What each part of the wrapper is worth."""
     return told("ablation", parts.page)
+
+
+def jump_parts() -> str:
+    """What each part of a jump is worth."""
+    command = "python -m experiments.ablation --only jumps --no-progress --out docs/results/ablation"
+    return told("ablation/jumps", lambda content: f"{markdown(content['rows'], parts_of_jumps.COLUMNS)}\n\n"
+                f"<sub>{machine(content)}</sub>", command)  # fmt: skip
 
 
 def lora() -> str:

@@ -158,14 +158,19 @@ class Report:
                     # Jumps in full lines, what they are measured against dashed.
                     style = "-" if "jump" in contender else (0, (4, 1.5))
                     ys = [v if abs(v) < LARGEST else math.nan for v in ys]
-                    lines += axis.plot(xs, ys, color=COLOURS[i % len(COLOURS)], linestyle=style, linewidth=1.4)
+                    colour = COLOURS[i % len(COLOURS)]
+                    lines += axis.plot(xs, ys, color=colour, linestyle=style, linewidth=1.4)
+                    if y == "loss":
+                        plots.mark_jumps(axis, *self._marks(contender, x), colour)
                     values += [v for v in ys if math.isfinite(v)]
                 if values and min(values) > 0 and max(values) > 20 * min(values):
                     axis.set_yscale("log")
                 axis.set_xlabel(x.replace("_", " "))
                 axis.set_ylabel(printable(y), parse_math=False)
                 axis.grid(alpha=0.25, linewidth=0.5)
-            figure.suptitle(printable(self.name), fontsize=10, parse_math=False)
+            what = "loss and measures of each contender" if self.metrics else "loss of each contender"
+            dots = " (dots: jumps kept, crosses: refused)" if self.jumps else ""
+            figure.suptitle(f"{printable(self.name)}: {what}{dots}", fontsize=10, parse_math=False)
             columns = max(1, min(4, len(contenders)))
             below = 0.09 * -(-len(contenders) // columns)
             # Names are no markup: neither '$' nor a leading '_' means anything.
@@ -175,6 +180,13 @@ class Report:
                 text.set_text(printable(contender, 40))
             figure.tight_layout(rect=(0, min(below, 0.5), 1, 1))
         return figure
+
+    def _marks(self, contender: str, x: str) -> tuple[list[float], list[float], list[bool]]:
+        """A contender's jumps along an axis: where, the loss after, kept or not."""
+        rows = [row for row in self.jumps if row["who"] == contender and row.get(x) is not None]
+        after = [_value(row, "after") for row in rows]
+        after = [v if abs(v) < LARGEST else math.nan for v in after]
+        return [row[x] for row in rows], after, [row["accepted"] for row in rows]
 
     def save(self, folder: str | Path, figure: bool = True) -> Path:
         """Write results.json and, where matplotlib is installed, the figure; a warning says why if there is none.

@@ -50,6 +50,15 @@ def panels(count: int, width: float, height: float) -> Iterator[tuple[Any, Seque
         yield figure, figure.subplots(1, count, squeeze=False)[0]
 
 
+def mark_jumps(axis: Any, at: Sequence[float], values: Sequence[float], kept: Sequence[bool], colour: str) -> None:
+    """Jumps on a curve: a dot for each that was kept, a cross for each that was refused."""
+    for accepted, marker in ((True, "o"), (False, "x")):
+        chosen = [(x, y) for x, y, ok in zip(at, values, kept, strict=True) if ok is accepted and math.isfinite(y)]
+        if chosen:
+            axis.plot(*zip(*chosen, strict=True), marker, color=colour, markersize=3.5, label="_", gid="jumps")
+
+
+KEPT = ("ACCEPTED", "CLIMBED")  # outcomes of a history's jumps that moved the weights
 NAMES = {"unseen": "loss on other points"}  # of what a history holds, in a legend
 
 
@@ -62,9 +71,13 @@ def history(rows: list[dict[str, Any]]) -> Any:
             if found:
                 axis.plot(*zip(*found, strict=True), color=colour, label=NAMES.get(key, key), linewidth=1.4)
                 shown += [value for _, value in found]
+        done = [row for row in rows if "outcome" in row and row.get("loss") is not None]
+        kept = [row["outcome"] in KEPT for row in done]
+        mark_jumps(axis, [row["seconds"] for row in done], [row["loss"] for row in done], kept, COLOURS[1])
         if shown and min(shown) > 0:
             axis.set_yscale("log")
         axis.set_xlabel("seconds")
+        axis.set_title("Loss along a fit (dots: jumps kept, crosses: refused)", fontsize=9)
         axis.grid(alpha=0.25, linewidth=0.5)
         if shown:
             axis.legend(frameon=False)

@@ -44,11 +44,12 @@ class Jump:
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory):
     losses = {"AdamW": (1.0, 0.5, 0.1, 0.01), HOSTILE: (1.0, math.nan, 1e-3, 1e-5), "SGD": (1.0, 0.9, 0.8, 0.7)}
-    rows = [
-        {"contender": name, "step": k, "gradient_evaluations": 3 * k, "seconds": k / 10, "loss": loss, "accuracy": k / 4,
-         **({"jumps": k, "accepted": k} if name == HOSTILE else {})}
-        for name, of in losses.items() for k, loss in enumerate(of)
-    ]  # fmt: skip
+    rows = []
+    for name, of in losses.items():
+        for k, loss in enumerate(of):
+            counted = {"jumps": k, "accepted": k} if name == HOSTILE else {}
+            at = {"contender": name, "step": k, "gradient_evaluations": 3 * k, "seconds": k / 10, **counted}
+            rows.append({**at, "loss": loss, "accuracy": k / 4})
     found = Report("run", rows, {"metrics": ["accuracy"]}, [0])
     ended = [{"step": k, "seconds": k / 10, "gradient_evaluations": 3 * k} for k in (1, 2)]
     found.jumps = [jumps.row(HOSTILE, "jump", Jump(), **where) for where in ended]
