@@ -12,6 +12,7 @@ import jumpstart as js
 from jumpstart.demo import poisson
 
 TRAIN, HELD = 96, 400
+NOISY = 240  # samples of the regression: more than its network has parameters, so that noise is not fitted to the end
 NOISE = 0.1  # of the regression's targets
 
 
@@ -21,6 +22,7 @@ class Kind:
 
     Attributes:
         rows: training samples, or collocation points inside. build: the objective of a network on some of them.
+        again: another of as many, in the place of one that ``build`` made.
         held: error on data that nothing was fitted to.
     """
 
@@ -29,6 +31,10 @@ class Kind:
     rows: int
     build: Callable[[nn.Module, Tensor], js.Objective]
     held: Callable[[nn.Module], float]
+    again: Callable[[js.Objective, Tensor], js.Objective] | None = None
+
+    def redrawn(self, objective: js.Objective, net: nn.Module, rows: Tensor) -> js.Objective:
+        return self.build(net, rows) if self.again is None else self.again(objective, rows)
 
     def objective(self, net: nn.Module) -> js.Objective:
         return self.build(net, torch.arange(self.rows))
@@ -42,13 +48,13 @@ def network(seed: int, inputs: int, outputs: int, width: int = 24) -> nn.Module:
 def regression() -> Kind:
     """A smooth function of three inputs, with noise."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(TRAIN + HELD, 3, generator=generator, dtype=torch.float64) * 2 - 1
+    x = torch.rand(NOISY + HELD, 3, generator=generator, dtype=torch.float64) * 2 - 1
     clean = (2 * x[:, :1]).sin() + x[:, 1:2] * x[:, 2:]
     y = clean + NOISE * torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     return Kind(
-        "regression", lambda seed: network(seed, 3, 1), TRAIN,
-        lambda net, rows: js.supervised(net, x[:TRAIN][rows], y[:TRAIN][rows]),
-        lambda net: float((net(x[TRAIN:]) - clean[TRAIN:]).square().mean()),
+        "regression", lambda seed: network(seed, 3, 1), NOISY,
+        lambda net, rows: js.supervised(net, x[:NOISY][rows], y[:NOISY][rows]),
+        lambda net: float((net(x[NOISY:]) - clean[NOISY:]).square().mean()),
     )  # fmt: skip
 
 
@@ -76,6 +82,7 @@ def equation() -> Kind:
     return Kind(
         "equation", lambda seed: network(seed, 2, 1, 20), len(inside), build,
         lambda net: float((net(fine)[:, 0] - exact).norm() / exact.norm()),
+        lambda objective, rows: objective.resampled([inside[rows], None]),  # type: ignore[attr-defined]
     )  # fmt: skip
 
 

@@ -57,9 +57,10 @@ def batches(kind: Kind, divisor: int) -> Contender:
     """Jumps along a part of the samples at a time, by which each is judged too; costs are of the part."""
 
     def run(model: nn.Module, objective: js.Objective) -> Iterator[dict[str, Any]]:
-        cost, tried, kept = 0.0, 0, 0
+        cost, tried, kept, part = 0.0, 0, 0, kind.build(model, torch.randperm(kind.rows)[: kind.rows // divisor])
         while True:
-            result = js.jump(kind.build(model, torch.randperm(kind.rows)[: kind.rows // divisor]))
+            result = js.jump(part)
+            part = kind.redrawn(part, model, torch.randperm(kind.rows)[: kind.rows // divisor])
             tried, kept, cost = tried + 1, kept + result.accepted, cost + result.gradient_evaluations / divisor
             counted = {"gradient_evaluations": cost, "jumps": tried, "accepted": kept}
             yield {**counted, "tried": [("jump", result)]}

@@ -229,11 +229,26 @@
         const curve = section.charts.flatMap((c) => c.curves).find((c) => c.name === name);
         const button = toggle("", true, (on) => { section.hidden[on ? "delete" : "add"](name); redraw(section); tell(`${name} ${on ? "shown" : "hidden"}.`); });
         const swatch = make("span", {class: curve.stepped ? "swatch dashed" : "swatch", "aria-hidden": "true"});
+        const turn = Math.floor(Math.max(0, everybody.indexOf(name)) / page.colours.length) % dashes.length;
+        if (turn) swatch.style.borderTopStyle = ["solid", "dotted", "dashed", "double"][turn];
         const paint = () => swatch.style.setProperty("--own", colour(name));
         paint();
         dark.addEventListener("change", paint);
         button.append(swatch, name);
         legend.append(button);
+      }
+      if (drawn.length > 5) {
+        const own = [...legend.children];
+        const all = make("button", {type: "button"}, "Hide all");
+        all.addEventListener("click", () => {
+          const on = section.hidden.size > 0;
+          section.hidden = new Set(on ? [] : drawn);
+          own.forEach((button) => button.setAttribute("aria-pressed", String(on)));
+          all.textContent = on ? "Hide all" : "Show all";
+          redraw(section);
+          tell(on ? "All shown." : "All hidden.");
+        });
+        legend.append(all);
       }
       place.append(legend);
     }
