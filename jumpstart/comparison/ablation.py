@@ -105,7 +105,7 @@ class Ablation:
         return found
 
     def heads(self, key: str = "loss") -> dict[str, str]:
-        """What the columns of ``rows`` are."""
+        """What the columns of ``rows`` of a ``key`` are."""
         first = self.variants[0]
         return {
             "variant": "", "median": f"{key}, median", "lowest": "lowest", "highest": "highest", "failed": "failed",

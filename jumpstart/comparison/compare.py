@@ -99,6 +99,10 @@ def compare(
     Returns:
         A :class:`Report`; with ``seeds`` an :class:`Ablation`, the reports of them all.
 
+    Raises:
+        InputError: quoting what cannot be compared: no contenders, limits that are none, a folder that cannot be
+            written. ArchiveError: with ``seeds`` the folder holds other runs.
+
     Example:
         >>> from jumpstart import jumps_only, stepped, supervised
         >>> x, y = torch.randn(16, 2), torch.randn(16, 1)

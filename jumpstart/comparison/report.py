@@ -127,7 +127,7 @@ class Report:
         return records.table(self.summary(baseline), self.columns(baseline) | {"contender": ""})
 
     def columns(self, baseline: str | None = None) -> dict[str, str]:
-        """What the columns of the summary are."""
+        """What the columns of the summary are; ``baseline`` as for ``table``."""
         rows = self.summary(baseline)
         return {
             "contender": "contender",

@@ -109,7 +109,7 @@ class FitResult:
 
     @staticmethod
     def read(folder: str | Path) -> FitResult:
-        """What :meth:`save` wrote, a file of unknown origin.
+        """What :meth:`save` wrote into ``folder``, a file of unknown origin.
 
         Raises:
             ArchiveError: there is none, or it is something else; says what.

@@ -1,4 +1,4 @@
-"""Parts of a jump, varied: each variant is another, costs of batches are of the batch, redrawn points are the points."""
+"""Parts of a jump, varied: each variant is another, batches cost what they are, redrawn points are the points."""
 
 from __future__ import annotations
 
