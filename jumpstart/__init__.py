@@ -15,7 +15,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import bases, domains, errors, features, gating, gp, integrations, losses, optim, trajectory, weighting
+    from . import (
+        bases,
+        distributed,
+        domains,
+        errors,
+        features,
+        gating,
+        gp,
+        integrations,
+        losses,
+        optim,
+        trajectory,
+        weighting,
+    )
     from .comparison.ablate import Ablation, ablate
     from .comparison.compare import compare
     from .comparison.contenders import fitted, jumped, jumps_only, lbfgs, stepped
@@ -84,6 +97,7 @@ _DEFINED = {
 # Public name -> the module that it is.
 _MODULES = {
     "bases": "bases",
+    "distributed": "distributed",
     "domains": "domains",
     "errors": "errors",
     "features": "features",
@@ -122,6 +136,7 @@ __all__ = [
     "ablate",
     "bases",
     "compare",
+    "distributed",
     "domains",
     "errors",
     "features",

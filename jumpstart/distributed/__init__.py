@@ -5,7 +5,9 @@ is computed by each from equal numbers. See docs/distributed.md.
 """
 
 from .shards import Shards
-from .world import Traffic, World, gathered
-from .wrapped import entry, joined, require_group, require_same_program
+from .world import Traffic, World
+from .wrapped import entry, gathered, joined, require_group, require_same_program, warn_alone
 
-__all__ = ["Shards", "Traffic", "World", "entry", "gathered", "joined", "require_group", "require_same_program"]
+__all__ = [
+    "Shards", "Traffic", "World", "entry", "gathered", "joined", "require_group", "require_same_program", "warn_alone",
+]  # fmt: skip

@@ -56,7 +56,9 @@ class World:
     """The processes of a ``torch.distributed`` process group, as what is computed by all of them sees them.
 
     Args:
-        group: the process group; its backend's timeout is how long a process waits for the others.
+        group: the process group. What is exchanged here goes over one of its own, of the same processes, so that it
+            never meets a loop's collectives.
+        timeout: seconds that a process waits for the others; None for as long as the group does.
 
     Attributes:
         rank, size: of this process, and of the group. traffic: what has been exchanged so far.
@@ -65,15 +67,22 @@ class World:
         GroupError: the group is gone, or this process is not in it.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, group: dist.ProcessGroup, timeout: float | None = None) -> None:
         try:
             self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
             self.backend = dist.get_backend(group)
+            self.seconds = _timeout(group) if timeout is None else timeout
+            own = dist.new_group(
+                dist.get_process_group_ranks(group),
+                None if self.seconds is None else datetime.timedelta(seconds=self.seconds),
+                self.backend,
+                use_local_synchronization=True,
+            )
         except (RuntimeError, ValueError, AssertionError) as error:
             raise GroupError(f"the process group {brief(group)} is gone ({described(error)}): make it anew.") from error
         if self.rank < 0:
             raise GroupError("this process is not in the process group that it was given.")
-        self.group, self.traffic = group, Traffic()
+        self.group, self.traffic = own, Traffic()
         self.gone = ""  # why, once the group has failed
 
     def __deepcopy__(self, memo: Any) -> World:
@@ -86,15 +95,6 @@ class World:
     def device(self) -> torch.device:
         """Where what is exchanged must lie."""
         return torch.device("cuda", torch.cuda.current_device()) if "nccl" in self.backend else torch.device("cpu")
-
-    @property
-    def timeout(self) -> str:
-        """How long a process waits for the others, for people."""
-        try:
-            found = self.group._get_backend(self.device).options._timeout
-        except (RuntimeError, AttributeError):  # a backend without options
-            return "its timeout"
-        return f"{found / datetime.timedelta(seconds=1):g} s"
 
     # -- agreements --------------------------------------------------------------------------------------------
 
@@ -263,41 +263,23 @@ class World:
         try:
             collective()
         except (RuntimeError, ValueError) as error:  # a lost peer, a timeout, a group that was destroyed
+            waits = "time" if self.seconds is None else f"{self.seconds:g} s"
             self.gone = f"{what} on rank {self.rank} of {self.size}, where it failed ({described(error)})."
             raise marked(GroupError(
                 f"{what}: rank {self.rank} of {self.size} does not reach the others ({described(error)}): a process "
-                f"has died, left the program, or taken longer than the group waits ({self.timeout}). Nothing has moved "
+                f"has died, left the program, or taken longer than the {waits} that the group waits. Nothing has moved "
                 "here."
             )) from error  # fmt: skip
 
 
-def gathered(rows: Tensor, group: Any) -> Tensor:
-    """The rows (n_r, …) of all processes (Σ n_r, …), in the order of ranks; every process calls it.
-
-    For losses that are made by hand: ``js.Objective(model, outputs, js.losses.mse(gathered(targets, group)),
-    group=group)``.
-
-    Args:
-        rows: of this process, perhaps none. group: a process group, or a :class:`World`.
-
-    Raises:
-        InputError: shapes beyond the first dimension, or dtypes, differ between processes.
-    """
-    world = group if isinstance(group, World) else World(group)
-
-    def shape() -> tuple[int, ...]:
-        if not isinstance(rows, Tensor) or rows.dim() == 0:
-            raise InputError(f"gathered: give a tensor whose rows are samples, got {brief(rows)}.")
-        return tuple(rows.shape)
-
-    own = world.attempt("gathering rows", shape)
-    told = {"the shape of a row": own[1:], "the dtype": str(rows.dtype)}
-    world.require_same("gathering rows", told, "Give rows of one kind, with no row on a process that has none.")
-    counts = world.exchanged(own[0])
-    if not sum(counts):
-        return rows
-    plain = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
-    return world.stacked("gathering rows", plain.detach, counts).to(rows.dtype)
+def _timeout(group: dist.ProcessGroup) -> float | None:
+    """Seconds that a group's backend waits; None where it does not tell."""
+    for device in ("cpu", "cuda"):
+        try:
+            return group._get_backend(torch.device(device)).options._timeout / datetime.timedelta(seconds=1)
+        except (RuntimeError, AttributeError, TypeError):  # no backend for that device, or one without options
+            continue
+    return None
 
 
 def marked(error: BaseException) -> BaseException:

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import GroupError, InputError
 from ..utils.brief import brief
 from ..utils.version import installed
+from ..utils.warn import warn
 from .world import World
 
 _worlds: dict[Any, World] = {}  # by process group: entries of two objectives of one group count as one program
@@ -39,9 +40,10 @@ def require_group(group: Any) -> World:
         raise InputError(
             f"group={brief(group)}: give a process group of torch.distributed, such as torch.distributed.group.WORLD."
         )
-    if group not in _worlds or _worlds[group].gone:
-        _worlds[group] = World(group)
-    return _worlds[group]
+    known = _worlds.get(group)
+    if known is None or known.gone:
+        _worlds[group] = known = World(group)
+    return known
 
 
 def joined(model: Any, group: Any) -> tuple[Any, World | None]:
@@ -49,6 +51,46 @@ def joined(model: Any, group: Any) -> tuple[Any, World | None]:
     if any(base.__name__ == "DistributedDataParallel" for base in type(model).__mro__):
         return model.module, require_group(model.process_group if group is None else group)
     return model, None if group is None else require_group(group)
+
+
+def gathered(rows: Tensor, group: Any) -> Tensor:
+    """The rows (n_r, …) of all processes (Σ n_r, …), in the order of ranks; every process calls it.
+
+    For losses that are made by hand: ``js.Objective(model, outputs, js.losses.mse(gathered(targets, group)),
+    group=group)``.
+
+    Args:
+        rows: of this process, perhaps none. group: a process group, or a :class:`World`.
+
+    Raises:
+        InputError: shapes beyond the first dimension, or dtypes, differ between processes.
+    """
+    world = require_group(group)
+
+    def shape() -> tuple[int, ...]:
+        if not isinstance(rows, Tensor) or rows.dim() == 0:
+            raise InputError(f"gathered: give a tensor whose rows are samples, got {brief(rows)}.")
+        return tuple(rows.shape)
+
+    own = world.attempt("gathering rows", shape)
+    told = {"the shape of a row": own[1:], "the dtype": str(rows.dtype)}
+    world.require_same("gathering rows", told, "Give rows of one kind, with no row on a process that has none.")
+    counts = world.exchanged(own[0])
+    if not sum(counts):
+        return rows
+    plain = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
+    return world.stacked("gathering rows", plain.detach, counts).to(rows.dtype)
+
+
+def warn_alone(what: str, world: World | None) -> None:
+    """Warn where several processes run and each would decide by itself."""
+    if world is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        warn(
+            f"{what} is of this process alone, and torch.distributed runs over {dist.get_world_size()}: each would "
+            "move its weights otherwise. Give js.supervised or js.residual group=torch.distributed.group.WORLD, unless "
+            "the processes train models of their own.",
+            RuntimeWarning,
+        )
 
 
 def entry(world: World | None, what: str) -> contextlib.AbstractContextManager[None]:

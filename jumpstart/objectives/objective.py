@@ -20,6 +20,7 @@ from ..utils.brief import brief
 from ..utils.cost import Counting, Work
 from ..utils.guard import guarded
 from ..utils.interrupts import uninterrupted
+from ..utils.memory import allowance
 from .diagnosis import LOSS, translated
 from .door import require_traceable
 from .outputs import Chosen, Output
@@ -208,6 +209,25 @@ class Objective:
         seconds = time.perf_counter() - begun
         return seconds if self.world is None else self.world.most("seconds", seconds)
 
+    def allowance(self, limit: float | None) -> float:
+        """The bytes that may be taken, the same on every process: the least of what they have."""
+        found = allowance(self.space.device, limit)
+        return found if self.world is None else self.world.least("memory", found)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes files and shows progress."""
+        return self.world is None or self.world.rank == 0
+
+    def require_alone(self, what: str) -> None:
+        """Refuse an objective over several processes for what knows one alone.
+
+        Raises:
+            InputError: on all of them.
+        """
+        if self.world is not None:
+            raise InputError(f"{what} is for objectives of one process, and this one is over {self.world.size}.")
+
     def require_current(self) -> None:
         """Raise where the model no longer has the parameters that were free to move when the objective was made.
 
@@ -241,6 +261,15 @@ class Objective:
         if self.shards is not None:
             return self.shards.rows("outputs", lambda: self._rows(theta))
         return join(self._rows(theta))
+
+    @torch.no_grad()
+    def answers(self, net: Any) -> Tensor:
+        """The outputs u (n, …) that a network of other weights, buffers or modes gives for the same data."""
+
+        def local() -> list[Tensor]:
+            return [part.outputs(net) for part in self.parts]
+
+        return join(local()) if self.shards is None else self.shards.rows("outputs", local)
 
     def _rows(self, theta: Tensor) -> list[Tensor]:
         net, found = self.net.bind(theta), []
@@ -288,7 +317,7 @@ class Objective:
         """Φ and ∇_θ Φ (P,) at weights θ; one gradient evaluation."""
         self.prepare(theta)
         if self.shards is not None:
-            value, gradient, _ = self._spread(self._pulled_back, theta)
+            value, gradient, _ = self.spread(self._pulled_back, theta)
             return float(value), gradient
         total, grads, at = 0.0, torch.zeros_like(theta), 0
         if len(self.parts) == 1:
@@ -314,7 +343,7 @@ class Objective:
         """
         self.prepare(theta)
         if self.shards is not None:
-            return self._spread(self._pulled, theta)
+            return self.spread(self._pulled, theta)
         if len(self.parts) == 1:
             return self._at_once(self.parts[0], theta)
         u = self.outputs(theta)
@@ -324,10 +353,14 @@ class Objective:
             gradient, at = gradient + pull(g[at : at + len(rows)]), at + len(rows)
         return value, gradient, u
 
-    def _spread(
+    def spread(
         self, pulled: Callable[[Part, Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]], theta: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Φ, ∇_θ Φ and the outputs where rows are spread over processes: an all-gather and an all-reduce."""
+        """Φ, ∇_θ Φ and the outputs where rows are spread over processes: an all-gather and an all-reduce.
+
+        Args:
+            pulled: a part and θ -> its rows, and Jᵀ of a cotangent.
+        """
         assert self.shards is not None
         kept: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = []
 
