@@ -1,0 +1,237 @@
+"""Over several processes as in one: each entry is a relative difference from what one process computes."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pathlib
+import zlib
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+import jumpstart as js
+from jumpstart.linearization.linearize import linearize
+from jumpstart.linearization.operators import GraphJacobian
+
+from .jobs import data, mlp, near, shard, weights
+
+
+def main() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in (products, solves, jumps, skips, residuals, loops):
+        found.update(part())
+    found["weights"] = _BITS
+    return found
+
+
+_BITS: list[int] = []  # checksums of weights that must be the same on all processes
+
+
+def keep(w: Tensor) -> None:
+    _BITS.append(zlib.crc32(w.numpy().tobytes()))
+
+
+def pair(seed: int, n: int = 18, loss: str = "mse", chunk: int | None = None) -> tuple[Any, Any]:
+    """The same objective of one process, and spread."""
+    x, y = data(seed, n)
+    if loss == "cross_entropy":
+        y = y.argmax(1)
+    own = shard(n)
+    options = {"weights": torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)}
+    if loss == "huber":
+        options["mask"] = torch.rand(n, 2, generator=torch.Generator().manual_seed(seed)) > 0.3
+    one = js.supervised(mlp(seed), x, y, loss, chunk=chunk, **options)
+    spread = {name: value[own] for name, value in options.items()}
+    many = js.supervised(mlp(seed), x[own], y[own], loss, chunk=chunk, group=dist.group.WORLD, **spread)
+    return one, many
+
+
+def products() -> dict[str, Any]:
+    """Differences, and collectives of each product."""
+    found: dict[str, Any] = {}
+    for loss, chunk in (("mse", None), ("cross_entropy", 4), ("huber", None)):
+        one, many = pair(1, loss=loss, chunk=chunk)
+        world = many.world
+        theta, g = one.theta(), torch.Generator().manual_seed(5)
+        a, b = linearize(one), linearize(many)
+        v = torch.randn(len(theta), generator=g, dtype=theta.dtype)
+        w = torch.randn(a.u.shape, generator=g, dtype=theta.dtype)
+        ga, gb = GraphJacobian(a), GraphJacobian(b)
+        calls = {
+            "value": lambda o, lin, graph: torch.tensor(o.value(theta)),
+            "gradient": lambda o, lin, graph: o.gradient(theta)[1],
+            "evaluate": lambda o, lin, graph: o.evaluate(theta)[1],
+            "outputs": lambda o, lin, graph: lin.outputs(theta + 0.1 * v),
+            "jvp": lambda o, lin, graph: lin.jvp(v),
+            "vjp": lambda o, lin, graph: lin.vjp(w),
+            "second": lambda o, lin, graph: lin.second(v),
+            "second_pull": lambda o, lin, graph: lin.second_pull(v, w),
+            "graph": lambda o, lin, graph: graph @ v,
+            "graph.T": lambda o, lin, graph: graph.T @ w.reshape(-1),
+            "jacobian": lambda o, lin, graph: lin.jacobian(),
+        }
+        for name, call in calls.items():
+            before = world.traffic.agreements, world.traffic.payloads
+            there = call(many, b, gb)
+            counts = world.traffic.agreements - before[0], world.traffic.payloads - before[1]
+            found[f"{loss} {name}"] = near(there, call(one, a, ga))
+            found[f"counts {loss} {name}"] = list(counts)
+    return found
+
+
+def solves() -> dict[str, Any]:
+    found = {}
+    for basis in ("dense", "krylov", lambda problem: js.bases.dense(problem, route="svd")):
+        for loss in ("mse", "cross_entropy"):
+            one, many = pair(2, loss=loss)
+            a, b = js.solve(one, basis=basis), js.solve(many, basis=basis)
+            q, times = data(3, 4 + dist.get_rank())[0], torch.tensor([0.5, 3.0, 20.0])
+            name = f"{loss} {basis if isinstance(basis, str) else 'svd'}"
+            found[f"{name} outputs"] = near(b.outputs(times), a.outputs(times))
+            found[f"{name} predict"] = near(b.predict(q, times), a.predict(q, times))
+            found[f"{name} predict many"] = near(b.predict(q, torch.linspace(0, 9, 30)), a.predict(q, torch.linspace(0, 9, 30)))
+            found[f"{name} parameters"] = near(b.parameters(2.0)["0.weight"], a.parameters(2.0)["0.weight"])
+            if isinstance(basis, str) and basis == "dense":
+                found[f"{name} risk"] = near(b.risk(times).total, a.risk(times).total)
+    return found
+
+
+def jumps() -> dict[str, Any]:
+    """Random problems, in every way to jump."""
+    found = {}
+    ways = ({}, {"basis": "dense"}, {"basis": "krylov", "depth": 4}, {"search": "levenberg-marquardt"})
+    for seed in range(int(os.environ.get("JOB_PROBLEMS", "4"))):
+        for i, options in enumerate(ways):
+            loss = ("mse", "cross_entropy")[seed % 2] if i < 3 else "mse"
+            one, many = pair(10 + seed, 8 + seed, loss)
+            a, b = js.jump(one, **options), js.jump(many, **options)
+            assert a.outcome is b.outcome, (seed, options, a, b)
+            found[f"jump {seed} {options}"] = near(weights(many.model), weights(one.model))
+            keep(weights(many.model))
+    jumper_one, jumper_many = (js.Jumper(o, basis="matrix-free", depth=5) for o in pair(40))
+    for i in range(2):
+        jumper_one.jump(), jumper_many.jump()
+        found[f"matrix-free {i}"] = near(weights(jumper_many.objective.model), weights(jumper_one.objective.model))
+    return found
+
+
+def skips() -> dict[str, Any]:
+    one, many = pair(50, 24)
+    results = []
+    for objective in (one, many):
+        optimizer = torch.optim.AdamW(objective.model.parameters(), lr=1e-3)
+        for _ in range(5):
+            optimizer.zero_grad()
+            _loss(objective).backward()
+            optimizer.step()
+        results.append(js.skip(objective, optimizer, 30))
+    assert results[0].steps == results[1].steps > 0, results
+    keep(weights(many.model))
+    return {"skip": near(weights(many.model), weights(one.model))}
+
+
+def _loss(objective: Any) -> Tensor:
+    """The loss of all samples through the model, its gradient that of all."""
+    value, gradient, _ = objective.evaluate(objective.theta())
+    flat = torch.cat([p.reshape(-1) for p in objective.model.parameters()])
+    return value + (flat @ gradient - (flat @ gradient).detach())
+
+
+def burgers(net: Any, x: Tensor) -> Tensor:
+    def u(z: Tensor) -> Tensor:
+        return net(z)[0]
+
+    slope, bend = torch.func.grad(u)(x), torch.func.hessian(u)(x)
+    return slope[1] + u(x) * slope[0] - 0.05 * bend[0, 0]
+
+
+def start(net: Any, x: Tensor) -> Tensor:
+    return net(torch.stack([x[0], x.new_zeros(())]))[0] + torch.sin(math.pi * x[0])
+
+
+def equation(group: Any = None) -> Any:
+    torch.manual_seed(0)
+    model = mlp(0, 2, 1, 9)
+    xs = torch.linspace(-1, 1, 21, dtype=torch.float64)[:, None]
+    if group is not None:
+        xs = xs[shard(21)]
+    return js.residual(
+        model, js.Term(burgers, js.domains.Box((-1, 0), (1, 1)), count=51, seed=3), js.Term(start, xs), group=group
+    )
+
+
+def residuals() -> dict[str, Any]:
+    found = {}
+    path = pathlib.Path(os.environ["JOB_FOLDER"], f"fit{dist.get_world_size()}.jump")
+    for name, options in {"jump": {}, "krylov jump": {"basis": "krylov"}}.items():
+        one, many = equation(), equation(dist.group.WORLD)
+        js.jump(one, **options), js.jump(many, **options)
+        found[f"residual {name}"] = near(weights(many.model), weights(one.model))
+        for a, b in zip(one.terms(), many.terms(), strict=True):
+            found[f"residual {name} {a.name}"] = abs(a.loss - b.loss) / a.loss
+    one, many = equation(), equation(dist.group.WORLD)
+    a = js.fit(one, jumps=12, progress=False)
+    js.fit(many, jumps=6, progress=False, path=path)
+    again = equation(dist.group.WORLD)
+    b = js.fit(again, jumps=12, progress=False, path=path)  # goes on
+    assert (a.jumps, a.accepted, a.outcome) == (b.jumps, b.accepted, b.outcome), (a, b)
+    found["fit"] = near(weights(again.model), weights(one.model))
+    found["fit loss"] = abs(a.loss - b.loss) / a.loss
+    found["fit generalization"] = abs(a.generalization - b.generalization) / a.generalization
+    keep(weights(again.model))
+    return found
+
+
+def loops() -> dict[str, Any]:
+    """A loop of 60 effective steps with skips, under DDP, against one process; its state goes on in another size."""
+    found = {}
+    n = 24
+    x, y = data(60, n)
+    cuts = [n * r // dist.get_world_size() for r in range(dist.get_world_size() + 1)]  # DDP's mean needs equal shards
+    own = shard(n, cuts)
+
+    def run(model: Any, x: Tensor, y: Tensor, objective: Any, total: int, state: Any = None) -> Any:
+        inner = torch.optim.Adam(model.parameters(), lr=3e-3)
+        optimizer = js.JumpOptimizer(inner, objective)
+        if state is not None:
+            optimizer.load_state_dict(state)
+        for _ in optimizer.steps(total):
+            optimizer.zero_grad()
+            (model(x) - y).square().mean().backward()
+            optimizer.step()
+        return optimizer
+
+    one = mlp(61)
+    a = run(one, x, y, js.supervised(one, x, y), 60)
+    many = DistributedDataParallel(mlp(61))
+    objective = js.supervised(many, x[own], y[own])
+    assert objective.world is not None and objective.model is many.module
+    b = run(many, x[own], y[own], objective, 60)
+    assert a.skipped == b.skipped > 0, (a, b)
+    found["loop"] = near(weights(many), weights(one))
+    keep(weights(many))
+    # Half of the steps here, and the state for a program of another size to go on with.
+    half = DistributedDataParallel(mlp(61))
+    c = run(half, x[own], y[own], js.supervised(half, x[own], y[own]), 30)
+    folder = pathlib.Path(os.environ["JOB_FOLDER"])
+    earlier = folder / "loop.pt"
+    if earlier.exists():
+        told = torch.load(earlier, weights_only=False)
+        gone_on = DistributedDataParallel(mlp(61))
+        gone_on.module.load_state_dict(told["model"])
+        run(gone_on, x[own], y[own], js.supervised(gone_on, x[own], y[own]), 60, told["optimizer"])
+        reference = mlp(61)
+        reference.load_state_dict(told["model"])
+        run(reference, x, y, js.supervised(reference, x, y), 60, told["optimizer"])
+        found["loop resumed"] = near(weights(gone_on), weights(reference))
+    dist.barrier()
+    if dist.get_rank() == 0:
+        buffer = io.BytesIO()
+        torch.save({"model": half.module.state_dict(), "optimizer": c.state_dict()}, buffer)
+        earlier.write_bytes(buffer.getvalue())
+    return found
