@@ -37,7 +37,7 @@ class Shards:
     ) -> None:
         self.world = world
         own = None if local is None else (tuple(local.shape[1:]), str(local.dtype).removeprefix("torch."))
-        told = world.exchanged((own, list(places), sorted(set(kinds))))
+        told = world.exchanged("rows of the outputs", (own, list(places), sorted(set(kinds))))
         known = {entry for entry, _, _ in told if entry is not None}
         if not known or not sum(rows for _, parts, _ in told for _, rows in parts):
             raise EmptyBatchError("no process has a sample: there is nothing to train on.")

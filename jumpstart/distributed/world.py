@@ -113,7 +113,7 @@ class World:
         if failed:
             self._fail(failure)
         if high != -low:
-            places = self.exchanged(what)
+            places = self._exchanged(what)
             raise marked(DivergedError(
                 f"the processes have parted: {self._listed(places)}. Each must make the same calls in the same order, "
                 "with the same options."
@@ -126,7 +126,7 @@ class World:
             if failure is None
             else (f"{type(failure).__module__}.{type(failure).__qualname__}", described(failure))
         )
-        told: list[tuple[str, str] | None] = self.exchanged(own)
+        told: list[tuple[str, str] | None] = self._exchanged(own)
         if failure is not None and (len({entry and entry[0] for entry in told}) == 1 or not _plain(failure)):
             raise marked(failure)
         failed = {rank: entry[1] for rank, entry in enumerate(told) if entry is not None}
@@ -190,8 +190,7 @@ class World:
         Raises:
             InputError: on all of them; names the first entry that differs, with its values.
         """
-        self.agree(what)
-        everyone = self.exchanged(dict(told))
+        everyone = self.exchanged(what, dict(told))
         for name in dict.fromkeys(name for one in everyone for name in one):
             values = [one.get(name) for one in everyone]
             if any(value != values[0] for value in values):
@@ -238,18 +237,22 @@ class World:
         blocks = flat.view(self.size, most, *local.shape[1:])
         return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)]).to(local.device)
 
-    def exchanged(self, told: Any) -> list[Any]:
-        """What each process tells, by rank: any object that can be pickled."""
+    def exchanged(self, what: str, told: Any) -> list[Any]:
+        """What each process tells, by rank: any object that can be pickled; one agreement."""
+        self.agree(what)
+        return self._exchanged(told)
+
+    def _exchanged(self, told: Any) -> list[Any]:
         found: list[Any] = [None] * self.size
         self._call("an exchange", lambda: dist.all_gather_object(found, told, self.group))
         self.traffic.counts["exchange"] += 1
         return found
 
-    def told_by(self, rank: int, told: Any) -> Any:
-        """What one process tells all others."""
+    def told_by(self, what: str, rank: int, told: Any) -> Any:
+        """What one process tells all others; one agreement."""
+        self.agree(what)
         box = [told if rank == self.rank else None]
-        source = dist.get_global_rank(self.group, rank)
-        self._call("a broadcast", lambda: dist.broadcast_object_list(box, source, self.group))
+        self._call(what, lambda: dist.broadcast_object_list(box, dist.get_global_rank(self.group, rank), self.group))
         self.traffic.counts["broadcast"] += 1
         return box[0]
 
@@ -261,6 +264,8 @@ class World:
         if self.gone:
             raise marked(GroupError(f"{what}: the process group is gone since {self.gone} Make it anew."))
         try:
+            if not dist.is_initialized():
+                raise RuntimeError("torch.distributed has been shut down")
             collective()
         except (RuntimeError, ValueError) as error:  # a lost peer, a timeout, a group that was destroyed
             waits = "time" if self.seconds is None else f"{self.seconds:g} s"

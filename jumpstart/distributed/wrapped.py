@@ -75,7 +75,7 @@ def gathered(rows: Tensor, group: Any) -> Tensor:
     own = world.attempt("gathering rows", shape)
     told = {"the shape of a row": own[1:], "the dtype": str(rows.dtype)}
     world.require_same("gathering rows", told, "Give rows of one kind, with no row on a process that has none.")
-    counts = world.exchanged(own[0])
+    counts = world.exchanged("rows to be gathered", own[0])
     if not sum(counts):
         return rows
     plain = rows.to(torch.uint8) if rows.dtype == torch.bool else rows

@@ -33,6 +33,7 @@ def linearize(objective: Objective, theta: Tensor | None = None, ledger: Ledger 
 def _linearized(objective: Objective, theta: Tensor | None, ledger: Ledger | None) -> Linearization:
     objective.require_current()
     theta = objective.theta() if theta is None else theta
+    objective.require_equal("the weights to linearize at", theta)
     objective.prepare(theta)
     lin = Linearization(objective.net, objective.parts, theta, ledger, objective.shards)
     require_finite_outputs(lin.u)
@@ -56,7 +57,7 @@ def _linearized(objective: Objective, theta: Tensor | None, ledger: Ledger | Non
 
 def _coarsest(world: World, own: torch.dtype) -> torch.dtype:
     """Of the processes' arithmetics; one without samples has seen none."""
-    told = {str(dtype).removeprefix("torch.") for dtype in world.exchanged(own)}
+    told = {str(dtype).removeprefix("torch.") for dtype in world.exchanged("arithmetic", own)}
     return max((getattr(torch, name) for name in sorted(told)), key=lambda dtype: torch.finfo(dtype).eps)
 
 

@@ -219,6 +219,15 @@ class Objective:
         """Whether this process is the one that writes files and shows progress."""
         return self.world is None or self.world.rank == 0
 
+    def require_equal(self, what: str, vector: Tensor) -> None:
+        """Refuse weights that are not the same on every process.
+
+        Raises:
+            DivergedError: on all of them.
+        """
+        if self.world is not None:
+            self.world.require_equal(what, vector)
+
     def require_alone(self, what: str) -> None:
         """Refuse an objective over several processes for what knows one alone.
 
@@ -435,8 +444,7 @@ class Objective:
 
     def move(self, theta: Tensor, target: Tensor, follow: Callable[[], None]) -> None:
         """Move the model's weights from θ to a target (P,) and call ``follow``; they go back to θ if that fails."""
-        if self.world is not None:
-            self.world.require_equal("moving the weights", torch.stack([theta, target]))
+        self.require_equal("moving the weights", torch.stack([theta, target]))
         with uninterrupted():
             try:
                 self.space.write(self.model, target)
@@ -561,7 +569,7 @@ def supervised(
             raise InputError("supervised: a js.Loss holds its targets already; pass targets=None beside it.")
         bound = as_loss(loss, targets, **own)
         rows = 0 if batch is None else batch.size
-        count = rows if world is None else sum(world.exchanged(rows))
+        count = rows if world is None else sum(world.exchanged("the number of samples", rows))
         if bound.targets.dim() == 0 or bound.targets.shape[0] != count:
             raise ShapeError(f"{count} inputs but targets of shape {tuple(bound.targets.shape)}: one row a sample.")
         parts = _chunks(batch, chunk, model, training)

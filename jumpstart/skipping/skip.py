@@ -136,6 +136,7 @@ def _skipped(objective: Objective, skipper: Skipper, steps: int, conditions: Con
     objective.require_current()
     ledger = Ledger()
     theta = objective.theta()
+    objective.require_equal("the weights to skip from", theta)
     require_held(skipper.optimizer, objective)
     replay = Replay(skipper.optimizer, objective, skipper.scheduler, skipper.clip, conditions.noise, conditions.behind)
     work, once = repeatable(objective, theta)

@@ -49,7 +49,7 @@ def query_kernel(lin: Linearization, query: Batch, metric: Metric) -> Tensor:
         found.extend(_block(lin, metric, query, part) for part in parts)
 
     for rank in range(world.size):
-        parts = world.told_by(rank, list(lin.parts))
+        parts = world.told_by("inputs of a process", rank, list(lin.parts))
         world.attempt("a block of the kernel", lambda parts=parts: against(parts))
     columns = _joined(found, 1).T
     return shards.ordered(columns.reshape(len(lin.u), -1)).reshape(columns.shape).T
@@ -75,7 +75,7 @@ def _spread(lin: Linearization, shards: Shards, metric: Metric) -> Tensor:
             kernel[own, other] = _joined(rows)
 
     for rank in range(world.size):
-        parts = world.told_by(rank, list(lin.parts))
+        parts = world.told_by("inputs of a process", rank, list(lin.parts))
         world.attempt("a block of the kernel", lambda rank=rank, parts=parts: form(rank, parts))
     found = world.sum("the kernel", lambda: kernel)
     lin.ledger.forwards += world.size  # each process goes through the samples of all
