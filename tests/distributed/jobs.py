@@ -28,8 +28,14 @@ def port() -> int:
         return probe.getsockname()[1]
 
 
-def spawn(module: str, size: int, folder: pathlib.Path, timeout: float = 60.0, **extra: str) -> list[dict[str, Any]]:
-    """Run ``module``'s ``main(rank, size)`` in so many processes; what each returned, and how it ended."""
+def spawn(
+    module: str, size: int, folder: pathlib.Path, timeout: float = 60.0, lost: int = 0, **extra: str
+) -> list[dict[str, Any]]:
+    """Run ``module``'s ``main()`` in so many processes; what each returned, and how it ended.
+
+    Args:
+        timeout: of the process group. lost: how many of the last are not waited for.
+    """
     common = {
         **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port()), "WORLD_SIZE": str(size),
         "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "JOB_FOLDER": str(folder),
@@ -43,7 +49,7 @@ def spawn(module: str, size: int, folder: pathlib.Path, timeout: float = 60.0, *
     ]  # fmt: skip
     found = []
     try:
-        for rank, process in enumerate(running):
+        for rank, process in enumerate(running[: size - lost]):
             out, _ = process.communicate(timeout=LIMIT)
             path = folder / f"{rank}.json"
             told = json.loads(path.read_text()) if path.exists() else {}
@@ -51,6 +57,7 @@ def spawn(module: str, size: int, folder: pathlib.Path, timeout: float = 60.0, *
     finally:
         for process in running:
             process.kill()
+            process.communicate()
     return found
 
 

@@ -63,8 +63,8 @@ def test_what_is_not_finite_somewhere_moves_nobody(told, case):
 @pytest.mark.parametrize("how", ["dies", "sleeps"])
 def test_a_process_that_is_lost(tmp_path, how):
     seconds = 4.0
-    found = spawn("failing", 3, tmp_path, timeout=seconds, JOB_HOW=how)
-    for rank in found[:2]:
+    found = spawn("failing", 3, tmp_path, timeout=seconds, lost=1, JOB_HOW=how)
+    for rank in found:
         assert rank["code"] == 0, rank["out"][-3000:]
         kind, text, same = rank["found"]
         assert kind == GONE and same
