@@ -180,6 +180,7 @@ def started(size: int, quick: bool) -> list[dict[str, Any]]:
     common = {
         **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "TELL": "1",
         "OMP_NUM_THREADS": "1",
+        "MALLOC_MMAP_THRESHOLD_": "1048576",  # what is freed is given back, so that a peak is of what is held
     }  # fmt: skip
     command = [sys.executable, "-m", "experiments.distributed", *(["--quick"] if quick else [])]
     running = [

@@ -82,7 +82,8 @@ class World:
             raise GroupError(f"the process group {brief(group)} is gone ({described(error)}): make it anew.") from error
         if self.rank < 0:
             raise GroupError("this process is not in the process group that it was given.")
-        self.group, self.traffic = own, Traffic()
+        self.group: Any = own
+        self.traffic = Traffic()
         self.gone = ""  # why, once the group has failed
 
     def __deepcopy__(self, memo: Any) -> World:

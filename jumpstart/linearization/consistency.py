@@ -199,7 +199,7 @@ def _require_training_gradient(lin: Linearization, w: Tensor, pulled: Tensor, to
     space, scale, off = lin.net.space, torch.linalg.vector_norm(pulled), []
     rows = lin.mine(w)
 
-    def trained() -> Tensor:
+    def as_trained() -> Tensor:
         own = {name: torch.zeros_like(present[name]) for name in space.names}
         net, at = Bound(lin.net, {}), 0
         for part, count in zip(lin.parts, lin.counts, strict=True):
@@ -213,7 +213,7 @@ def _require_training_gradient(lin: Linearization, w: Tensor, pulled: Tensor, to
             at += count
         return space.flatten(own)
 
-    truth = lin.total("training's gradient", trained)
+    truth = lin.total("training's gradient", as_trained)
     scale = torch.maximum(scale, torch.linalg.vector_norm(truth))
     for (name, mine), (_, trained) in zip(_by_parameter(lin, pulled), _by_parameter(lin, truth), strict=True):
         if name in names and not bool(torch.linalg.vector_norm(mine - trained) <= tolerance * scale):

@@ -264,10 +264,9 @@ def residual(
     with entry(world, "js.residual"):
         if not terms:
             raise InputError("residual(model) needs at least one js.Term or function.")
-        if world is not None:
-            terms = of_all(world, model, terms, {"training": training})
+        given = terms if world is None else of_all(world, model, terms, {"training": training})
         parts: list[Part] = []
-        for term in terms:
+        for term in given:
             if isinstance(term, Term):
                 part: Part = _part(term, model)
                 part.name = term.name or _name(term.fn, len(parts))
