@@ -264,7 +264,7 @@ def residual(
     with entry(world, "js.residual"):
         if not terms:
             raise InputError("residual(model) needs at least one js.Term or function.")
-        given = terms if world is None else of_all(world, model, terms, {"training": training})
+        given: Sequence[Any] = terms if world is None else of_all(world, model, terms, {"training": training})
         parts: list[Part] = []
         for term in given:
             if isinstance(term, Term):

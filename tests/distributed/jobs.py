@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import jumpstart as js
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-LIMIT = 120.0  # seconds after which a job is ended
+LIMIT = 240.0  # seconds after which a job is ended
 
 
 def port() -> int:
