@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import jumpstart as js
-from jumpstart.distributed import World
+from jumpstart.distributed.world import World
 from jumpstart.linearization.linearize import linearize
 from jumpstart.report import records
 from jumpstart.report.records import Row

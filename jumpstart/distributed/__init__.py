@@ -4,10 +4,6 @@ Every process takes the same branches on the same numbers: what is about samples
 is computed by each from equal numbers. See docs/distributed.md.
 """
 
-from .shards import Shards
-from .world import Traffic, World
-from .wrapped import entry, gathered, joined, require_group, require_same_program, warn_alone
+from .wrapped import gathered
 
-__all__ = [
-    "Shards", "Traffic", "World", "entry", "gathered", "joined", "require_group", "require_same_program", "warn_alone",
-]  # fmt: skip
+__all__ = ["gathered"]

@@ -60,10 +60,10 @@ def gathered(rows: Tensor, group: Any) -> Tensor:
     group=group)``.
 
     Args:
-        rows: of this process, perhaps none. group: a process group, or a :class:`World`.
+        rows: of this process, perhaps none. group: a process group of torch.distributed.
 
     Raises:
-        InputError: shapes beyond the first dimension, or dtypes, differ between processes.
+        InputError: shapes beyond the first dimension, or dtypes, differ between processes. RankError: one has failed.
     """
     world = require_group(group)
 

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..archive.container import digest
-from ..distributed import entry
+from ..distributed.wrapped import entry
 from ..errors import ArchiveError, InputError, NonFiniteError
 from ..jumping.jump import JumpResult
 from ..jumping.jumper import Jumper

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..distributed import entry
+from ..distributed.wrapped import entry
 from ..errors import BudgetError, FlowError, InputError
 from ..flow.run import LinearizedRun
 from ..gating import Gate

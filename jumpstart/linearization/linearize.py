@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..distributed import World, entry
+from ..distributed.world import World
+from ..distributed.wrapped import entry
 from ..objectives.objective import Objective, require_finite_outputs
 from ..objectives.parts import Part
 from ..utils.cost import Ledger

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..distributed import entry
+from ..distributed.wrapped import entry
 from ..errors import InputError, KinkWarning
 from ..losses.base import Loss
 from ..objectives.objective import Objective

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..distributed import Shards, entry
+from ..distributed.shards import Shards
+from ..distributed.wrapped import entry
 from ..errors import MemoryLimitError
 from ..objectives.diagnosis import underivable
 from ..objectives.parts import Batch, Part, join

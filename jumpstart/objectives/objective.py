@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..distributed import Shards, World, entry, gathered, joined, require_same_program
+from ..distributed.shards import Shards
+from ..distributed.world import World
+from ..distributed.wrapped import entry, gathered, joined, require_same_program
 from ..errors import EmptyBatchError, InputError, NonFiniteError, NoParametersError, ShapeError
 from ..losses.base import Loss
 from ..losses.named import as_loss
@@ -210,7 +212,7 @@ class Objective:
         return seconds if self.world is None else self.world.most("seconds", seconds)
 
     def allowance(self, limit: float | None) -> float:
-        """The bytes that may be taken, the same on every process: the least of what they have."""
+        """The bytes that may be taken, ``limit`` if given; the same on every process: the least of what they have."""
         found = allowance(self.space.device, limit)
         return found if self.world is None else self.world.least("memory", found)
 
@@ -220,7 +222,7 @@ class Objective:
         return self.world is None or self.world.rank == 0
 
     def require_equal(self, what: str, vector: Tensor) -> None:
-        """Refuse weights that are not the same on every process.
+        """Refuse a vector (P,) that is not the same on every process, saying what it is.
 
         Raises:
             DivergedError: on all of them.

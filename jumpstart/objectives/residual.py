@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..distributed import World, entry, joined
+from ..distributed.world import World
+from ..distributed.wrapped import entry, joined
 from ..domains import Domain, as_domain
 from ..errors import InputError, NoParametersError
 from ..losses.squared import Squares

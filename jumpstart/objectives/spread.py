@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..distributed import World, gathered, require_same_program
+from ..distributed.world import World
+from ..distributed.wrapped import gathered, require_same_program
 from ..domains import Domain, as_domain
 from ..errors import InputError, ShapeError
 from ..utils.brief import brief

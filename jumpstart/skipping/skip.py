@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..distributed import entry
+from ..distributed.wrapped import entry
 from ..errors import InputError
 from ..linearization.consistency import require_repeatable
 from ..objectives.objective import Objective, require_finite_outputs

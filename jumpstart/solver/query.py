@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..distributed import World, entry
+from ..distributed.world import World
+from ..distributed.wrapped import entry
 from ..flow.basis import Basis
 from ..linearization.linearize import Linearization, at_query
 from ..linearization.ntk import assemble

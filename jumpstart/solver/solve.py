@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from ..distributed import entry
+from ..distributed.wrapped import entry
 from ..errors import InputError
 from ..flow.reduced_flow import FLOW_TOLERANCE, ReducedFlow
 from ..gating import Gate

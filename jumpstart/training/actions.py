@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..distributed import entry
+from ..distributed.wrapped import entry
 from ..errors import InputError
 from ..utils.borrowed import generators, rewind
 from ..utils.fallback import described

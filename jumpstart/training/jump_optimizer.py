@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from ..distributed import warn_alone
+from ..distributed.wrapped import warn_alone
 from ..errors import InputError
 from ..objectives.objective import Objective
 from ..optim import adapters

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...distributed import Shards
+from ...distributed.shards import Shards
 from ...objectives.parts import Batch
 from ..linearize import Linearization
 from ..metric import Metric
