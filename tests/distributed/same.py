@@ -26,7 +26,7 @@ from .jobs import data, mlp, near, shard, weights
 
 def main() -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for part in (products, solves, jumps, skips, residuals, loops):
+    for part in (products, solves, jumps, skips, residuals, loops, gates):
         found.update(part())
     found["weights"] = _BITS
     return found
@@ -252,4 +252,33 @@ def loops() -> dict[str, Any]:
     dist.barrier()
     state = {"model": half.module.state_dict(), "optimizer": c.state_dict()}
     checkpoint.save(state, checkpoint_id=folder / "earlier")
+    return found
+
+
+def gates() -> dict[str, Any]:
+    """Steps gated by the exact variance of samples, in a DDP loop, against one process."""
+    n, found = 24, {}
+    x, y = data(70, n)
+    size = dist.get_world_size()
+    own = shard(n, [n * r // size for r in range(size + 1)])
+    ends = []
+    for model, rows in ((mlp(71), slice(None)), (DistributedDataParallel(mlp(71)), own)):
+        plain = model.module if isinstance(model, DistributedDataParallel) else model
+        optimizer = js.optim.GatedAdamW(plain.parameters(), lr=1e-2, rule="hard", statistics="exact")
+        with js.gating.record(model):
+            for _ in range(5):
+                optimizer.zero_grad()
+                (model(x[rows]) - y[rows]).square().mean().backward()
+                optimizer.step()
+        ends.append(weights(plain))
+    found["gated"] = near(ends[1], ends[0])
+    keep(ends[1])
+    many = DistributedDataParallel(mlp(71))
+    with js.gating.record(many):
+        (many(x[own]) - y[own]).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(many.parameters(), 1e-3)
+        try:
+            js.gating.samples.noise(many.module[0].weight)
+        except js.errors.InputError as error:
+            found["clipped"] = str(error)
     return found

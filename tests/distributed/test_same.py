@@ -44,3 +44,19 @@ def test_collectives_are_counted(told, size):
         for loss in ("mse", "cross_entropy", "huber"):
             counted = {name: tuple(rank[f"counts {loss} {name}"]) for name in COUNTS}
             assert counted == COUNTS
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_gradient_that_is_no_mean_over_processes_has_no_variance(told, size):
+    assert all("not the mean over" in rank["clipped"] for rank in told[size])
+
+
+@pytest.mark.slow
+def test_twenty_random_problems(tmp_path):
+    found = spawn("same", 2, tmp_path, JOB_PROBLEMS="20")
+    for rank in found:
+        assert rank["code"] == 0, rank["out"][-3000:]
+        apart = {name: value for name, value in rank.items() if name.startswith("jump ")}
+        assert len(apart) == 80
+        assert max(apart.values()) <= CLOSE
+        assert rank["weights"] == found[0]["weights"]
