@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jumpstart.report import plots, records
 
-from .pages import RESULTS, endpoint, gates, jumps, pinns, readme, training, trajectories
+from .pages import RESULTS, endpoint, gates, jumps, pinns, processes, readme, training, trajectories
 from .pinn import figures
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +54,11 @@ PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
     ROOT / "docs" / "gallery.md": (pinns.gallery,),
     ROOT / "docs" / "ablations.md": (training.jump_parts,),
     ROOT / "docs" / "gates.md": (gates.gates_verdict, gates.gates),
+    ROOT / "docs" / "distributed.md": (
+        processes.spread_traffic,
+        processes.spread_memory,
+        processes.spread_predicted,
+    ),
     ROOT / "docs" / "trajectory.md": (
         trajectories.operators,
         trajectories.left_out,

@@ -15,7 +15,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import bases, domains, errors, features, gating, gp, integrations, losses, optim, trajectory, weighting
+    from . import (
+        bases,
+        distributed,
+        domains,
+        errors,
+        features,
+        gating,
+        gp,
+        integrations,
+        losses,
+        optim,
+        trajectory,
+        weighting,
+    )
     from .comparison.ablate import ablate
     from .comparison.ablation import Ablation
     from .comparison.compare import compare
@@ -86,6 +99,7 @@ _DEFINED = {
 # Public name -> the module that it is.
 _MODULES = {
     "bases": "bases",
+    "distributed": "distributed",
     "domains": "domains",
     "errors": "errors",
     "features": "features",
@@ -124,6 +138,7 @@ __all__ = [
     "ablate",
     "bases",
     "compare",
+    "distributed",
     "domains",
     "errors",
     "features",

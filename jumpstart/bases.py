@@ -57,7 +57,7 @@ def dense(
         _require_kernel(kernel, n)
         route = "kernel"
     if route == "auto":
-        if assemble.layered(lin) and n <= p:
+        if lin.layered and n <= p:
             route = "kernel"
         else:
             route = "svd" if min(n, p) <= SVD else "gram"

@@ -97,6 +97,18 @@ class ArchiveError(InputError):
     """A file cannot be written or read, is damaged or something else, or belongs to another model or other data."""
 
 
+class RankError(JumpstartError, RuntimeError):
+    """One process of a group failed, and all have stopped together: nothing has moved. Says which, and why."""
+
+
+class DivergedError(RankError):
+    """The processes of a group are not at the same point of the same program, or hold other numbers there."""
+
+
+class GroupError(RankError):
+    """The process group does not answer: a process has died, its time is over, or the group was destroyed."""
+
+
 class MissingPackageError(JumpstartError, ImportError):
     """An optional package is not installed; the message says how to install it."""
 

@@ -22,6 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent / "jumpstart"
 ROOMS = [
     "errors",
     "utils",
+    "distributed",
     "domains",
     "features",
     "weighting",
@@ -30,7 +31,6 @@ ROOMS = [
     "report",
     "linalg",
     "optim",
-    "distributed",
     "objectives",
     "linearization",
     "flow",

@@ -85,7 +85,7 @@ def probe_at(objective: Objective, theta: Tensor) -> dict[str, Any] | None:
     rows = objective.by_part(theta)
     if not all(bool(torch.isfinite(u).all()) for u in rows):
         return None
-    return probe(objective.parts, rows, objective.loss)
+    return probe(objective.whole, rows, objective.loss)
 
 
 # -- comparing ---------------------------------------------------------------------------------------------------

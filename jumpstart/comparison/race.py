@@ -171,6 +171,7 @@ class _Run:
     COLUMNS = frozenset(("contender", "step", "gradient_evaluations", "seconds", "loss", "jumps", "accepted", FAILED))
 
     def __init__(self, label: str, model: nn.Module, objective: Objective, contender: Contender, seed: int) -> None:
+        objective.require_alone("compare")
         self.label, self.model, self.objective = label, model, objective
         self.contender, self.iterator, self.failure = contender, None, ""
         self.device, self.random = objective.space.device, _Random(seed)

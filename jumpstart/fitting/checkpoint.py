@@ -40,7 +40,7 @@ class Checkpoint:
         except OSError as error:
             raise ArchiveError(f"{path}: its folder cannot be made ({error}): give another path.") from error
         require_writable(self.path)
-        self.problem = fingerprint.describe(objective.space, objective.parts, objective.shape, objective.loss, options)
+        self.problem = fingerprint.describe(objective.space, objective.whole, objective.shape, objective.loss, options)
         self.probed = fingerprint.probe_off(objective)
         self.stamp: tuple[int, ...] | None = None  # of the file as this run last read or wrote it
 

@@ -16,7 +16,6 @@ from ..objectives.objective import Objective
 from ..objectives.residual import Residuals
 from ..utils.brief import brief
 from ..utils.cost import FORWARD
-from ..utils.memory import allowance
 from ..utils.warn import warn
 from ..weighting import Rule
 from .settings import FitSettings
@@ -68,7 +67,7 @@ class Collocation:
                     "one: js.Term(fn, js.domains.Box(low, high)); a term at given points takes weight=, one for each."
                 )
             return None
-        limit = allowance(objective.space.device, memory_limit) / COPIES
+        limit = objective.allowance(memory_limit) / COPIES
         free = settings.adaptive is not False
         return Collocation(unseen, settings.seed, moving and free, free, limit, settings.weigh)
 

@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..archive.container import digest
+from ..distributed.wrapped import entry
 from ..errors import ArchiveError, InputError, NonFiniteError
 from ..jumping.jump import JumpResult
 from ..jumping.jumper import Jumper
@@ -124,11 +125,12 @@ def fit(
         >>> fit(supervised(model, x, (3 * x).sin()), jumps=30, tolerance=1e-6).loss < 1e-3
         True
     """
-    run = Fit(
-        objective, error=error, resample=resample, path=path, progress=progress, callback=callback, metric=metric,
-        budget=budget, jumps=jumps, tolerance=tolerance, every=every, patience=patience, nonmonotone=nonmonotone,
-        restarts=restarts, seed=seed, adaptive=adaptive, weigh=weigh, **options,
-    )  # fmt: skip
+    with entry(getattr(objective, "world", None), "fit"):
+        run = Fit(
+            objective, error=error, resample=resample, path=path, progress=progress, callback=callback, metric=metric,
+            budget=budget, jumps=jumps, tolerance=tolerance, every=every, patience=patience, nonmonotone=nonmonotone,
+            restarts=restarts, seed=seed, adaptive=adaptive, weigh=weigh, **options,
+        )  # fmt: skip
     found = run.complete()
     if found.cause and tolerance is not None:
         warn(f"{found.outcome.value} {found.cause}", StagnationWarning)
@@ -176,11 +178,13 @@ class Fit:
             objective = objective.subset(params)
         if _implicit(objective, options):
             options["search"] = LEVENBERG_MARQUARDT
+        progress = progress if objective.leads else False
         self.objective, self.resample, self.callback, self.progress = objective, resample, callback, progress
         self.run = FitRun(objective, self.settings, error, metric, options, progress, moving=resample is None)
         self.outcome: FitOutcome | None = None  # where it does not follow from the state
         self.begun, self.trouble = False, ""
         self.file: Checkpoint | None = None
+        _require_known_data(objective, path)
         if path is not None and not _rehearsing.get():
             self.file = Checkpoint(
                 path, objective, decisive(objective, options, metric, resample is not None, self.settings)
@@ -226,12 +230,17 @@ class Fit:
 
     def _start(self) -> None:
         """From the checkpoint if there is one, else from the present weights; what ``error`` returns is looked at."""
-        run = self.run
-        run.measure()
-        if self.file is None or not self.file.exists():
-            run.begin()
-        else:
-            self._resume(self.file)
+        run, world = self.run, self.objective.world
+        with entry(world, "the start of a fit"):
+            run.measure()
+            there = self.file is not None and self.file.exists()
+            if world is not None and self.file is not None:
+                remedy = "Give a path in a folder that all of them see."
+                world.require_same("fit", {"whether the file at path= exists": there}, remedy)
+            if self.file is None or not there:
+                run.begin()
+            else:
+                self._resume(self.file)
         self.begun = True
 
     def _resume(self, file: Checkpoint) -> None:
@@ -275,6 +284,10 @@ class Fit:
 
     def _step(self) -> None:
         """One jump, and what follows from it."""
+        with entry(self.objective.world, "a jump of a fit"):
+            self._stepped()
+
+    def _stepped(self) -> None:
         run, state = self.run, self.run.state
         if run.late(state):
             state = run.met(state, Event.LATE) or state
@@ -295,10 +308,17 @@ class Fit:
         # From here on whatever fails finds the jump done.
         run.watch()
         run.place(run.state)
-        if self.callback is not None and self.callback(result) and not run.state.ended:
+        stop = self.callback is not None and bool(self.callback(result))
+        if self.objective.world is not None and self.callback is not None:
+            stop = self.objective.world.any("a callback", stop)
+        if stop and not run.state.ended:
             self.outcome = FitOutcome.STOPPED
 
     def _end(self) -> FitResult:
+        with entry(self.objective.world, "the end of a fit"):
+            return self._ended()
+
+    def _ended(self) -> FitResult:
         run, outcome = self.run, self._over()
         assert outcome is not None
         cause = run.cause() if outcome is FitOutcome.STAGNANT else ""
@@ -318,7 +338,7 @@ class Fit:
         Args:
             ending: the exception that is on its way, which no other may hide.
         """
-        if self.file is None:
+        if self.file is None or not self.objective.leads:
             return
         trouble = told = ""
         try:
@@ -352,6 +372,15 @@ def _require_functions(**given: Any) -> None:
     for name, value in given.items():
         if value is not None and not callable(value):
             raise InputError(f"fit: {name}={brief(value)} must be a function, or None.")
+
+
+def _require_known_data(objective: Objective, path: Any) -> None:
+    """Raise for a file of an objective whose data no process knows whole."""
+    if path is not None and objective.world is not None and objective.whole is objective.parts:
+        raise InputError(
+            "fit: path= is for one process, or for js.residual(group=…), whose points all processes know; here "
+            "each has samples of its own, which a file could not be held against. Leave path= out."
+        )
 
 
 def decisive(

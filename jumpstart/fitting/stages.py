@@ -211,7 +211,7 @@ class FitRun:
         begun = time.perf_counter()
         with torch.no_grad(), module_mode(self.objective.model, False):
             found = self.error(self.objective.model)
-        self.watched += time.perf_counter() - begun
+        self.watched += self.objective.elapsed(begun)
         self.last_error = _number(found)
         return self.last_error
 
@@ -280,7 +280,7 @@ class FitRun:
             return state
         begun = time.perf_counter()
         state, other = self.points.looked(state, self.objective)
-        seconds = state.seconds + time.perf_counter() - begun
+        seconds = state.seconds + self.objective.elapsed(begun)
         state = replace(state, seconds=seconds)
         if other is None:
             return state
@@ -300,7 +300,7 @@ class FitRun:
             state = replace(state, best=state.theta, best_loss=state.loss)
         if state.stage is Stage.CLIMB:
             memory = replace(memory, best=state.best_loss, heading=heading)
-        state = replace(state, memory=memory, seconds=state.seconds + time.perf_counter() - begun)
+        state = replace(state, memory=memory, seconds=state.seconds + self.objective.elapsed(begun))
         if state.kept is not None and state.stage is not Stage.LAND:
             return state  # patience is about points that do not move
         return replace(state, mark=state.reached, since=state.jumps)

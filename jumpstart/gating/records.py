@@ -7,6 +7,7 @@ import weakref
 import torch
 from torch import Tensor, nn
 
+from ..distributed.world import World
 from ..errors import InputError, JumpstartError
 from .contributions import accumulating, contributions
 from .uses import Use, task
@@ -17,8 +18,8 @@ _FINE = {torch.float64: 1e-8, torch.float32: 1e-4}  # rounding of a factor
 class Record:
     """What is known of one parameter's gradient; it does not hold the parameter."""
 
-    def __init__(self, name: str, parameter: nn.Parameter, each: str) -> None:
-        self.name, self.each, self.find = name, each, weakref.ref(parameter)
+    def __init__(self, name: str, parameter: nn.Parameter, each: str, world: World | None = None) -> None:
+        self.name, self.each, self.find, self.world = name, each, weakref.ref(parameter), world
         self.fired: list[tuple[Use, str]] = []  # of the backward pass that runs
         self.pending: tuple[Tensor, int, Tensor | None] | str | None = None
         self.before: Tensor | None = None  # marks of the gradient that it is added to
@@ -112,6 +113,8 @@ class Record:
         gradient = None if parameter is None else parameter.grad
         if gradient is None:
             return None
+        if self.world is not None:
+            return self._over_processes(self.world, gradient)
         if self.trouble is not None:
             raise InputError(f"{self.name}: {self.trouble}")
         if self.squares is None or self.marks is None:
@@ -124,6 +127,34 @@ class Record:
         self._look(gradient, now, factor)
         wide = gradient.to(self.squares.dtype)
         found = self.squares * (factor.square() * (b / (b - 1)))
+        return found.addcmul_(wide, wide, value=-1 / (b - 1)).clamp_min_(0)
+
+    def _over_processes(self, world: World, gradient: Tensor) -> Tensor:
+        """The variance of a gradient that is the mean over processes, from the samples of all: one all-reduce.
+
+        A sample adds a process's share less to the mean than to its own gradient, so that its square counts 1/W².
+        """
+
+        def local() -> Tensor:
+            if self.trouble is not None:
+                raise InputError(f"{self.name}: {self.trouble}")
+            if self.squares is None or self.marks is None:
+                raise InputError(f"{self.name}: nothing was recorded of its gradient on this process.")
+            self._look(gradient, self.marks, torch.ones_like(self.marks[0]))
+            return torch.cat([self.squares.reshape(-1), self.marks.new_tensor([self.samples]), self.marks[1:]])
+
+        total = world.sum(f"squares of the samples of {self.name}", local)
+        squares, b, mean = total[:-2].view(gradient.shape), float(total[-2]), total[-1] / world.size
+        now = _marks(gradient)
+        if not bool((now[1] - mean).abs() <= _FINE.get(gradient.dtype, 0.02) * now.abs().sum()):
+            raise InputError(
+                f"{self.name}: its gradient is not the mean over {world.size} processes of what their backward passes "
+                "gave (no DistributedDataParallel, no_sync, clipping?), so that its variance is not known."
+            )
+        if b < 2:
+            raise InputError(f"{self.name}: a batch of one has no variance; give two samples or more before a step.")
+        wide = gradient.to(squares.dtype)
+        found = squares * (b / (b - 1) / world.size**2)
         return found.addcmul_(wide, wide, value=-1 / (b - 1)).clamp_min_(0)
 
     def _look(self, gradient: Tensor, now: Tensor, factor: Tensor) -> None:

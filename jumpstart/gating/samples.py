@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..distributed.wrapped import joined
 from ..errors import InputError, NoParametersError
 from ..utils import guard
 from ..utils.brief import brief
@@ -25,7 +26,9 @@ from .uses import Pass, seen, task
 EACH = ("sample", "microbatch")
 
 
-def record(model: nn.Module, params: Iterable[nn.Parameter] | None = None, each: str = "sample") -> Recorder:
+def record(
+    model: nn.Module, params: Iterable[nn.Parameter] | None = None, each: str = "sample", group: Any = None
+) -> Recorder:
     """Record Σ_i c_i² of every parameter from now on, in whatever backward passes there are, until ``remove()``.
 
     Samples are the rows of the model's first tensor input; row i of all calls that one backward pass goes through is
@@ -36,12 +39,15 @@ def record(model: nn.Module, params: Iterable[nn.Parameter] | None = None, each:
     Args:
         params: which parameters; all that require a gradient by default.
         each: ``"microbatch"`` takes each call of ``backward`` as one contribution, which any model allows.
+        group: a process group whose processes' gradients are averaged before the variance is asked for, as by
+            DistributedDataParallel, whose models bring their own: samples of all are then counted, by an all-reduce of
+            each parameter's size, and every process must ask.
 
     Raises:
         InputError: nothing to record, or recorded already. Later, in the forward pass: a layer's rows are not samples,
             or BatchNorm makes them interact.
     """
-    return Recorder(model, params, each)
+    return Recorder(model, params, each, group)
 
 
 def noise(parameter: Tensor) -> Tensor | None:
@@ -94,13 +100,16 @@ class Recorder:
     """The hooks of one call of :func:`record`, whose arguments it has.
 
     Args:
-        model, params, each: as for :func:`record`.
+        model, params, each, group: as for :func:`record`.
 
     Raises:
         InputError: what cannot be recorded, quoted.
     """
 
-    def __init__(self, model: nn.Module, params: Iterable[nn.Parameter] | None = None, each: str = "sample") -> None:
+    def __init__(
+        self, model: nn.Module, params: Iterable[nn.Parameter] | None = None, each: str = "sample", group: Any = None
+    ) -> None:
+        model, world = joined(model, group)
         if not isinstance(model, nn.Module):
             raise InputError(f"record({brief(model)}): give the torch.nn.Module whose gradients are to be recorded.")
         if each not in EACH:
@@ -111,7 +120,7 @@ class Recorder:
         self._parameters = [weakref.ref(p) for p in chosen.values()]
         found: dict[int, Record] = {}
         for name, p in chosen.items():
-            one = Record(name, p, each)
+            one = Record(name, p, each, world)
             found[id(p)] = _RECORDS[p] = one
             self._records.append(one)
             self._handles += [p.register_hook(one.arrive), p.register_post_accumulate_grad_hook(one.keep)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ..distributed.wrapped import entry
 from ..errors import BudgetError, FlowError, InputError
 from ..flow.run import LinearizedRun
 from ..gating import Gate
@@ -192,8 +193,20 @@ def move(
         remembers: there will be a next one, so that one horizon a jump is enough where the Jacobian is formed anyway.
         conditions: what it must meet besides the fall of its own loss.
     """
+    with entry(objective.world, "a jump"):
+        return _moved(objective, settings, memory, metric, remembers, conditions or Conditions())
+
+
+def _moved(
+    objective: Objective,
+    settings: Settings,
+    memory: Memory,
+    metric: MetricLike,
+    remembers: bool,
+    conditions: Conditions,
+) -> tuple[JumpResult, Memory]:
     begun = time.perf_counter()
-    conditions = conditions or Conditions()
+    _require_one_world(objective, conditions)
     problem = linearized(
         objective, metric, settings.weight_decay, Ledger(allowance=conditions.search_allowance(objective))
     )
@@ -213,11 +226,19 @@ def move(
         if then is None:
             found = replace(found, outcome=Outcome.UNDONE)
     memory = replace(found.memory, sketch=run.sketch() if isinstance(run, DampedCG) else None)
-    result = _told(found, run, plan, problem, time.perf_counter() - begun)
+    result = _told(found, run, plan, problem, objective.elapsed(begun))
     if found.outcome.accepted:  # last of all: what has been measured is what is done
         assert best is not None
         objective.move(problem.lin.theta, problem.lin.theta + best.displacement, follow)
     return result, memory
+
+
+def _require_one_world(objective: Objective, conditions: Conditions) -> None:
+    """Refuse judges of one process alone beside an objective of several: they would decide otherwise on each."""
+    if any(judge.world is not objective.world for judge in conditions.judges):
+        raise InputError(
+            "a jump is judged by an objective of other processes than its own: give every objective the same group=."
+        )
 
 
 def _nothing() -> None:

@@ -170,12 +170,18 @@ def _by_parameter(lin: Linearization, vector: Tensor) -> Iterator[tuple[str, Ten
 
 def _require_path(lin: Linearization) -> None:
     """Where nothing is pulled: a stationary point (a head of zeros, dead units) is one, a constant model is none."""
-    with torch.enable_grad():
-        leaf = lin.theta.detach().clone().requires_grad_()
-        for part in lin.parts:
-            with part.translated(lin.net.model):
-                if part.outputs(lin.net.bind(leaf)).requires_grad:
-                    return
+
+    def found() -> bool:
+        with torch.enable_grad():
+            leaf = lin.theta.detach().clone().requires_grad_()
+            for part in lin.parts:
+                with part.translated(lin.net.model):
+                    if part.outputs(lin.net.bind(leaf)).requires_grad:
+                        return True
+        return False
+
+    if found() if lin.shards is None else lin.shards.world.any("a path", lin.shards.world.attempt("paths", found)):
+        return
     raise NoParametersError(
         f"the outputs depend on none of the trainable parameters {_listed(list(lin.net.space.names))}, as far as torch "
         "can differentiate them: look for detach(), no_grad() or .data in forward, or for outputs that are made of the "
@@ -190,20 +196,24 @@ def _require_training_gradient(lin: Linearization, w: Tensor, pulled: Tensor, to
     if not names or not torch.equal(lin.net.space.read(lin.net.model), lin.theta):
         return  # at other weights than the model's there is nothing to compare with
     lin.ledger.gradients += 1
-    own = {name: torch.zeros_like(present[name]) for name in names}
-    net, at = Bound(lin.net, {}), 0
-    for part, count in zip(lin.parts, lin.counts, strict=True):
-        with part.translated(lin.net.model), torch.enable_grad():
-            u = part.outputs(net)
-            if u.requires_grad:
-                leaves = [present[name] for name in names]
-                found = torch.autograd.grad(u, leaves, w[at : at + count], allow_unused=True)
-                for name, g in zip(names, found, strict=True):
-                    own[name] += 0 if g is None else g.to_dense() if g.is_sparse else g
-        at += count
     space, scale, off = lin.net.space, torch.linalg.vector_norm(pulled), []
-    own.update({name: torch.zeros_like(present[name]) for name in space.names if name not in own})
-    truth = space.flatten(own)
+    rows = lin.mine(w)
+
+    def as_trained() -> Tensor:
+        own = {name: torch.zeros_like(present[name]) for name in space.names}
+        net, at = Bound(lin.net, {}), 0
+        for part, count in zip(lin.parts, lin.counts, strict=True):
+            with part.translated(lin.net.model), torch.enable_grad():
+                u = part.outputs(net)
+                if u.requires_grad:
+                    leaves = [present[name] for name in names]
+                    found = torch.autograd.grad(u, leaves, rows[at : at + count], allow_unused=True)
+                    for name, g in zip(names, found, strict=True):
+                        own[name] += 0 if g is None else g.to_dense() if g.is_sparse else g
+            at += count
+        return space.flatten(own)
+
+    truth = lin.total("training's gradient", as_trained)
     scale = torch.maximum(scale, torch.linalg.vector_norm(truth))
     for (name, mine), (_, trained) in zip(_by_parameter(lin, pulled), _by_parameter(lin, truth), strict=True):
         if name in names and not bool(torch.linalg.vector_norm(mine - trained) <= tolerance * scale):

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..distributed.wrapped import entry
 from ..errors import InputError, KinkWarning
 from ..losses.base import Loss
 from ..objectives.objective import Objective
@@ -116,11 +117,12 @@ def linearized(
         NonFiniteError, NondeterministicError: see ``linearize``; InputError and its kinds for the metric.
     """
     ledger = ledger if ledger is not None else Ledger()
-    if not keep:
-        lin = linearize(objective, ledger=ledger)
-        return LinearizedProblem(lin, objective.loss, metric_of(metric, objective, weight_decay))
-    lin, loss = kept(objective, None, ledger, memory_limit)
-    return LinearizedProblem(lin, loss, metric_of(metric, objective, weight_decay).owned())
+    with entry(objective.world, "the linearized problem"):
+        if not keep:
+            lin = linearize(objective, ledger=ledger)
+            return LinearizedProblem(lin, objective.loss, metric_of(metric, objective, weight_decay))
+        lin, loss = kept(objective, None, ledger, memory_limit)
+        return LinearizedProblem(lin, loss, metric_of(metric, objective, weight_decay).owned())
 
 
 def kept(

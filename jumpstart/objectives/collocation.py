@@ -166,6 +166,13 @@ class Points(Part):
             other._read, other._model = self._read, self._model  # and is checked at its first linearization
         return other
 
+    def share(self, own: slice) -> Points:
+        """The same rows at some of the points, which keep their weights."""
+        scale = self.scale[own] if isinstance(self.scale, Tensor) else self.scale
+        other = Points(self.fn, self.points[own], scale)
+        other.name = self.name
+        return other
+
     def weighed(self, weights: Tensor | None) -> Points:
         """The same residual at the same points, each with a weight (m,) on its square beside the term's; None: none."""
         assert self.base is not None

@@ -136,8 +136,13 @@ TABLE = (
     ),
     Row(
         _modules(_of_class("FullyShardedDataParallel", "FSDPModule")),
-        "keeps its parameters in shards",
-        "gather them first (summon_full_params) and give a module that holds them whole",
+        "keeps its parameters in shards, and products need them whole",
+        "give a module that holds them whole, in DistributedDataParallel or with group=",
+    ),
+    Row(
+        _parameters(lambda p: type(p.data).__name__ == "DTensor"),
+        "is a DTensor, which lies on several processes",
+        "give a module that holds its parameters whole",
     ),
     Row(
         _modules(lambda module: bool(module._backward_hooks or module._backward_pre_hooks)),

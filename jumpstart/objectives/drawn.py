@@ -95,16 +95,23 @@ def unseen(part: Points, seed: int) -> Points:
     return elsewhere(part, UNSEEN + seed, max(2 * len(part.points), LEAST))
 
 
-def by_residual(part: Points, probe: Points, net: Bound, seed: int, growth: float) -> Points:
+def _rows(part: Points, net: Bound) -> Tensor:
+    return part.outputs(net)
+
+
+def by_residual(
+    part: Points, probe: Points, net: Bound, seed: int, growth: float, rows: Callable[[Points, Bound], Tensor] = _rows
+) -> Points:
     """The same term at points drawn anew by residual.
 
     Args:
+        rows: of a part, asked of whoever evaluates them.
         probe: the term at any points; residuals are asked at as many at a time, so that its fast way goes through them.
     """
     assert part.domain is not None
     count = math.ceil(growth * len(part.points))
     chunks = [elsewhere(probe, seed * DRAWS + i) for i in range(math.ceil(POOL * count / len(probe.points)))]
-    sizes = torch.cat([magnitudes(chunk, net) for chunk in chunks])
+    sizes = torch.cat([magnitudes(chunk, net, rows) for chunk in chunks])
     candidates = torch.cat([chunk.points for chunk in chunks])
     bad = ~torch.isfinite(sizes)
     if bool(bad.any()):
@@ -123,8 +130,8 @@ def by_size(sizes: Tensor, count: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def magnitudes(part: Points, net: Bound) -> Tensor:
+def magnitudes(part: Points, net: Bound, rows: Callable[[Points, Bound], Tensor] = _rows) -> Tensor:
     """The residual's norm at each of the term's points (m,), without weights; float64."""
     plain = part.weighed(None)
-    rows = plain.outputs(net).double().reshape(len(part.points), -1)
-    return torch.linalg.vector_norm(rows, dim=1) / plain.scale
+    found = rows(plain, net).double().reshape(len(part.points), -1)
+    return torch.linalg.vector_norm(found, dim=1) / plain.scale

@@ -312,6 +312,11 @@ def require_finite(inputs: Any, what: str) -> None:
             )
 
 
+def empty(inputs: Any) -> bool:
+    """Whether a nest of tensors holds no sample."""
+    return any(leaf.dim() and leaf.shape[0] == 0 for leaf in leaves(inputs))
+
+
 def _length(inputs: Any) -> int:
     found = [leaf for leaf in leaves(inputs) if leaf.dim()]
     if not found:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..distributed.world import World
+from ..distributed.wrapped import entry, joined
 from ..domains import Domain, as_domain
-from ..errors import EmptyBatchError, InputError, NoParametersError, ShapeError
+from ..errors import InputError, NoParametersError
 from ..losses.squared import Squares
 from ..utils.autodiff import normal, pullback
 from ..utils.brief import brief
@@ -23,7 +24,10 @@ from . import drawn
 from .collocation import Points
 from .objective import Objective
 from .parameters import Select
-from .parts import Opaque, Part, join, leaves, require_finite, taken, weight_scale
+from .parts import Opaque, Part, join, weight_scale
+from .points import as_points, check_points
+from .pure import Bound
+from .spread import of_all, shares, spread_rows
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Residuals(Objective):
         losses = self.loss.per_sample(join(rows)).split([len(u) for u in rows])
         total = float(sum(loss.sum() for loss in losses))
         found = []
-        for i, (part, u, loss) in enumerate(zip(self.parts, rows, losses, strict=True)):
+        for i, (part, u, loss) in enumerate(zip(self.whole, rows, losses, strict=True)):
             plain = _plain(part, u)
             worst = int(plain.argmax())
             found.append(
@@ -124,7 +128,7 @@ class Residuals(Objective):
     def maps(self) -> list[ResidualMap]:
         """Each term that has points: how large its residual is at them, at the present weights; one forward pass."""
         found = []
-        for i, (part, u) in enumerate(zip(self.parts, self.by_part(self.theta()), strict=True)):
+        for i, (part, u) in enumerate(zip(self.whole, self.by_part(self.theta()), strict=True)):
             if isinstance(part, Points) and len(u) % len(part.points) == 0:
                 count = len(part.points)
                 values = _plain(part, u).reshape(count, -1).amax(1)
@@ -141,34 +145,34 @@ class Residuals(Objective):
         Raises:
             InputError: a name or an entry that belongs to no term with points.
         """
-        given: list[Tensor | None] = [None] * len(self.parts)
+        given: list[Tensor | None] = [None] * len(self.whole)
         if isinstance(points, Tensor):
             raise InputError("resampled: give new points by the term's name, or a list with an entry a term.")
         if isinstance(points, Mapping):
-            names = [part.name for part in self.parts]
+            names = [part.name for part in self.whole]
             for name, value in points.items():
                 if name not in names:
                     raise InputError(f"resampled: no term is named {name!r}; there are {names}.")
                 given[names.index(name)] = value
-        elif len(points) == len(self.parts):
+        elif len(points) == len(self.whole):
             given = list(points)
         else:
-            raise InputError(f"resampled: {len(points)} entries for {len(self.parts)} terms; give one each (or None).")
+            raise InputError(f"resampled: {len(points)} entries for {len(self.whole)} terms; give one each (or None).")
         parts: list[Part] = []
-        for part, new in zip(self.parts, given, strict=True):
+        for part, new in zip(self.whole, given, strict=True):
             if new is None:
                 parts.append(part)
                 continue
             if not isinstance(part, Points):
                 raise InputError(f"resampled: {part.name or 'a term'!r} is a function of the network, without points.")
-            new = _points(new, self.model)
-            _check_points(new, part.points)
+            new = as_points(new, self.model)
+            check_points(new, part.points)
             parts.append(part.at(new))
         return self._of(parts)
 
     def _of(self, parts: Sequence[Part]) -> Residuals:
         """The same network's residuals in other parts, of the same functions."""
-        found = _build(self.model, parts, self.params, self.training)
+        found = _build(self.model, parts, self.params, self.training, self.world)
         # Their derivatives need not be asked about again.
         found.consistent = self.consistent
         return found
@@ -176,7 +180,7 @@ class Residuals(Objective):
     @property
     def drawn(self) -> list[Points]:
         """The terms whose points are drawn from a domain."""
-        return [part for part in self.parts if isinstance(part, Points) and part.domain is not None]
+        return [part for part in self.whole if isinstance(part, Points) and part.domain is not None]
 
     def unseen(self, seed: int) -> Residuals | None:
         """The terms that have a domain, at twice as many other points of it, 500 at least; None where no term has.
@@ -202,7 +206,7 @@ class Residuals(Objective):
 
         None where that says nothing of any of them; see ``drawn.between``. ∞ for residuals that are not finite.
         """
-        given = [part for part in self.parts if isinstance(part, Points) and part.domain is None]
+        given = [part for part in self.whole if isinstance(part, Points) and part.domain is None]
         pairs = [(other, part) for part in given if (other := drawn.between(part)) is not None]
         if not pairs:
             return None
@@ -217,8 +221,14 @@ class Residuals(Objective):
         net, total = self.net.bind(theta), 0.0
         for part in parts():
             with part.translated(self.model):
-                total += 0.5 * float(part.outputs(net).double().square().sum())
+                total += 0.5 * float(self.rows(part, net).double().square().sum())
         return total if math.isfinite(total) else math.inf
+
+    def rows(self, part: Points, net: Bound) -> Tensor:
+        """A part's rows, of its own or of other points; over several processes each evaluates its share of them."""
+        if self.world is None:
+            return part.outputs(net)
+        return spread_rows(self.world, part, self.parts, net)
 
     @guarded(lambda self, *_, **__: self.model)
     def weighed(self, theta: Tensor, rule: Rule) -> Residuals:
@@ -230,7 +240,7 @@ class Residuals(Objective):
         net = self.net.bind(theta)
         found = {}
         for part in self.drawn:
-            sizes = drawn.magnitudes(part, net)
+            sizes = drawn.magnitudes(part, net, self.rows)
             before = torch.ones_like(sizes) if part.weights is None else part.weights.to(sizes)
             found[part.name] = weighed(rule, part.points, sizes, before, part.name).to(part.points)
         return self.with_weights(found)
@@ -239,7 +249,7 @@ class Residuals(Objective):
         """The same objective with a weight (m,) for each point of the terms that are named."""
         return self._of([
             part.weighed(weights[part.name]) if isinstance(part, Points) and part.name in weights else part
-            for part in self.parts
+            for part in self.whole
         ])  # fmt: skip
 
     @guarded(lambda self, *_, **__: self.model)
@@ -254,9 +264,9 @@ class Residuals(Objective):
         """
         net, probes = self.net.bind(theta), {part.name: part for part in (through or self).drawn}
         return self._of([
-            drawn.by_residual(part, probes[part.name], net, seed + i, growth)
+            drawn.by_residual(part, probes[part.name], net, seed + i, growth, self.rows)
             if isinstance(part, Points) and part.domain is not None else part
-            for i, part in enumerate(self.parts)
+            for i, part in enumerate(self.whole)
         ])  # fmt: skip
 
 
@@ -265,6 +275,7 @@ def residual(
     *terms: Term | Callable[[Callable[..., Any]], Tensor],
     params: Select = None,
     training: bool | None = None,
+    group: Any = None,
 ) -> Residuals:
     """A residual objective Φ = ½ Σ_terms weight · Σ_points |fn|², for PINNs and least squares.
 
@@ -275,28 +286,34 @@ def residual(
     Args:
         model: any module. terms: one or more. params: which of the model's parameters move, by names, patterns or a
             function; None for all that require a gradient. training: the mode to evaluate in; None leaves it alone.
+        group: a process group of torch.distributed, over which points are spread: given points are those of this
+            process, and all are trained on; points of a domain are drawn alike, and each process takes its share. Terms
+            that are functions of the whole network are refused. See docs/distributed.md.
 
     Raises:
         InputError and its kinds: no term, points that cannot be used, a term that no parameter moves; quotes it.
         UntraceableError: a term does what ``torch.func`` cannot take; says what to write.
     """
-    if not terms:
-        raise InputError("residual(model) needs at least one js.Term or function.")
-    parts: list[Part] = []
-    for term in terms:
-        if isinstance(term, Term):
-            part: Part = _part(term, model)
-            part.name = term.name or _name(term.fn, len(parts))
-        elif callable(term):
-            part = Opaque(term, flat=True)
-            part.name = _name(term, len(parts))
-        else:
-            raise InputError(f"a term must be a js.Term or a function of the network, got {type(term).__name__}.")
-        part.name = part.name if part.name not in [p.name for p in parts] else f"{part.name} ({len(parts)})"
-        parts.append(part)
-    found = _build(model, parts, params, training)
-    _require_dependence(found)
-    return found
+    model, world = joined(model, group)
+    with entry(world, "js.residual"):
+        if not terms:
+            raise InputError("residual(model) needs at least one js.Term or function.")
+        given: Sequence[Any] = terms if world is None else of_all(world, model, terms, {"training": training})
+        parts: list[Part] = []
+        for term in given:
+            if isinstance(term, Term):
+                part: Part = _part(term, model)
+                part.name = term.name or _name(term.fn, len(parts))
+            elif callable(term):
+                part = Opaque(term, flat=True)
+                part.name = _name(term, len(parts))
+            else:
+                raise InputError(f"a term must be a js.Term or a function of the network, got {type(term).__name__}.")
+            part.name = part.name if part.name not in [p.name for p in parts] else f"{part.name} ({len(parts)})"
+            parts.append(part)
+        found = _build(model, parts, params, training, world)
+        _require_dependence(found)
+        return found
 
 
 def _plain(part: Part, u: Tensor) -> Tensor:
@@ -313,12 +330,22 @@ def _part(term: Term, model: nn.Module) -> Points:
             f"a term has count={term.count!r} and seed={term.seed!r}, which are of points that are drawn, but is given "
             f"{brief(term.points)}: leave them out, or give a domain such as js.domains.Box(low, high)."
         )
-    points = _points(term.points, model)
+    points = as_points(term.points, model)
     return Points(term.fn, points, weight_scale(term.weight, points))
 
 
-def _build(model: nn.Module, parts: Sequence[Part], params: Select, training: bool | None) -> Residuals:
-    found = Residuals.from_parts(model, parts, lambda u: Squares(torch.zeros_like(u), 1.0), params, training)
+def _build(
+    model: nn.Module, parts: Sequence[Part], params: Select, training: bool | None, world: World | None = None
+) -> Residuals:
+    def loss(u: Tensor) -> Squares:
+        return Squares(torch.zeros_like(u), 1.0)
+
+    with entry(world, "a residual objective"):
+        if world is None:
+            found = Residuals.from_parts(model, parts, loss, params, training)
+        else:
+            own = shares(world, parts)
+            found = Residuals.from_parts(model, own, loss, params, training, world=world, whole=parts)
     assert isinstance(found, Residuals)
     return found
 
@@ -328,47 +355,22 @@ def _name(fn: Any, position: int) -> str:
     return f"term {position}" if not name or name == "<lambda>" else name
 
 
-def _points(points: Any, model: Any) -> Tensor:
-    """A term's points as a tensor, checked."""
-    if isinstance(points, np.ndarray) and points.dtype.kind in "fiu":
-        own = next((p.dtype for p in model.parameters() if p.is_floating_point()), None) if _is_module(model) else None
-        points = torch.as_tensor(points, dtype=own, device=next(model.parameters()).device if own else None)
-    points = taken(points)
-    _check_points(points)
-    return points
-
-
-def _is_module(model: Any) -> bool:
-    return isinstance(model, nn.Module)
-
-
-def _check_points(points: Any, like: Tensor | None = None) -> None:
-    if not isinstance(points, Tensor) or points.dim() == 0:
-        raise ShapeError(f"a term's points must be a tensor or an array with one row a point, got {brief(points)}.")
-    if points.shape[0] == 0:
-        raise EmptyBatchError(f"a term has no points (shape {tuple(points.shape)}).")
-    if like is not None and (points.shape[1:] != like.shape[1:] or points.dtype != like.dtype):
-        raise ShapeError(
-            f"points of shape {tuple(points.shape)} and {points.dtype} for a term whose points were "
-            f"{tuple(like.shape)} and {like.dtype}: only their number may change."
-        )
-    require_finite(leaves(points), "collocation points")
-
-
 @guarded(lambda objective, **_: objective.model)
 def _require_dependence(objective: Objective) -> None:
     """Raise for a term that no trainable parameter moves: its derivative along a random cotangent is exactly zero."""
     theta = objective.theta()
     generator = torch.Generator().manual_seed(0)
     near = theta + 0.01 * normal(theta.shape, generator).to(theta)
+    world, moving = objective.world, set()
     for part in objective.parts:
-        moves = False
         for at in (theta, near):  # a saddle may be stationary without being constant
             with part.translated(objective.model):
                 u, pull = pullback(lambda th, part=part: part.outputs(objective.net.bind(th)), at)
                 w = normal(u.shape, generator).to(u)
-                moves = moves or bool((pull(w) != 0).any())
-        if not moves:
+                moving.update({part.name} if bool((pull(w) != 0).any()) else ())
+    for part in objective.whole:
+        moves = part.name in moving
+        if not (moves if world is None else world.any(f"whether {part.name!r} moves", moves)):
             raise NoParametersError(
                 f"the residual {part.name!r} depends on none of the trainable parameters "
                 f"{list(objective.space.names)[:6]}: it is constant. Let it call ``net``, its first argument, and not "

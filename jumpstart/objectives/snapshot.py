@@ -94,7 +94,8 @@ class Witness:
     def _outputs(self) -> Tensor:
         with torch.no_grad():
             bound = self.net.bind(self.theta)
-            return join([part.outputs(bound).reshape(-1) for part in self.parts])
+            rows = [part.outputs(bound).reshape(-1) for part in self.parts]
+            return join(rows) if rows else self.theta.new_zeros(0)  # of several processes one may have no sample
 
     def require_unchanged(self) -> None:
         """Raise where the network would answer for another problem than the one that was solved.

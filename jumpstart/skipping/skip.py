@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..distributed.wrapped import entry
 from ..errors import InputError
 from ..linearization.consistency import require_repeatable
 from ..objectives.objective import Objective, require_finite_outputs
@@ -126,10 +127,16 @@ def skip(objective: Objective, optimizer: torch.optim.Optimizer, steps: int = 20
 
 @guarded(lambda objective, *_, **__: objective.model)
 def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Conditions) -> SkipResult:
+    with entry(objective.world, "a skip"):
+        return _skipped(objective, skipper, steps, conditions)
+
+
+def _skipped(objective: Objective, skipper: Skipper, steps: int, conditions: Conditions) -> SkipResult:
     begun = time.perf_counter()
     objective.require_current()
     ledger = Ledger()
     theta = objective.theta()
+    objective.require_equal("the weights to skip from", theta)
     require_held(skipper.optimizer, objective)
     replay = Replay(skipper.optimizer, objective, skipper.scheduler, skipper.clip, conditions.noise, conditions.behind)
     work, once = repeatable(objective, theta)
@@ -153,7 +160,7 @@ def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Condit
     return replace(
         result,
         asked=steps,
-        seconds=time.perf_counter() - begun,
+        seconds=objective.elapsed(begun),
         gradient_evaluations=ledger.gradient_evaluations + once,
         dense_work=dense,
         cost=conditions.rate * ledger.gradient_evaluations + dense,
@@ -196,6 +203,7 @@ def repeatable(objective: Objective, theta: Tensor) -> tuple[Work, float]:
         u = objective.outputs(theta)
         require_finite_outputs(u)
         work, _, _ = require_repeatable(objective.net, u, lambda: objective.outputs(theta))
+        work = work if objective.shards is None else objective.shards.work(work)
         objective.consistent.repeats[modes] = known = work, len(u)
         once = 2 * FORWARD
     work, rows = known

@@ -78,7 +78,7 @@ class Prices:
         virtual = own.seconds(theta.dtype, theta.device) + optimizer_step(theta, replay.replica.calls)
         step = loop_step(Work(work.flops / rate, work.elements / rate, work.calls), theta, len(objective.space.names))
         aside = Work(calls=OWN_CALLS).seconds(theta.dtype, theta.device)
-        gradient = GRADIENT + FORWARD * (len(objective.parts) > 1)
+        gradient = GRADIENT + FORWARD * objective.chunked
         return cls(virtual / max(step, 1e-12), gradient, rate, aside / max(step, 1e-12))
 
     @property
@@ -131,7 +131,7 @@ class Walk:
         self.ledger = ledger
         self.forecast, self.seen, self.window = Forecast(), Forecast(), OPENING
         self.prices = Prices.of(objective, replay, work, rate)
-        self.chunked = len(objective.parts) > 1
+        self.chunked = objective.chunked
 
     def ask(self, theta: Tensor) -> Point:
         """The real network's loss, gradient and outputs."""

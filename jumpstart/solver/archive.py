@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..archive import fingerprint
 from ..archive.container import Kind, Reader, reading, require_writable, write
-from ..errors import ArchiveError, NonFiniteError
+from ..errors import ArchiveError, InputError, NonFiniteError
 from ..flow.basis import Basis, Remainder
 from ..flow.reduced_flow import ReducedFlow
 from ..gating import Gate
@@ -43,6 +43,11 @@ def save(path: str | os.PathLike[str], flow: ReducedFlow) -> Path:
     Raises:
         ArchiveError: the file cannot be written.
     """
+    if flow.problem.lin.shards is not None:
+        raise InputError(
+            "a solution over several processes is not saved: a file is held against its data, which no process has all "
+            "of. Save what it answers, or solve in one process."
+        )
     require_writable(path)  # before the remainder is paid for
     basis, lin, loss = flow.basis, flow.problem.lin, flow.problem.loss
     lin.require_unchanged()  # the data are described as they are now
@@ -73,6 +78,7 @@ def load(path: str | os.PathLike[str], objective: Objective) -> ReducedFlow:
     """
     if not isinstance(objective, Objective):
         raise ArchiveError(f"load needs the js.Objective that was solved, got {type(objective).__name__}.")
+    objective.require_alone("loading a solution")
     space, parts, loss = objective.space, objective.parts, objective.loss
     here = fingerprint.describe(space, parts, objective.shape, loss, {})
     with reading(path, SOLUTION) as file:

@@ -7,6 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..distributed.world import World
+from ..distributed.wrapped import entry
 from ..flow.basis import Basis
 from ..linearization.linearize import Linearization, at_query
 from ..linearization.ntk import assemble
@@ -33,18 +35,25 @@ class Queries:
     def at(self, x: Any, many: int) -> tuple[Linearization, Tensor | None]:
         """The query's linearization, and the images of the basis there once enough horizons are asked for."""
         self.lin.require_unchanged()
+        world = None if self.lin.shards is None else self.lin.shards.world
+        with entry(world, "query points"):
+            return self._at(x, many, world)
+
+    def _at(self, x: Any, many: int, world: World | None) -> tuple[Linearization, Tensor | None]:
         # Compared by contents, as arrays are written over in ways that no version tells; a function may read anything.
-        if self._last is None or callable(x) or not same(self._last[0], x):
+        new = self._last is None or callable(x) or not same(self._last[0], x)
+        if new if world is None else world.any("new query points", new):  # each process may ask for other points
             require_finite(x, "query points")
             points = None if callable(x) else owned(x)
             part = Opaque(cast(Any, x)) if callable(x) else Batch(points, "query points")
             query = at_query(self.lin, part)
             self._last = (points, query, None)
+        assert self._last is not None
         points, query, images = self._last
         modes = self.basis.cotangents.shape[0] if self.basis.cotangents is not None else 0
         outputs = max(1, query.u.numel() // query.u.shape[0])
         # The kernel costs a backward pass an output on both sides; without it a horizon costs a vjp and a jvp.
-        layered = assemble.layered(self.lin) and assemble.layered(query)
+        layered = self.lin.layered and query.layered
         if images is None and many > 2 * outputs + 2 and modes == self.basis.size and layered:
             part = query.parts[0]
             assert isinstance(part, Batch) and self.basis.cotangents is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from ..distributed.wrapped import entry
 from ..errors import InputError
 from ..flow.reduced_flow import FLOW_TOLERANCE, ReducedFlow
 from ..gating import Gate
@@ -76,11 +77,11 @@ def solve(
     objective = objective if params is None else objective.subset(params)
     begun = time.perf_counter()
     require_memory_limit(memory_limit)
-    problem = linearized(objective, metric, weight_decay, keep=True, memory_limit=memory_limit)
-    with shown(progress):
+    with entry(objective.world, "solve"), shown(progress):
+        problem = linearized(objective, metric, weight_decay, keep=True, memory_limit=memory_limit)
         built, plan = build(problem, basis, depth, memory_limit, worth=SOLUTION)
-    flow = ReducedFlow(built, problem.loss, FLOW_TOLERANCE if tolerance is None else tolerance, gating)
-    return Solution(objective, flow, plan, time.perf_counter() - begun)
+        flow = ReducedFlow(built, problem.loss, FLOW_TOLERANCE if tolerance is None else tolerance, gating)
+        return Solution(objective, flow, plan, objective.elapsed(begun))
 
 
 @guarded(lambda path, objective, *_, **__: getattr(objective, "model", None))

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..linalg.cholesky import Factor, factor, lower_gram
+from ..linalg.operator import LinearOperator, Matrix
 from ..linearization.ntk.collocation import gathered_kernel
-from ..linearization.operators import GraphJacobian, require_finite_derivatives
+from ..linearization.operators import Explicit, GraphJacobian, require_finite_derivatives
 from ..linearization.problem import LinearizedProblem
 from .implicit_euler import ImplicitEuler
 
@@ -36,13 +37,16 @@ class DampedCholesky(ImplicitEuler):
     def __init__(self, problem: LinearizedProblem) -> None:
         super().__init__(problem)
         metric = problem.metric
-        j = problem.lin.jacobian().double()
-        a = j if metric.root is None else j * metric.root.double()
-        self.rows = a if self.plain else self.weighed(a.T).T.contiguous()  # SᵀA (N, P)
-        n, p = self.rows.shape
+        a = Explicit(problem.lin, metric)
+        n, p = a.shape
         self.dual = n < p and not metric.decays
         self.size = n if self.dual else p
-        self.matrix = lower_gram(self.rows.T if self.dual else self.rows)  # its lower triangle
+        self.rows: LinearOperator = a  # SᵀA (N, P)
+        if self.plain:
+            self.matrix = a.gram(self.dual)  # its lower triangle
+        else:
+            rows = self.weighed(a.dense().T).T.contiguous()
+            self.rows, self.matrix = Matrix(rows), lower_gram(rows.T if self.dual else rows)
         if self.beta != 1:
             self.matrix.mul_(self.beta)
         require_finite_derivatives(self.matrix.diagonal())

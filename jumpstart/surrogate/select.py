@@ -18,12 +18,11 @@ from ..flow.run import LinearizedRun
 from ..gating import Gate
 from ..linalg.nystrom import Nystrom
 from ..linearization.linearize import rounding_error
-from ..linearization.ntk import assemble
 from ..linearization.ntk.collocation import gatherable
 from ..linearization.problem import LinearizedProblem
 from ..utils.brief import brief
 from ..utils.cost import EIGEN, ELEMENTS, FORWARD, MOVED, PRODUCTS, PULL, PUSH, RECORD, SINGULAR, TRANSFORM, rate
-from ..utils.memory import FREE, allowance
+from ..utils.memory import FREE
 from .damped_cg import DampedCG
 from .damped_cholesky import DampedCholesky, GatheredCholesky
 
@@ -193,7 +192,7 @@ def weigh(
     require_basis(kind, BASES)
     require_depth(depth)
     require_memory_limit(memory_limit)
-    limit = allowance(problem.lin.theta.device, memory_limit)
+    limit = problem.lin.allowance(memory_limit)
     n, p = problem.jacobian.shape
     k = min(depth or DEPTH, p if problem.metric.decays else min(n, p))  # decay leads out of the span of Jᵀ
     dense = cholesky_cost(problem) if cholesky else modes_cost(problem)
@@ -261,7 +260,7 @@ def modes_cost(problem: LinearizedProblem) -> Cost:
     lin, device = problem.lin, problem.lin.theta.device
     n, p = problem.jacobian.shape
     small, large = min(n, p), max(n, p)
-    layered = assemble.layered(lin) and n <= p
+    layered = lin.layered and n <= p
     if layered:
         # Layer by layer, a layer of in·out weights costs in + out multiply-adds a pair of outputs instead of in·out.
         width = min(p, 4 * p**0.5) if problem.metric.root is None else p
@@ -286,10 +285,11 @@ def cholesky_cost(problem: LinearizedProblem) -> Cost:
     lin, device = problem.lin, problem.lin.theta.device
     n, p = problem.jacobian.shape
     small, large = min(n, p), max(n, p)
+    here = n if lin.shards is None or problem.loss.curvature is None else n * lin.shards.most / len(lin.u)
     flops = small * small * large + CHOLESKIES * small**3 / 3
     passes = lin.jacobian_pulls() * PULL + FORWARD
     seconds = passes * gradient_seconds(problem) + flops / rate(PRODUCTS, device)
-    return Cost(seconds + RECORD + lin.work.calls * TRANSFORM, 8.0 * (4 * small * small + 3 * n * p))
+    return Cost(seconds + RECORD + lin.work.calls * TRANSFORM, 8.0 * (4 * small * small + 3 * here * p))
 
 
 def krylov_cost(problem: LinearizedProblem, k: int) -> tuple[Cost, float]:
@@ -315,7 +315,7 @@ def _too_small(what: str, costs: dict[str, Cost], limit: float) -> str:
 
 def forms_jacobian(problem: LinearizedProblem) -> bool:
     """Whether the Jacobian of a quadratic loss is formed anyway, so that implicit steps are the natural way."""
-    return problem.loss.quadratic and not assemble.layered(problem.lin)
+    return problem.loss.quadratic and not problem.lin.layered
 
 
 def implicit(
@@ -326,7 +326,7 @@ def implicit(
         return None
     n, p = problem.jacobian.shape
     if n < p and n * p > LARGE and _gathers(problem):
-        limit = allowance(problem.lin.theta.device, memory_limit)
+        limit = problem.lin.allowance(memory_limit)
         cost = Cost(math.nan, 8.0 * 6 * n * n)
         if cost.bytes <= limit:
             plan = Plan("dense", 0, {"gathered": cost}, limit, "kernel gathered layer by layer")
@@ -338,6 +338,8 @@ def implicit(
 def _gathers(problem: LinearizedProblem) -> bool:
     """Whether the kernel can be gathered layer by layer, and factored."""
     plain = problem.metric.root is None and not problem.metric.decays and problem.loss.curvature is not None
+    if problem.lin.shards is not None:  # over several processes columns of the Jacobian travel (operators.Explicit)
+        return False
     return plain and problem.jacobian.shape[0] <= GATHERED and all(gatherable(part) for part in problem.lin.parts)
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..distributed.wrapped import entry
 from ..errors import InputError
 from ..utils.borrowed import generators, rewind
 from ..utils.fallback import described
@@ -50,6 +51,11 @@ class Action(ABC):
     @property
     def skipped(self) -> int:
         return 0
+
+    @property
+    def source(self) -> Any:
+        """What jumps go along: an objective, or a function that returns it."""
+        return getattr(self, "objective", None)
 
     def due(self, taken: int) -> bool:
         """Whether there may be something to do around the step of that number. Asked before every step: a few
@@ -153,7 +159,8 @@ class Action(ABC):
     def _untroubled(self, call: Callable[[], Any]) -> Any:
         drawn = generators(p for group in self.optimizer.param_groups for p in group["params"])
         try:
-            return call()
+            with entry(getattr(self.source, "world", None), self.name):  # all processes go on, or none
+                return call()
         except Exception as error:
             for generator, state in drawn:
                 rewind(generator, state)

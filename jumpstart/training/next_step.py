@@ -11,10 +11,11 @@ from torch import Tensor
 from ..jumping.candidates import Candidate
 from ..linearization.problem import LinearizedProblem
 from ..objectives.objective import Objective
-from ..objectives.parts import join
+from ..objectives.parts import Part, join
 from ..objectives.pure import Bound, Net
 from ..optim import adapters
 from ..optim.twin import Changes, Twin
+from ..utils.autodiff import pullback
 from ..utils.cost import FORWARD
 from ..utils.fallback import described
 from ..utils.guard import drawing
@@ -110,6 +111,14 @@ class NextStep:
         modes = {module.training for module in objective.model.modules()}
         if objective.training is None or modes == {objective.training}:
             return objective.gradient(theta)[1], buffers
+        if objective.shards is not None:  # rows are spread: the loss is of all of them
+
+            def pulled(part: Part, at: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+                return pullback(
+                    lambda th: part.outputs(Bound(self.loop, {**objective.space.unflatten(th), **buffers})), at
+                )
+
+            return objective.spread(pulled, theta)[1], buffers
         leaf = theta.detach().clone().requires_grad_()
         with torch.enable_grad():
             net = Bound(self.loop, {**objective.space.unflatten(leaf), **buffers})
@@ -142,7 +151,7 @@ class NextStep:
         problem.lin.ledger.forwards += 1
         with torch.no_grad():
             net = Bound(objective.net, {**ahead, **buffers})
-            loss = problem.training(join([part.outputs(net) for part in objective.parts]))
+            loss = problem.training(objective.answers(net))
         return loss < math.inf and loss <= LEFT * training + (1 - LEFT) * problem.training_before
 
 

@@ -83,6 +83,8 @@ class Samples:
 
     def _drawn(self, source: Any) -> Objective:
         objective = self.reach.chosen(source if isinstance(source, Objective) else source())
+        if not isinstance(source, Objective):
+            objective.require_alone("an objective that changes from call to call (a function, js.from_loader)")
         objective.consistent = self._consistent  # the data are new, the model is not
         return objective
 

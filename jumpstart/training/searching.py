@@ -199,6 +199,7 @@ class Searching(Action):
             self._grown = False
             return self._chosen
         objective = self.reach.chosen(self.objective())  # type: ignore[operator]
+        objective.require_alone("an objective that changes from call to call (a function, js.from_loader)")
         objective.consistent = self._consistent  # the data are new, the model is not
         return objective
 

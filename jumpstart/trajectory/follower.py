@@ -59,6 +59,7 @@ class Follower(AbstractContextManager["Follower"]):
     ) -> None:
         who = type(self).__name__
         require_objective(objective, who)
+        objective.require_alone(who)
         if (optimizer is None) == (lr is None):
             raise InputError(f"{who}: say what steps are like, by optimizer= or, for plain ones, by lr=.")
         if lr is not None and (isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr < math.inf):

@@ -177,8 +177,7 @@ def from_loader(
         >>> sampled().shape, sampled.acceptance().shape, sampled.batch_size, sampled.dataset_size
         (torch.Size([20, 1]), torch.Size([20, 1]), 10, 50)
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    _require_model(model)
     if isinstance(loss, Loss):
         raise InputError("from_loader: a js.Loss holds targets already; give its name, or a function of one sample.")
     if unknown := set(options) - {"class_weights", "ignore_index", "label_smoothing", "pos_weight", "delta"}:
@@ -215,3 +214,14 @@ def _split(target: str | None, split: Callable[[Any], Any] | None) -> Split:
 def _require_count(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name}={brief(value)}: give an integer of at least {least}.")
+
+
+def _require_model(model: Any) -> None:
+    """Raise for what is no model of one process."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    if any(base.__name__ == "DistributedDataParallel" for base in type(model).__mro__):
+        raise InputError(
+            "from_loader draws for one process: in a loop over several give JumpOptimizer a fixed objective, "
+            "js.supervised(model, inputs, targets) of samples that each process has drawn."
+        )

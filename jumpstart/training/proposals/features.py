@@ -66,6 +66,7 @@ def head_of(objective: Objective, theta: Tensor, head: str | None = None) -> Hea
         UnknownNameError: there is no linear layer of that name.
         InputError: no linear layer comes last; it is used more than once; a sample has several rows.
     """
+    objective.require_alone("fitting a head")
     model = objective.model
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if head is not None and head not in linears:

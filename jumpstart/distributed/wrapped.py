@@ -1,0 +1,134 @@
+"""What is given as a group or as a model wrapped for several processes, and what must be the same on all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..errors import GroupError, InputError
+from ..utils.brief import brief
+from ..utils.version import installed
+from ..utils.warn import warn
+from .world import World
+
+_worlds: dict[Any, World] = {}  # by process group: entries of two objectives of one group count as one program
+
+
+def require_group(group: Any) -> World:
+    """The world of a process group.
+
+    Raises:
+        InputError: this is no process group. GroupError: it is gone.
+    """
+    if isinstance(group, World):
+        return group
+    if not dist.is_available():
+        raise GroupError("this torch is built without torch.distributed: leave group= out.")
+    if not dist.is_initialized():
+        raise GroupError(
+            f"group={brief(group)}: torch.distributed is not initialized (any more) in this process: start it under "
+            "torchrun, call torch.distributed.init_process_group, or leave group= out."
+        )
+    if not isinstance(group, dist.ProcessGroup):
+        raise InputError(
+            f"group={brief(group)}: give a process group of torch.distributed, such as torch.distributed.group.WORLD."
+        )
+    known = _worlds.get(group)
+    if known is None or known.gone:
+        _worlds[group] = known = World(group)
+    return known
+
+
+def joined(model: Any, group: Any) -> tuple[Any, World | None]:
+    """The module inside of a ``DistributedDataParallel``, and its group unless another is given."""
+    if any(base.__name__ == "DistributedDataParallel" for base in type(model).__mro__):
+        return model.module, require_group(model.process_group if group is None else group)
+    return model, None if group is None else require_group(group)
+
+
+def gathered(rows: Tensor, group: Any) -> Tensor:
+    """The rows (n_r, …) of all processes (Σ n_r, …), in the order of ranks; every process calls it.
+
+    For losses that are made by hand: ``js.Objective(model, outputs, js.losses.mse(gathered(targets, group)),
+    group=group)``.
+
+    Args:
+        rows: of this process, perhaps none. group: a process group of torch.distributed.
+
+    Raises:
+        InputError: shapes beyond the first dimension, or dtypes, differ between processes. RankError: one has failed.
+    """
+    world = require_group(group)
+
+    def shape() -> tuple[int, ...]:
+        if not isinstance(rows, Tensor) or rows.dim() == 0:
+            raise InputError(f"gathered: give a tensor whose rows are samples, got {brief(rows)}.")
+        return tuple(rows.shape)
+
+    own = world.attempt("gathering rows", shape)
+    told = {"the shape of a row": own[1:], "the dtype": str(rows.dtype)}
+    world.require_same("gathering rows", told, "Give rows of one kind, with no row on a process that has none.")
+    counts = world.exchanged("rows to be gathered", own[0])
+    if not sum(counts):
+        return rows
+    plain = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
+    return world.stacked("gathering rows", plain.detach, counts).to(rows.dtype)
+
+
+def warn_alone(what: str, world: World | None) -> None:
+    """Warn where several processes run and each would decide by itself."""
+    if world is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        warn(
+            f"{what} is of this process alone, and torch.distributed runs over {dist.get_world_size()}: each would "
+            "move its weights otherwise. Give js.supervised or js.residual group=torch.distributed.group.WORLD, unless "
+            "the processes train models of their own.",
+            RuntimeWarning,
+        )
+
+
+def entry(world: World | None, what: str) -> contextlib.AbstractContextManager[None]:
+    """A stretch that all processes leave together; nothing where there is one alone."""
+    return contextlib.nullcontext() if world is None else world.entry(what)
+
+
+def require_same_program(world: World, model: Any, told: Mapping[str, Any]) -> None:
+    """Refuse processes that would not compute the same: versions, kinds of processor, models, weights, options.
+
+    Raises:
+        InputError: on all of them; names what differs.
+    """
+    about: dict[str, Any] = {
+        "jumpstart's version": installed(),
+        "torch's version": torch.__version__,
+        "Python's version": platform.python_version(),
+        "the processor": torch.backends.cpu.get_cpu_capability(),
+        "the number of threads": torch.get_num_threads(),
+        "the model": type(model).__name__,
+    }
+    if isinstance(model, nn.Module):
+        rows = dict(model.named_parameters())
+        about["the model's parameters"] = [
+            (name, tuple(p.shape), str(p.dtype), p.device.type, p.requires_grad) for name, p in rows.items()
+        ]
+        held = [t for t in [*model.parameters(), *model.buffers()] if not t.is_meta]
+        about["what the model holds (a checksum of weights and buffers)"] = _checksum(held)
+        about["the mode of a module"] = [module.training for module in model.modules()]
+    world.require_same(
+        "an objective over several processes",
+        {**about, **told},
+        "Every process must build the same objective, of its own samples.",
+    )
+
+
+def _checksum(tensors: list[torch.Tensor]) -> int:
+    found = 0
+    for tensor in tensors:
+        found = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(), found)
+    return found

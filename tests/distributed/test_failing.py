@@ -1,0 +1,73 @@
+"""A process that fails, differs or dies: a named outcome on all processes, and weights as before."""
+
+from __future__ import annotations
+
+import pytest
+
+from .jobs import spawn
+
+RANK, INPUT, PARTED, GONE = "RankError", "InputError", "DivergedError", "GroupError"
+# What is asked -> the error on every process, and words of its message.
+CASES = {
+    "error in a jump": (RANK, "rank 1 of 2 failed"), "error in a solve": (RANK, "a sample that cannot be read"),
+    "error in a fit": (RANK, "rank 1"), "error in a skip": (RANK, "rank 1"),
+    "memory in a jump": (RANK, "out of memory"), "memory in a solve": (RANK, "out of memory"),
+    "memory in a fit": (RANK, "out of memory"), "memory in a skip": (RANK, "out of memory"),
+    "nan in a solve": ("NonFiniteError", "NaN"),
+    "other weights": (INPUT, "what the model holds"), "other model": (INPUT, "parameters differs"),
+    "other loss": (INPUT, "the loss differs between processes (rank 0: mse; rank 1: huber)"),
+    "other options": (INPUT, "delta differs"), "other targets": (INPUT, "the shape of a row differs"),
+    "other dtype": (INPUT, "the dtype differs"), "other outputs": ("ShapeError", "outputs differ between processes"),
+    "own targets": ("ShapeError", "squared-error"), "a loss with targets": (INPUT, "gathered"),
+    "NaN in inputs": (RANK, "rank 1"), "nothing": ("EmptyBatchError", "no process has a sample"),
+    "no group": (INPUT, "group='world'"), "mode": (INPUT, "mode of a module"),
+    "batch statistics": (INPUT, "BatchNorm1d in train mode"), "meta on one": (INPUT, "meta"),
+    "a function of the network": (INPUT, "cannot be spread"), "other version": (INPUT, "jumpstart's version differs"),
+    "parted": (PARTED, "the processes have parted"), "other options of a call": (PARTED, "parted"),
+    "moved apart": (PARTED, "other numbers"), "a file": (INPUT, "not saved"), "path": (INPUT, "path="),
+    "a head": (INPUT, "one process"), "a recorder": (INPUT, "one process"), "a loader": (INPUT, "from_loader"),
+    "a group that is gone": (GONE, "not initialized"), "an objective of it": (GONE, "does not reach"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    found = spawn("failing", 2, tmp_path_factory.mktemp("failing"), timeout=20.0)
+    for rank in found:
+        assert rank["code"] == 0, rank["out"][-3000:]
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_processes_are_told(told, case):
+    kind, words = CASES[case]
+    for rank in told:
+        found, text, *same = rank[case]
+        assert found == kind, text
+        assert words in text
+        assert same in ([], [True])
+
+
+def test_every_case_is_judged(told):
+    quiet = {"nan in a jump", "nan in a fit", "nan in a skip"}
+    assert {name for name, value in told[0].items() if isinstance(value, list)} == set(CASES) | quiet
+
+
+@pytest.mark.parametrize("case", ["nan in a jump", "nan in a fit", "nan in a skip"])
+def test_what_is_not_finite_somewhere_moves_nobody(told, case):
+    """An outcome or a named error, the same on all."""
+    assert told[0][case][::2] == told[1][case][::2]
+    assert told[0][case][2] or case != "nan in a jump"
+
+
+@pytest.mark.parametrize("how", ["dies", "sleeps"])
+def test_a_process_that_is_lost(tmp_path, how):
+    seconds = 4.0
+    found = spawn("failing", 3, tmp_path, timeout=seconds, lost=1, JOB_HOW=how)
+    for rank in found:
+        assert rank["code"] == 0, rank["out"][-3000:]
+        kind, text, same = rank["found"]
+        assert kind == GONE and same
+        assert f"{seconds:g} s that the group waits" in text
+        assert rank["seconds"] < 4 * seconds
+        assert rank["again"][0] == GONE  # and at once
