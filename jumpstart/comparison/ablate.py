@@ -52,6 +52,7 @@ def ablate(
         InputError: quoting what cannot be compared. ArchiveError: the folder holds other runs.
 
     Example:
+        >>> import torch
         >>> x = torch.linspace(-1, 1, 20)[:, None]
         >>> def start(seed):
         ...     torch.manual_seed(seed)

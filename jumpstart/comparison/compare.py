@@ -104,6 +104,7 @@ def compare(
             written. ArchiveError: with ``seeds`` the folder holds other runs.
 
     Example:
+        >>> import torch
         >>> from jumpstart import jumps_only, stepped, supervised
         >>> x, y = torch.randn(16, 2), torch.randn(16, 1)
         >>> report = compare(torch.nn.Linear(2, 1), lambda m: supervised(m, x, y),

@@ -28,7 +28,8 @@ def built(tmp_path_factory):
 
 
 def sources():
-    return {p.relative_to(ROOT).as_posix() for p in (ROOT / "jumpstart").rglob("*.py")} | {"jumpstart/py.typed"}
+    found = [path for kind in ("*.py", "*.js", "*.css") for path in (ROOT / "jumpstart").rglob(kind)]
+    return {path.relative_to(ROOT).as_posix() for path in found} | {"jumpstart/py.typed"}
 
 
 def test_twine_finds_nothing(built):
