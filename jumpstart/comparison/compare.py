@@ -88,7 +88,6 @@ def compare(
         steps, evaluations: each contender's number of steps, and of gradient evaluations, where these end a run
             earlier.
         evaluate: further numbers to record (held-out accuracy, say), by name; called in eval mode, without gradients.
-        seed: of each contender's own random numbers.
         name: of the files: letters, digits, '-' and '_'.
         seed: of the contenders' random streams.
         seeds: how many starts, from seed 0 on, or which: the same comparison from each, as :func:`jumpstart.ablate`.

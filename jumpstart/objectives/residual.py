@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from numpy.typing import NDArray
@@ -305,7 +305,7 @@ def residual(
                 part: Part = _part(term, model)
                 part.name = term.name or _name(term.fn, len(parts))
             elif callable(term):
-                part = Opaque(term, flat=True)
+                part = Opaque(cast(Any, term), flat=True)
                 part.name = _name(term, len(parts))
             else:
                 raise InputError(f"a term must be a js.Term or a function of the network, got {type(term).__name__}.")
