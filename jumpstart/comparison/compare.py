@@ -118,9 +118,7 @@ def compare(
     told = {"seconds": seconds, "steps": steps, "evaluations": evaluations}
     if seeds is not None:
         if seed != 0:
-            raise InputError(
-                f"compare: seed={seed} and seeds={brief(seeds)} both say where it starts: give one of them."
-            )
+            raise InputError(f"compare: seed={seed} and seeds={brief(seeds)} both say where it starts: give one.")
         return over_seeds(
             lambda number: (started(model, number, "compare"), objective), contenders, limits, told, seeds,
             evaluate=evaluate, name=name, who="compare", folder=folder, progress=progress,
