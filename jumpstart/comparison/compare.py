@@ -100,8 +100,7 @@ def compare(
         A :class:`Report`; with ``seeds`` an :class:`Ablation`, the reports of them all.
 
     Raises:
-        InputError: quoting what cannot be compared: no contenders, limits that are none, a folder that cannot be
-            written. ArchiveError: with ``seeds`` the folder holds other runs.
+        InputError: quoting what cannot be compared. ArchiveError: with ``seeds`` the folder holds other runs.
 
     Example:
         >>> import torch
@@ -119,9 +118,7 @@ def compare(
     told = {"seconds": seconds, "steps": steps, "evaluations": evaluations}
     if seeds is not None:
         if seed != 0:
-            raise InputError(
-                f"compare: seed={seed} and seeds={brief(seeds)} both say where it starts: give one of them."
-            )
+            raise InputError(f"compare: seed={seed} and seeds={brief(seeds)} both say where it starts: give one.")
         return over_seeds(
             lambda number: (started(model, number, "compare"), objective), contenders, limits, told, seeds,
             evaluate=evaluate, name=name, who="compare", folder=folder, progress=progress,
