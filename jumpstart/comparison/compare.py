@@ -99,8 +99,7 @@ def compare(
         A :class:`Report`; with ``seeds`` an :class:`Ablation`, the reports of them all.
 
     Raises:
-        InputError: quoting what cannot be compared: no contenders, limits that are none, a folder that cannot be
-            written. ArchiveError: with ``seeds`` the folder holds other runs.
+        InputError: quoting what cannot be compared. ArchiveError: with ``seeds`` the folder holds other runs.
 
     Example:
         >>> import torch
