@@ -209,7 +209,7 @@ class World:
         if high != low:
             raise marked(DivergedError(
                 f"{what}: the processes hold other numbers, so that nothing has moved. They must run on the same kind "
-                "of processor with the same number of threads, from the same weights."
+                "of processor with the same number of threads, from the same weights and buffers (SyncBatchNorm's)."
             ))  # fmt: skip
 
     # -- payloads ----------------------------------------------------------------------------------------------

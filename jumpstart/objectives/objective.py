@@ -221,14 +221,15 @@ class Objective:
         """Whether this process is the one that writes files and shows progress."""
         return self.world is None or self.world.rank == 0
 
-    def require_equal(self, what: str, vector: Tensor) -> None:
-        """Refuse a vector (P,) that is not the same on every process, saying what it is.
+    def require_equal(self, what: str, *vectors: Tensor) -> None:
+        """Refuse vectors (P,), or buffers of the model, that are not the same on every process.
 
         Raises:
             DivergedError: on all of them.
         """
         if self.world is not None:
-            self.world.require_equal(what, vector)
+            held = [t.detach().reshape(-1).double() for t in (*vectors, *self.model.buffers()) if not t.is_complex()]
+            self.world.require_equal(what, torch.cat(held))
 
     def require_alone(self, what: str) -> None:
         """Refuse an objective over several processes for what knows one alone.
@@ -446,7 +447,7 @@ class Objective:
 
     def move(self, theta: Tensor, target: Tensor, follow: Callable[[], None]) -> None:
         """Move the model's weights from θ to a target (P,) and call ``follow``; they go back to θ if that fails."""
-        self.require_equal("moving the weights", torch.stack([theta, target]))
+        self.require_equal("moving the weights", theta, target)
         with uninterrupted():
             try:
                 self.space.write(self.model, target)

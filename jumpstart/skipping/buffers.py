@@ -27,6 +27,7 @@ def refreshed(objective: Objective, theta: Tensor, steps: int) -> list[tuple[Ten
     ]
     if not layers:
         return []
+    objective.require_alone("a skip past BatchNorm in train mode, whose statistics are of all samples,")
     old = {name: buffer.clone() for name, buffer in model.named_buffers()}
     new = {name: buffer.clone() for name, buffer in old.items()}
     net = Bound(Net(model, objective.space), {**objective.space.unflatten(theta), **new})

@@ -71,6 +71,7 @@ class Diffusion:
         self, objective: Objective, lr: float, batch: int, *, queries: Any = None, replacement: bool = True
     ) -> None:
         require_objective(objective, "Diffusion")
+        objective.require_alone("Diffusion")
         if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr < math.inf:
             raise InputError(f"Diffusion: lr={brief(lr)} must be positive and finite.")
         require_count("Diffusion", "batch", batch)

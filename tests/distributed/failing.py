@@ -117,6 +117,13 @@ def main() -> dict[str, Any]:
     with torch.no_grad():
         moved.model[0].bias += rank
     found["moved apart"] = still(moved, js.jump)
+    loop = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
+    evaluated = js.supervised(loop, x, y, group=group, training=False)
+    found["a skip past BatchNorm"] = still(
+        evaluated, lambda o: js.skip(o, torch.optim.SGD(o.model.parameters(), lr=0.01), 200)
+    )
+    loop(x)  # in train mode, on samples of this process
+    found["other buffers"] = still(evaluated, js.jump)
     build("a file", lambda: js.solve(objective()).save(f"{os.environ['JOB_FOLDER']}/solution.jump"))
     build("path", lambda: js.fit(objective(), jumps=1, path=f"{os.environ['JOB_FOLDER']}/fit.jump"))
     build("a head", lambda: js.fit_head(objective()))

@@ -24,7 +24,9 @@ CASES = {
     "batch statistics": (INPUT, "BatchNorm1d in train mode"), "meta on one": (INPUT, "meta"),
     "a function of the network": (INPUT, "cannot be spread"), "other version": (INPUT, "jumpstart's version differs"),
     "parted": (PARTED, "the processes have parted"), "other options of a call": (PARTED, "parted"),
-    "moved apart": (PARTED, "other numbers"), "a file": (INPUT, "not saved"), "path": (INPUT, "path="),
+    "moved apart": (PARTED, "other numbers"), "other buffers": (PARTED, "and buffers"),
+    "a skip past BatchNorm": (INPUT, "BatchNorm in train mode"), "a file": (INPUT, "not saved"),
+    "path": (INPUT, "path="),
     "a head": (INPUT, "one process"), "a recorder": (INPUT, "one process"), "a loader": (INPUT, "from_loader"),
     "a group that is gone": (GONE, "not initialized"), "an objective of it": (GONE, "does not reach"),
 }  # fmt: skip
