@@ -25,11 +25,12 @@ FOLDERS = ("", "puzzles", "guides", "notebooks", "api")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 PAGES += [page for folder in FOLDERS for page in sorted((ROOT / "docs" / folder).glob("*.md"))]
 ALL = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs" / "decisions").glob("*.md"))]
+TOY_RUNS = ("operators", "double_descent")  # whose own tests run them whole
 EXPERIMENTS = sorted(
     [
         p.stem
         for p in (ROOT / "experiments").glob("*.py")
-        if p.stem not in ("__init__", "common", "rivals", "texts", "benchmarks")
+        if p.stem not in ("__init__", "common", "rivals", "texts", "benchmarks", *TOY_RUNS)
     ]
     + [p.parent.name for p in (ROOT / "experiments").glob("*/__main__.py")]
 )
