@@ -163,7 +163,9 @@
   const draw = (chart, section) => {
     chart.box.classList.toggle("tall", parted(chart, section) && narrow.matches);
     return Plotly.react(chart.box, traces(chart, section), layout(chart, section),
-      {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]});
+      {responsive: true, displaylogo: false,
+       // where nothing hovers the bar would stand on the curves for good
+       displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]});
   };
   const redraw = (section) => Promise.all(section.charts.map((chart) => draw(chart, section)));
 
