@@ -246,7 +246,7 @@ def test_a_head_is_proposed_where_leaving_out_says_so_and_not_otherwise():
     assert int((candidate.displacement != 0).sum()) == 9  # the head alone
     nn.init.zeros_(model[3].weight)
     nn.init.zeros_(model[3].bias)
-    noise = js.supervised(model, x[:9], randn(7, 9, 1).sign())  # as many numbers as samples: all fitted, nothing learned
+    noise = js.supervised(model, x[:9], randn(7, 9, 1).sign())  # all fitted, nothing learned
     assert fit_head(noise, damping=1e-6).training < 0.1 * noise.value(noise.theta())
     assert Head().propose(here(noise)) == []
 
