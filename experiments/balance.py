@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 import jumpstart as js
 from jumpstart.linearization.linearize import linearize
-from jumpstart.report import plots, records
+from jumpstart.report import plots
 from jumpstart.report.records import Row
 from jumpstart.trajectory import balance
 from jumpstart.utils.progress import counter
 
-from .anatomy import VERDICT, Claim, judged, told
+from .anatomy import Claim, concluded, judged, told
 from .common import arguments, legend_below
 
 INPUTS, FIRST = 4, 100
@@ -223,15 +223,10 @@ def main() -> None:
         for seed in seeds:
             rows += measured(size, seed)
             count(f"seed {seed}")
-    verdicts, summary = judged(ACCOUNT, judgements(rows)), summarized(rows)
-    settings = {
-        "quick": asked.quick, **vars(size), "account": [claim.told() for claim in ACCOUNT], "verdicts": verdicts,
-        "summary": summary,
-    }  # fmt: skip
-    path = records.write(asked.out, "balance", settings, rows, seeds)
-    print(records.table(summary, COLUMNS), records.table(verdicts, VERDICT), sep="\n\n")
-    _, trouble = plots.drawn(lambda: picture(rows), asked.out / "balance.png")
-    print("\n".join([*filter(None, [trouble]), f"written: {path}"]))
+    concluded(
+        "balance", asked, {**vars(size), "account": [claim.told() for claim in ACCOUNT]}, rows, seeds,
+        judged(ACCOUNT, judgements(rows)), summarized(rows), COLUMNS, picture,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

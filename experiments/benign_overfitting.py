@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from jumpstart.report import plots, records
+from jumpstart.report import plots
 from jumpstart.report.records import Row
 from jumpstart.utils.progress import counter
 
-from .anatomy import VERDICT, Claim, Task, Training, banded, faithful, judged, paired, ranked, seldom, told
+from .anatomy import Claim, Task, Training, banded, concluded, faithful, judged, paired, ranked, seldom, told
 from .common import arguments, legend_below, spread
 
 SAMPLES, QUERIES, TRUE, WIDTH = 60, 100, 2, 6
@@ -150,16 +150,15 @@ def main() -> None:
                     for level, row in zip(levels, found, strict=True)
                 ]
                 count(f"tail {tail}, seed {seed}")
-    verdicts, summary = judged(ACCOUNT, measured(rows)), summarized(rows)
-    settings = {
-        "quick": asked.quick, "samples": SAMPLES, "queries": QUERIES, "width": WIDTH, "tail variance": VARIANCE,
-        "training": vars(training), "account": [claim.told() for claim in ACCOUNT], "verdicts": verdicts,
-        "summary": summary, "left out": seldom(rows),
+    about = {
+        "samples": SAMPLES, "queries": QUERIES, "width": WIDTH, "tail variance": VARIANCE,
+        "training": vars(training), "account": [claim.told() for claim in ACCOUNT], "left out": seldom(rows),
     }  # fmt: skip
-    path = records.write(asked.out, "benign_overfitting", settings, rows, range(asked.seeds))
-    print(records.table(summary, COLUMNS), records.table(verdicts, VERDICT), sep="\n\n")
-    _, trouble = plots.drawn(lambda: picture(rows), asked.out / "benign_overfitting.png")
-    print("\n".join([*filter(None, [trouble]), seldom(rows), f"written: {path}"]))
+    verdicts = judged(ACCOUNT, measured(rows))
+    concluded(
+        "benign_overfitting", asked, about, rows, range(asked.seeds), verdicts, summarized(rows), COLUMNS, picture,
+        note=seldom(rows),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 import jumpstart as js
 from jumpstart.linearization.linearize import linearize
-from jumpstart.report import plots, records
+from jumpstart.report import plots
 from jumpstart.report.records import Row
 from jumpstart.trajectory.diffusion import OVERSHOOT, Diffusion, exit_time
 from jumpstart.utils.progress import counter
 
-from .anatomy import VERDICT, Claim, judged, told
+from .anatomy import Claim, concluded, judged, told
 from .common import arguments, legend_below, spread
 
 INPUTS, NOISE = 2, 0.5
@@ -266,15 +266,10 @@ def main() -> None:
         for seed in range(asked.seeds):
             rows += measured(size, seed)
             count(f"seed {seed}")
-    verdicts, summary = judged(ACCOUNT, judgements(rows)), summarized(rows)
-    settings = {
-        "quick": asked.quick, **asdict(size), "noise": NOISE, "account": [claim.told() for claim in ACCOUNT],
-        "verdicts": verdicts, "summary": summary,
-    }  # fmt: skip
-    path = records.write(asked.out, "escape", settings, rows, range(asked.seeds))
-    print(records.table(summary, COLUMNS), records.table(verdicts, VERDICT), sep="\n\n")
-    _, trouble = plots.drawn(lambda: picture(rows), asked.out / "escape.png")
-    print("\n".join([*filter(None, [trouble]), f"written: {path}"]))
+    concluded(
+        "escape", asked, {**asdict(size), "noise": NOISE, "account": [claim.told() for claim in ACCOUNT]}, rows,
+        range(asked.seeds), judged(ACCOUNT, judgements(rows)), summarized(rows), COLUMNS, picture,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

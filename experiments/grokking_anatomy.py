@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jumpstart.report import plots, records
+from jumpstart.report import plots
 from jumpstart.report.records import Row
 from jumpstart.trajectory import Operators
 from jumpstart.utils.progress import counter
 
-from .anatomy import VERDICT, Claim, Task, Training, anatomy, banded, judged, kernel, ranked, recorded, told
+from .anatomy import Claim, Task, Training, anatomy, banded, concluded, judged, kernel, ranked, recorded, told
 from .common import arguments, legend_below, spread
 
 SAMPLES, QUERIES, SIGNS, WRONG, UNITS = 100, 200, 20, 0.05, 32
@@ -216,16 +216,14 @@ def main() -> None:
         for seed in range(asked.seeds):
             rows.append(run(seed, training, looks, units))
             count(f"seed {seed}")
-    verdicts, summary = judged(ACCOUNT, measured(rows)), summarized(rows)
-    settings = {
-        "quick": asked.quick, "samples": SAMPLES, "queries": QUERIES, "signs": SIGNS, "wrong": WRONG,
+    about = {
+        "samples": SAMPLES, "queries": QUERIES, "signs": SIGNS, "wrong": WRONG,
         "units": 2 * units, "training": vars(training), "account": [claim.told() for claim in ACCOUNT],
-        "verdicts": verdicts, "summary": summary,
     }  # fmt: skip
-    path = records.write(asked.out, "grokking_anatomy", settings, rows, range(asked.seeds))
-    print(records.table(summary, COLUMNS), records.table(verdicts, VERDICT), sep="\n\n")
-    _, trouble = plots.drawn(lambda: picture(rows), asked.out / "grokking_anatomy.png")
-    print("\n".join([*filter(None, [trouble]), f"written: {path}"]))
+    verdicts = judged(ACCOUNT, measured(rows))
+    concluded(
+        "grokking_anatomy", asked, about, rows, range(asked.seeds), verdicts, summarized(rows), COLUMNS, picture,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

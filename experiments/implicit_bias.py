@@ -27,18 +27,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jumpstart.report import plots, records
+from jumpstart.report import plots
 from jumpstart.report.records import Row
 from jumpstart.utils.progress import counter
 
 from .anatomy import (
     FAITHFUL,
-    VERDICT,
     Claim,
     Look,
     Task,
     Training,
     anatomy,
+    concluded,
     judged,
     kernel,
     ranked,
@@ -227,16 +227,14 @@ def main() -> None:
             for name in SCALES:
                 rows.append(run(name, seed, task, training, looks))
                 count(f"kernel {name}, seed {seed}")
-    verdicts, summary = judged(ACCOUNT, measured(rows)), summarized(rows)
-    settings = {
-        "quick": asked.quick, "samples": SAMPLES, "queries": QUERIES, "inputs": INPUTS, "noise": NOISE, "width": WIDTH,
+    about = {
+        "samples": SAMPLES, "queries": QUERIES, "inputs": INPUTS, "noise": NOISE, "width": WIDTH,
         "scales": SCALES, "training": vars(training), "account": [claim.told() for claim in ACCOUNT],
-        "verdicts": verdicts, "summary": summary,
     }  # fmt: skip
-    path = records.write(asked.out, "implicit_bias", settings, rows, range(asked.seeds))
-    print(records.table(summary, COLUMNS), records.table(verdicts, VERDICT), sep="\n\n")
-    _, trouble = plots.drawn(lambda: picture(rows), asked.out / "implicit_bias.png")
-    print("\n".join([*filter(None, [trouble]), f"written: {path}"]))
+    verdicts = judged(ACCOUNT, measured(rows))
+    concluded(
+        "implicit_bias", asked, about, rows, range(asked.seeds), verdicts, summarized(rows), COLUMNS, picture,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

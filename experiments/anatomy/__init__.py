@@ -10,7 +10,7 @@ and −B·noise. Three questions about the latter (docs/theory.md, section 11):
 - invisible: the share in directions that move the queries by less than a tenth of what the most visible one does.
 """
 
-from .claims import VERDICT, Claim, banded, judged, ranked, told
+from .claims import VERDICT, Claim, banded, concluded, judged, ranked, told
 from .noise import anatomy, faithful, learned, paired, passed, seldom
 from .runs import FAITHFUL, Look, Task, Training, kernel, last, recorded, smooth
 
@@ -23,6 +23,7 @@ __all__ = [
     "Training",
     "anatomy",
     "banded",
+    "concluded",
     "faithful",
     "judged",
     "kernel",

@@ -10,8 +10,10 @@ from typing import Any
 import scipy.stats
 import torch
 
+from jumpstart.report import plots, records
 from jumpstart.report.records import Row
 
+from ..common import Arguments
 from ..pages import machine, markdown
 
 
@@ -40,6 +42,23 @@ def judged(claims: Sequence[Claim], measured: Mapping[str, float]) -> list[Row]:
         held = claim.least <= value <= claim.most
         found.append({**claim.told(), "measured": value, "verdict": "held" if held else "refuted"})
     return found
+
+
+def concluded(
+    name: str, asked: Arguments, about: Row, rows: list[Row], seeds: Sequence[int], verdicts: list[Row],
+    summary: list[Row], columns: Mapping[str, str], picture: Callable[[list[Row]], Any],
+    heads: Mapping[str, str] | None = None, note: str = "",
+) -> None:  # fmt: skip
+    """The end of an experiment with an account: results written, both tables printed, and the picture drawn.
+
+    Args:
+        about: settings besides "quick", "verdicts" and "summary". heads: of the verdicts' table. note: printed as well.
+    """
+    settings = {"quick": asked.quick, **about, "verdicts": verdicts, "summary": summary}
+    path = records.write(asked.out, name, settings, rows, seeds)
+    print(records.table(summary, columns), records.table(verdicts, VERDICT if heads is None else heads), sep="\n\n")
+    _, trouble = plots.drawn(lambda: picture(rows), asked.out / f"{name}.png")
+    print("\n".join([*filter(None, [trouble, note]), f"written: {path}"]))
 
 
 VERDICT = {"claim": "claim", "refuted if": "refuted if", "measured": "measured", "verdict": "verdict"}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, MemoryLimitError, ShapeError
-from ..linalg.lanczos import lanczos
+from ..linalg.lanczos import lanczos, orthogonalize
 from ..linearization.operators import Jacobian, Kernel
 from ..objectives.objective import Objective
 from ..utils.values import require_count
@@ -162,13 +162,10 @@ def _directions(asked: Tensor, gradient: Tensor) -> Tensor:
     rows = asked.detach().reshape(-1, gradient.numel())
     if not bool(torch.isfinite(rows).all()):
         raise InputError("Recorder: modes hold NaN or infinity.")
-    found: list[Tensor] = []
-    for row in torch.cat([gradient[None], rows.to(gradient)]):
-        size = torch.linalg.vector_norm(row)
-        for _ in range(2):  # twice is enough (Kahan)
-            for other in found:
-                row = row - (other @ row) * other
-        left = torch.linalg.vector_norm(row)
-        if bool(left > 1e2 * torch.finfo(row.dtype).eps ** 0.75 * size):
-            found.append(row / left)
-    return torch.stack(found)
+    found = gradient.new_zeros(0, gradient.numel())
+    for row in torch.cat([gradient[None], rows.to(gradient)]):  # the gradient itself comes first
+        rest = orthogonalize(row, found)
+        left = torch.linalg.vector_norm(rest)
+        if bool(left > 1e2 * torch.finfo(row.dtype).eps ** 0.75 * torch.linalg.vector_norm(row)):
+            found = torch.cat([found, rest[None] / left])
+    return found
