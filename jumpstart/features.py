@@ -180,6 +180,98 @@ class Corner(nn.Module):
         return torch.cat(found, -1)
 
 
+class Kink(nn.Module):
+    """What a solution is like where its start has a kink: |s| spread by diffusion, (…, 1).
+
+    From |s| at the start, u_t = D u_ss leads to √(4Dτ/π) e^(−s²/4Dτ) + s erf(s / √4Dτ), τ after it: a layer that no
+    smooth network of few weights comes near. A periodic network meets it wherever the start's slopes differ at the two
+    ends. (Flyer & Fornberg 2003, J. Comput. Phys. 184, take such functions out of a transient.) Put it beside the
+    coordinates: ``Beside(Periodic(2, {0: 2.0}), Kink(1.0, 1e-4, period=2.0))``.
+
+    Args:
+        at: coordinate of the kink. diffusion: D, in lengths² a time.
+        axis, time: which coordinates of a row (…, d) are s and t. start: when the kink is there; t is not earlier.
+        period: of s, so that the kink is there once a period and what comes out is smooth elsewhere.
+        rounded: width of the kink at the start, a length: derivatives are finite there.
+
+    Attributes:
+        outputs: how many numbers come out, 1.
+
+    Raises:
+        InputError: arguments that cannot be used, quoted.
+
+    Example:
+        >>> front = Kink(1.0, 1e-4)
+        >>> front(torch.tensor([[0.5, 0.0], [1.0, 0.25]]))
+        tensor([[0.5000],
+                [0.0056]])
+    """
+
+    outputs = 1
+
+    def __init__(
+        self, at: float, diffusion: float, *, axis: int = 0, time: int = -1, start: float = 0.0,
+        period: float | None = None, rounded: float = 1e-6,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        for name, value in (("at", at), ("start", start)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise InputError(f"Kink({name}={brief(value)}): give a finite number.")
+        for name, value in (("diffusion", diffusion), ("rounded", rounded), ("period", period)):
+            if name == "period" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise InputError(f"Kink({name}={brief(value)}): give a positive, finite number.")
+        for name, value in (("axis", axis), ("time", time)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise InputError(f"Kink({name}={brief(value)}): give the number of a coordinate.")
+        if axis == time:
+            raise InputError(f"Kink(axis={axis}, time={time}): place and time are two coordinates.")
+        self.at, self.diffusion, self.axis, self.time = float(at), float(diffusion), axis, time
+        self.start, self.period, self.rounded = float(start), period, float(rounded)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The spread kink (…, 1) at coordinates x (…, d)."""
+        s, times = (_column(x, axis) for axis in (self.axis, self.time))
+        s = s - self.at
+        if self.period is not None:  # odd over a period: all that is even in s is periodic
+            s = torch.sin(s * (math.pi / self.period)) * (self.period / math.pi)
+        width = torch.sqrt((times - self.start) * (4 * self.diffusion) + self.rounded**2)
+        scaled = s / width
+        return width * torch.exp(-(scaled * scaled)) / math.sqrt(math.pi) + s * torch.erf(scaled)
+
+
+class Beside(nn.Module):
+    """Several modules of the same coordinates, their outputs side by side: (…, sum of outputs).
+
+    Args:
+        parts: modules, such as those of ``js.features``; ``torch.nn.Identity()`` stands for the coordinates themselves.
+
+    Attributes:
+        outputs: how many numbers come out; None where a part does not say.
+
+    Raises:
+        InputError: fewer than two parts, or something that is no module.
+
+    Example:
+        >>> front = Beside(Periodic(2, {0: 2.0}), Kink(1.0, 1e-4, period=2.0))
+        >>> front.outputs
+        4
+    """
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        if len(parts) < 2 or not all(isinstance(part, nn.Module) for part in parts):
+            raise InputError(f"Beside({brief(parts)}): give two torch.nn.Modules or more.")
+        self.parts = nn.ModuleList(parts)
+        counts = [getattr(part, "outputs", None) for part in parts]
+        self.outputs = None if None in counts else sum(counts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs of all parts (…, outputs), in their order, at coordinates x (…, d)."""
+        return torch.cat([part(x) for part in self.parts], -1)
+
+
 def _point(name: str, given: Any) -> tuple[float, float]:
     try:
         x, y = (float(v) for v in given)
@@ -188,6 +280,11 @@ def _point(name: str, given: Any) -> tuple[float, float]:
     if not (math.isfinite(x) and math.isfinite(y)):
         raise InputError(f"Corner({name}={brief(given)}): give a point (x, y) of finite numbers.")
     return x, y
+
+
+def _column(x: Tensor, axis: int) -> Tensor:
+    """One coordinate (…, 1), counted from the end where negative."""
+    return x[..., axis : axis + 1 or None]
 
 
 class Constrained(nn.Module):

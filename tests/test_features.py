@@ -37,6 +37,9 @@ FRONTS = {
     "periodic, harmonics": lambda: features.Periodic(2, {1: 0.7, 0: 2.0}, 3),
     "corner": lambda: features.Corner((3.0, 4.0), (9.0, 4.0), (3.0, 9.0), terms=3),
     "waves": lambda: features.Fourier(2, 5, scale=(1.0, 0.5), seed=3),
+    "kink": lambda: features.Kink(0.3, 0.2, start=-9.0),
+    "kink of a period, time first": lambda: features.Kink(0.3, 0.2, axis=1, time=0, start=-9.0, period=2.0),
+    "side by side": lambda: features.Beside(features.Periodic(2, {0: 2.0}), features.Kink(0.3, 0.2, start=-9.0)),
 }
 
 
@@ -116,6 +119,50 @@ def test_a_corner_of_two_turns_is_a_slit():
     assert front(x)[:, 2].tolist() == pytest.approx([0.0, 0.0, 0.5], abs=1e-9)  # √r sin(θ/2)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_kink_is_the_heat_that_flows_from_it(seed):
+    """The oracle is the integral over the heat kernel; the equation itself; |s| at the start."""
+    at, diffusion, start = (float(v) for v in randn(seed, 3).abs() + 0.1)
+    front = features.Kink(at, diffusion, start=start)
+    x, t = at + randn(seed + 10, 6), start + 0.05 + randn(seed + 20, 6).abs()
+    spread = (2 * diffusion * (t - start)).sqrt()
+    grid = torch.linspace(-12, 12, 200001, dtype=torch.float64)  # in standard deviations
+    kernel = torch.exp(-0.5 * grid.square()) / math.sqrt(2 * math.pi)
+    exact = torch.stack([
+        torch.trapezoid((a - at + s * grid).abs() * kernel, grid) for a, s in zip(x, spread, strict=True)
+    ])  # fmt: skip
+    rows = torch.stack([x, t], 1)
+    torch.testing.assert_close(front(rows)[:, 0], exact, rtol=1e-7, atol=1e-8)
+    bent = torch.func.vmap(torch.func.hessian(lambda z: front(z)[0]))(rows)[:, 0, 0]
+    slope = torch.func.vmap(grad(lambda z: front(z)[0]))(rows)[:, 1]
+    torch.testing.assert_close(slope, diffusion * bent)
+    first = torch.stack([x, torch.full_like(x, start)], 1)
+    torch.testing.assert_close(front(first)[:, 0], (x - at).abs(), rtol=0, atol=1e-6)
+
+
+def test_a_kink_of_a_period_is_there_once_a_period_and_smooth_elsewhere():
+    front = features.Kink(1.0, 1e-4, period=2.0)
+    x = torch.tensor([[0.3, 0.1], [2.3, 0.1], [-1.7, 0.1]], dtype=torch.float64)
+    torch.testing.assert_close(front(x), front(x[:1]).expand(3, 1))
+    across = lambda at: torch.func.vmap(grad(lambda z: front(z)[0]))(  # noqa: E731
+        torch.tensor([[at - 1e-3, 0.0], [at + 1e-3, 0.0]], dtype=torch.float64)
+    )[:, 0].diff()  # fmt: skip
+    assert float(across(1.0)) == pytest.approx(2.0, abs=1e-5) and float(across(-1.0)) == pytest.approx(2.0, abs=1e-5)
+    assert abs(float(across(0.0))) < 1e-2
+    near = torch.tensor([[1.0, 0.0], [1.0, 1e-30]], dtype=torch.float64)
+    for dtype in (torch.float32, torch.float64):
+        third = torch.func.vmap(torch.func.jacfwd(torch.func.hessian(lambda z: front(z)[0])))(near.to(dtype))
+        assert bool(third.isfinite().all())
+
+
+def test_side_by_side_is_each_part_in_turn():
+    parts = features.Periodic(2, {0: 2.0}), features.Fourier(2, 3, seed=1)
+    x = randn(0, 5, 2).float()
+    front = features.Beside(*parts)
+    assert front.outputs == 9 and torch.equal(front(x), torch.cat([part(x) for part in parts], -1))
+    assert features.Beside(nn.Identity(), parts[1]).outputs is None
+
+
 def test_conditions_are_met_exactly():
     model = features.Constrained(net(2), zero_ends)
     ends = torch.tensor([[0.0, 0.3], [1.0, -2.0]], dtype=torch.float64)
@@ -136,6 +183,14 @@ BAD = {
     "a side without a direction": (lambda: features.Corner((0, 0), (0, 0), (0, 1)), ["the corner itself"]),
     "an infinite corner": (lambda: features.Corner((0, math.inf), (0, 0), (0, 1)), ["inf", "finite"]),
     "no terms": (lambda: features.Corner((0, 0), (1, 0), (0, 1), terms=0), ["terms=0"]),
+    "a kink nowhere": (lambda: features.Kink(math.nan, 1.0), ["at=nan", "finite"]),
+    "nothing spreads": (lambda: features.Kink(0.0, 0.0), ["diffusion=0.0", "positive"]),
+    "no period": (lambda: features.Kink(0.0, 1.0, period=-2.0), ["period=-2.0", "positive"]),
+    "a kink of no width": (lambda: features.Kink(0.0, 1.0, rounded=0.0), ["rounded=0.0", "positive"]),
+    "no coordinate": (lambda: features.Kink(0.0, 1.0, axis=0.5), ["axis=0.5", "coordinate"]),
+    "place and time in one": (lambda: features.Kink(0.0, 1.0, axis=1, time=1), ["axis=1", "two coordinates"]),
+    "nothing beside": (lambda: features.Beside(features.Kink(0.0, 1.0)), ["Kink", "two"]),
+    "no module beside": (lambda: features.Beside(features.Kink(0.0, 1.0), torch.sin), ["torch.nn.Modules"]),
     "no module": (lambda: features.Constrained(lambda x: x, zero_ends), ["torch.nn.Module"]),
     "no form": (lambda: features.Constrained(net(2), 3), ["function of coordinates"]),
 }

@@ -34,17 +34,6 @@ NAMES = ("convection", "burgers", "kdv")
 WAVES = 8  # of random Fourier features, beside the coordinates
 
 
-class Beside(nn.Module):
-    """Coordinates and waves of them, side by side."""
-
-    def __init__(self, waves: nn.Module) -> None:
-        super().__init__()
-        self.waves = waves
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x, self.waves(x)], -1)
-
-
 def with_waves(equation: Equation) -> Equation:
     """Behind random Fourier features: the first layer is wider by 2 · WAVES inputs."""
 
@@ -53,7 +42,8 @@ def with_waves(equation: Equation) -> Equation:
         at = next(i for i, layer in enumerate(network) if isinstance(layer, nn.Linear))
         first = network[at]
         torch.manual_seed(seed)
-        front = Beside(js.features.Fourier(first.in_features, WAVES, scale=0.5, seed=seed).double())
+        waves = js.features.Fourier(first.in_features, WAVES, scale=0.5, seed=seed).double()
+        front = js.features.Beside(nn.Identity(), waves)
         wider = nn.Linear(first.in_features + 2 * WAVES, first.out_features).double()
         return nn.Sequential(*network[:at], front, wider, *network[at + 1 :])
 

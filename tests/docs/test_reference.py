@@ -38,8 +38,8 @@ MATHEMATICS = (
     "jumpstart.gating.statistics", "jumpstart.jumping.jump.jump", "jumpstart.losses.base", "jumpstart.optim.gated",
     "jumpstart.solver.sol", "jumpstart.objectives.balance", "jumpstart.trajectory.operators", "jumpstart.weighting",
 )  # fmt: skip
-ARITHMETIC = {"jumpstart.features.Scaled", "jumpstart.features.Constrained", "jumpstart.weighting.Rule",
-    "jumpstart.weighting.weighed"}  # fmt: skip
+ARITHMETIC = {"jumpstart.features.Scaled", "jumpstart.features.Beside", "jumpstart.features.Constrained",
+    "jumpstart.weighting.Rule", "jumpstart.weighting.weighed"}  # fmt: skip
 
 
 def entries():
