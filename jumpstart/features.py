@@ -264,8 +264,8 @@ class Beside(nn.Module):
         if len(parts) < 2 or not all(isinstance(part, nn.Module) for part in parts):
             raise InputError(f"Beside({brief(parts)}): give two torch.nn.Modules or more.")
         self.parts = nn.ModuleList(parts)
-        counts = [getattr(part, "outputs", None) for part in parts]
-        self.outputs = None if None in counts else sum(counts)
+        counts: list[Any] = [part.outputs for part in parts if hasattr(part, "outputs")]
+        self.outputs: int | None = sum(counts) if len(counts) == len(parts) else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs of all parts (…, outputs), in their order, at coordinates x (…, d)."""
