@@ -1,7 +1,7 @@
 """The race for time budgets: the error that each contender has after 10, 60 and 300 seconds on one thread.
 
 Contenders run one after another, each from the same network; the rivals have the same points, jumps begin with half as
-many and add to them. Those whose schedule is made for the length of the run (jumps, which land at 60% of it; rates that
+many and add to them. Those whose schedule is made for the length of the run (jumps, which land at 85% of it; rates that
 fall; Adam before quasi-Newton) run anew for each budget, the others once for the longest. What is read of a run, and
 when: experiments.pinn.courses.
 """

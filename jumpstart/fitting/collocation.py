@@ -24,6 +24,7 @@ from .state import FitState
 LOOK = 5  # jumps between two looks at unseen points
 PARTED = 3.0  # times the loss on the points that are trained on: beyond this they are renewed
 GROWTH = 1.4  # times as many points, at every second renewal
+HOLD = 1e-2  # of the first loss: until it has been there, points are added only where a climb no longer gains
 SOLVED = 1e-10  # of the first loss: residuals that are as small as this between the points are no trouble
 COPIES = 3.0  # of the Jacobian that a jump holds
 TERMS = 1000  # seeds of one renewal
@@ -36,7 +37,8 @@ class Collocation:
     Attributes:
         unseen: these terms on points that are never trained on. moves: whether points are renewed.
         decides: whether weights are chosen by unseen points; where all points stay, they are only told of.
-        limit: bytes that the Jacobian of a grown set may take. rule: that weighs points. told: of what it was warned.
+        limit: bytes that the Jacobian of a grown set may take. patience: jumps without a fall after which points are
+            added in any case. rule: that weighs points. told: of what it was warned.
     """
 
     unseen: Residuals
@@ -44,6 +46,7 @@ class Collocation:
     moves: bool
     decides: bool
     limit: float
+    patience: int
     rule: Rule | None = None
     told: set[str] = field(default_factory=set)
 
@@ -69,7 +72,7 @@ class Collocation:
             return None
         limit = objective.allowance(memory_limit) / COPIES
         free = settings.adaptive is not False
-        return Collocation(unseen, settings.seed, moving and free, free, limit, settings.weigh)
+        return Collocation(unseen, settings.seed, moving and free, free, limit, settings.patience, settings.weigh)
 
     def due(self, state: FitState) -> bool:
         return state.jumps % LOOK == 0
@@ -90,7 +93,8 @@ class Collocation:
             state = replace(state, kept=state.theta, kept_unseen=found)
         if not (self.moves and found > PARTED * own):
             return state, None
-        growth = GROWTH if state.renewals % 2 and self._fits(objective, GROWTH) else 1.0
+        wanted = state.best_loss <= HOLD * state.start or state.jumps - state.since >= self.patience
+        growth = GROWTH if wanted and state.renewals % 2 and self._fits(objective, GROWTH) else 1.0
         seed = self.seed + TERMS * (state.renewals + 1)
         try:
             other = objective.refined(state.theta, seed, growth, self.unseen)

@@ -38,6 +38,7 @@ KICK = 0.03  # size of the first perturbation of a restart, relative to each ten
 CAUTION = 20  # jumps after which a fit may climb at the latest (these three: seeds 100 to 105)
 DESCENT = 0.01  # or once the loss is this share of the first
 LANDING = 0.6  # share of the budget after which a nonmonotone fit goes back to the best weights and climbs no more
+LATER = 0.85  # the same on points that move: landing from the weights lowest on others takes a few jumps
 WATCH = 0.1  # share of the time that may go into calls of ``error``
 LONGER = 4  # times the patience with a climb on points that move: what it gains shows when it lands
 ROUNDING = 1e3  # times the precision of a number: residuals of this size, relative to the first, are nothing
@@ -314,7 +315,8 @@ class FitRun:
     def late(self, state: FitState) -> bool:
         """Whether most of the budget is gone."""
         budget = self.settings.budget
-        return max(state.seconds / budget if budget else 0.0, state.jumps / self.settings.limit) >= LANDING
+        spent = max(state.seconds / budget if budget else 0.0, state.jumps / self.settings.limit)
+        return spent >= (LATER if self.points is not None and self.points.moves else LANDING)
 
     def followed(self, state: FitState) -> FitState:
         """What follows from the last jump; ``ended`` if that leads nowhere any more."""

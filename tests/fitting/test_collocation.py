@@ -13,7 +13,7 @@ from torch.func import grad
 import jumpstart as js
 from jumpstart import errors
 from jumpstart.domains import Box, Interval
-from jumpstart.fitting import collocation
+from jumpstart.fitting import collocation, stages
 from jumpstart.fitting.fit import Fit
 from jumpstart.fitting.stages import CALM, Event
 from jumpstart.fitting.state import Stage
@@ -86,7 +86,8 @@ def test_where_points_stay_a_tolerance_is_of_their_loss():
     assert result.history[-1]["best"] <= 1e-3 < result.history[-2]["best"]
 
 
-def test_points_grow_at_every_second_renewal_and_course_and_horizon_go_on():
+def test_points_grow_at_every_second_renewal_and_course_and_horizon_go_on(monkeypatch):
+    monkeypatch.setattr(collocation, "HOLD", math.inf)
     counts, renewals = [], 0
     for state in Fit(problem(net(2)), jumps=80).steps():
         if state.renewals > renewals:
@@ -101,7 +102,27 @@ def test_points_grow_at_every_second_renewal_and_course_and_horizon_go_on():
     assert counts == grown[1:]
 
 
-@pytest.mark.parametrize(("seed", "jumps", "late"), [(3, 8, True), (3, 14, True), (3, 40, False), (2, 41, None)])
+@pytest.mark.parametrize(("patience", "grows"), [(10**6, False), (4, True)])
+def test_before_the_loss_is_down_points_are_added_only_where_a_climb_no_longer_gains(monkeypatch, patience, grows):
+    monkeypatch.setattr(collocation, "HOLD", 0.0)
+    states = list(Fit(problem(net(2)), jumps=60, patience=patience).steps())
+    counts = [state.counts[0]["count"] for state in states if state.counts]
+    assert states[-1].renewals > 3 and min(counts) == 16 and (max(counts) > 16) is grows
+
+
+@pytest.mark.parametrize(
+    ("loss", "waited", "factor"), [(1.1, 0, 1.0), (0.9, 0, collocation.GROWTH), (1.1, 40, collocation.GROWTH)]
+)
+def test_points_are_held_until_the_loss_has_been_a_hundredth_of_the_first(monkeypatch, loss, waited, factor):
+    monkeypatch.setattr(collocation, "PARTED", 0.0)  # they are renewed in any case
+    fit = Fit(problem(net(2)), jumps=1)
+    state = list(fit.steps())[-1]
+    given = replace(state, renewals=1, best_loss=loss * collocation.HOLD * state.start, jumps=state.since + waited)
+    _, other = fit.run.points.looked(given, fit.run.objective)
+    assert len(other.drawn[0].points) == math.ceil(factor * 16)
+
+
+@pytest.mark.parametrize(("seed", "jumps", "late"), [(2, 8, True), (2, 34, True), (3, 40, False), (2, 41, None)])
 def test_the_answer_is_lowest_on_points_never_trained_on_the_last_jumps_too(seed, jumps, late):
     model = net(seed)
     fit = Fit(problem(model), jumps=jumps)
@@ -112,6 +133,13 @@ def test_the_answer_is_lowest_on_points_never_trained_on_the_last_jumps_too(seed
     assert torch.equal(flat(model), theta)
     if late is not None:  # whether the looks alone would have given another
         assert torch.equal(theta, fit.run.state.answer) is not late
+
+
+@pytest.mark.parametrize(("adaptive", "share"), [(None, 0.85), (False, 0.6)])
+def test_points_that_move_leave_less_of_the_budget_to_landing(monkeypatch, adaptive, share):
+    monkeypatch.setattr(stages, "CAUTION", 3)
+    found = [state.stage for state in Fit(problem(net(2)), jumps=20, adaptive=adaptive).steps()]
+    assert found.index(Stage.LAND) == round(20 * share) and found[-1] is Stage.LAND
 
 
 def test_patience_is_about_points_that_do_not_move():
