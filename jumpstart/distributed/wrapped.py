@@ -16,6 +16,7 @@ from ..errors import GroupError, InputError
 from ..utils.brief import brief
 from ..utils.version import installed
 from ..utils.warn import warn
+from .sharded import group_of, has_shards, whole_model
 from .world import World
 
 _worlds: dict[Any, World] = {}  # by process group: entries of two objectives of one group count as one program
@@ -47,10 +48,33 @@ def require_group(group: Any) -> World:
 
 
 def joined(model: Any, group: Any) -> tuple[Any, World | None]:
-    """The module inside of a ``DistributedDataParallel``, and its group unless another is given."""
+    """What an objective is of, and its processes: those of a wrapped model unless another group is given.
+
+    Of a ``DistributedDataParallel`` it is the module inside, of a model that ``fully_shard`` was applied to its twin
+    with whole parameters (``sharded``).
+
+    Raises:
+        InputError: see ``Sharded``.
+    """
+    if has_shards(model):
+        world = require_group(group_of(model) if group is None else group)
+        return whole_model(model, world), world
     if any(base.__name__ == "DistributedDataParallel" for base in type(model).__mro__):
         return model.module, require_group(model.process_group if group is None else group)
     return model, None if group is None else require_group(group)
+
+
+def require_whole(model: Any, who: str) -> None:
+    """Refuse a model in shards for what needs the module that the loop calls.
+
+    Raises:
+        InputError: as said.
+    """
+    if has_shards(model):
+        raise InputError(
+            f"{who} watches the passes of the model that the loop calls, and this one keeps its parameters in shards "
+            "(fully_shard): it works with DistributedDataParallel."
+        )
 
 
 def gathered(rows: Tensor, group: Any) -> Tensor:

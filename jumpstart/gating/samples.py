@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..distributed.wrapped import joined
+from ..distributed.wrapped import joined, require_whole
 from ..errors import InputError, NoParametersError
 from ..utils import guard
 from ..utils.brief import brief
@@ -109,6 +109,7 @@ class Recorder:
     def __init__(
         self, model: nn.Module, params: Iterable[nn.Parameter] | None = None, each: str = "sample", group: Any = None
     ) -> None:
+        require_whole(model, "js.gating.record")
         model, world = joined(model, group)
         if not isinstance(model, nn.Module):
             raise InputError(f"record({brief(model)}): give the torch.nn.Module whose gradients are to be recorded.")

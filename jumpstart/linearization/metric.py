@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..distributed.optimizers import current, whole
 from ..errors import InputError, NonFiniteError, ShapeError
 from ..objectives.objective import Objective
 from ..objectives.parameters import ParameterSpace, as_reals
@@ -125,6 +126,12 @@ def from_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, space: Pa
     """
     while isinstance(inner := getattr(optimizer, "inner", None), torch.optim.Optimizer):
         optimizer = inner  # a JumpOptimizer's
+    optimizer = whole(optimizer)
+    with current(optimizer):
+        return _read(optimizer, model, space)
+
+
+def _read(optimizer: torch.optim.Optimizer, model: nn.Module, space: ParameterSpace) -> Metric:
     kind, present = type(optimizer).__name__, dict(model.named_parameters())
     groups = held(optimizer, model, space)
     rates = {name: adapters.rate(optimizer, groups[name]) for name in space.names}

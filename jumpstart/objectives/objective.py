@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..distributed.sharded import followed, refreshed
 from ..distributed.shards import Shards
 from ..distributed.world import World
 from ..distributed.wrapped import entry, gathered, joined, require_same_program
@@ -204,6 +205,7 @@ class Objective:
 
     def theta(self) -> Tensor:
         """The model's present weights as a fresh vector (P,)."""
+        refreshed(self.model)
         return self.space.read(self.model)
 
     def elapsed(self, begun: float) -> float:
@@ -246,6 +248,7 @@ class Objective:
         Raises:
             InputError: names those that are gone, of another shape, or (where none were asked for) frozen since.
         """
+        followed(self.model)
         present = dict(self.model.named_parameters())
         space, other = self.space, []
         for name, shape in zip(space.names, space.shapes, strict=True):

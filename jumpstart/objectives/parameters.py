@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from ..distributed.sharded import settled
 from ..errors import InputError, NonFiniteError, NoParametersError
 from ..utils.brief import brief
 from ..utils.interrupts import uninterrupted
@@ -94,6 +95,7 @@ class ParameterSpace:
         with uninterrupted(), torch.no_grad():  # within: an interrupt on its way out would leave gradients off
             for parameter, value in pairs:
                 parameter.copy_(value)
+            settled(model)
 
 
 def as_reals(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..distributed.optimizers import original
 from ..errors import InputError
 from ..objectives.objective import Objective
 from ..utils.brief import brief
@@ -117,7 +118,8 @@ def require_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
     if not isinstance(scheduler, Scheduler):
         raise InputError(f"scheduler={brief(scheduler)}: give a torch learning-rate scheduler that is stepped with the "
                          "optimizer, or None.")  # fmt: skip
-    if scheduler.optimizer.param_groups is not optimizer.param_groups:  # wrappers of it (ours, accelerate's) share them
+    # Wrappers of it (ours, accelerate's) share them.
+    if scheduler.optimizer.param_groups is not original(optimizer).param_groups:
         raise InputError(
             f"scheduler={type(scheduler).__name__} moves the rates of another optimizer, a "
             f"{type(scheduler.optimizer).__name__}: give the one of this {type(optimizer).__name__}."

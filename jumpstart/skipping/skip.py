@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..distributed.optimizers import current, whole
 from ..distributed.wrapped import entry
 from ..errors import InputError
 from ..linearization.consistency import require_repeatable
@@ -74,7 +75,7 @@ class Skipper:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise InputError(f"skip replays a torch optimizer, got {type(optimizer).__name__}.")
         require_options(tolerance, scheduler, clip, optimizer)
-        self.objective, self.optimizer = objective, optimizer
+        self.objective, self.optimizer = objective, whole(optimizer)
         self.tolerance, self.scheduler, self.clip = tolerance, scheduler, clip
         self.window = OPENING
 
@@ -127,7 +128,7 @@ def skip(objective: Objective, optimizer: torch.optim.Optimizer, steps: int = 20
 
 @guarded(lambda objective, *_, **__: objective.model)
 def _skip(objective: Objective, skipper: Skipper, steps: int, conditions: Conditions) -> SkipResult:
-    with entry(objective.world, "a skip"):
+    with entry(objective.world, "a skip"), current(skipper.optimizer):
         return _skipped(objective, skipper, steps, conditions)
 
 

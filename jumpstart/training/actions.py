@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..distributed.optimizers import current
 from ..distributed.wrapped import entry
 from ..errors import InputError
 from ..utils.borrowed import generators, rewind
@@ -159,7 +160,8 @@ class Action(ABC):
     def _untroubled(self, call: Callable[[], Any]) -> Any:
         drawn = generators(p for group in self.optimizer.param_groups for p in group["params"])
         try:
-            with entry(getattr(self.source, "world", None), self.name):  # all processes go on, or none
+            # All processes go on, or none.
+            with entry(getattr(self.source, "world", None), self.name), current(self.optimizer):
                 return call()
         except Exception as error:
             for generator, state in drawn:

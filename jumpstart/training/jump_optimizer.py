@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from ..distributed.optimizers import current, whole
 from ..distributed.wrapped import warn_alone
 from ..errors import InputError
 from ..objectives.objective import Objective
@@ -108,7 +109,7 @@ class JumpOptimizer(torch.optim.Optimizer):
             )
         warn_alone("the objective of this JumpOptimizer", getattr(objective, "world", None))
         self.inner, self.taken = optimizer, 0
-        self.action = chosen(optimizer, objective, at, skip, search, actions, options)
+        self.action = chosen(whole(optimizer), objective, at, skip, search, actions, options)
         self.total: int | None = None
         self.history: list[dict[str, Any]] = Recent()
         self._begun: float | None = None  # when the first step was taken here
@@ -211,7 +212,8 @@ class JumpOptimizer(torch.optim.Optimizer):
         Raises:
             InputError and its kinds: for an objective that cannot be jumped along, and for a wrapper that skips.
         """
-        result = self.action.now(self.taken)
+        with current(self.action.optimizer):
+            result = self.action.now(self.taken)
         self._tell(self.results[-1])  # who collects results collects no displacements
         return result
 

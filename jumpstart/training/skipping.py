@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..distributed.optimizers import written
 from ..errors import InputError
 from ..objectives.objective import Objective
 from ..skipping.forecast import SECANTS
@@ -162,7 +163,7 @@ class Skipping(Sampling):
 
     def _versions(self) -> list[int]:
         """Counts of writes to each parameter, which torch keeps."""
-        return [p._version for group in self.optimizer.param_groups for p in group["params"]]
+        return written(self.optimizer)
 
     def follow(self, taken: int, limit: int | None = None) -> Any:
         result = super().follow(taken, limit)
