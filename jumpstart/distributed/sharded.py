@@ -254,12 +254,9 @@ def whole_model(model: nn.Module, world: World) -> nn.Module:
     known = _known.get(id(model))
     if known is None or known.world is not world:
         known = world.attempt("a model in shards", lambda: Sharded(model, world))
-        told = {
-            "the model": type(known.twin).__name__,
-            "the shards of its parameters": [
-                (name, tuple(p.shape), str(p.dtype), str(p.placements)) for name, p, _ in known.pairs()
-            ],
-        }
+        told: dict[str, Any] = {"the model": type(known.twin).__name__}
+        for name, p, _ in known.pairs():
+            told[f"{name!r} (shape, dtype, placements)"] = tuple(p.shape), str(p.dtype), str(p.placements)
         world.require_same("a model in shards", told, "Every process must shard the same model in the same way.")
         _known[id(model)] = known
     known.refresh()
@@ -298,10 +295,19 @@ def _in_shards(model: nn.Module) -> list[tuple[str, Any]]:
 
 
 def reshard(model: nn.Module) -> None:
-    """Let modules whose parameters a forward pass has left whole hold their shards again; values stay."""
-    for module in model.modules():
+    """Let modules whose parameters a forward pass has left whole hold their shards again; values stay.
+
+    Raises:
+        InputError: one is in the middle of a forward pass.
+    """
+    for name, module in model.named_modules():
         if fully_sharded(module) and any(not group.is_sharded for group in _groups(module)):
             module.reshard()  # type: ignore[operator]
+            if any(not group.is_sharded for group in _groups(module)):
+                raise InputError(
+                    f"{name or type(module).__name__!r} is in the middle of a forward pass, its parameters whole: call "
+                    "jumps outside of it (not in a hook)."
+                )
 
 
 def _groups(module: Any) -> list[Any]:
@@ -338,8 +344,6 @@ def _require_plain(model: nn.Module) -> None:
         for group in _groups(module):
             if type(group.offload_policy).__name__ == "CPUOffloadPolicy":
                 raise InputError(f"{place} keeps its shards on the CPU (CPUOffloadPolicy): leave offload_policy out.")
-            if not group.is_sharded:
-                raise InputError(f"{place} is in the middle of a forward pass or of unshard(): call jumps outside.")
 
 
 def _listed(dtypes: Any) -> str:

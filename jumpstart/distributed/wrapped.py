@@ -56,12 +56,22 @@ def joined(model: Any, group: Any) -> tuple[Any, World | None]:
     Raises:
         InputError: see ``Sharded``.
     """
+    if isinstance(model, nn.Module) and any(_is_a(m, "FullyShardedDataParallel") for m in model.modules()):
+        raise InputError(
+            f"{type(model).__name__} keeps its parameters in FullyShardedDataParallel (FSDP1), flat and in shards: "
+            "shard the model by torch.distributed.fsdp.fully_shard, or give one in DistributedDataParallel."
+        )
     if has_shards(model):
         world = require_group(group_of(model) if group is None else group)
         return whole_model(model, world), world
-    if any(base.__name__ == "DistributedDataParallel" for base in type(model).__mro__):
+    if _is_a(model, "DistributedDataParallel"):
         return model.module, require_group(model.process_group if group is None else group)
     return model, None if group is None else require_group(group)
+
+
+def _is_a(model: Any, name: str) -> bool:
+    """Whether a class of that name is among a model's: torch.distributed need not be there."""
+    return any(base.__name__ == name for base in type(model).__mro__)
 
 
 def require_whole(model: Any, who: str) -> None:

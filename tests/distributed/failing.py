@@ -9,12 +9,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import jumpstart as js
 from jumpstart.distributed import wrapped
 
-from .jobs import data, mlp, outcome, shard, weights
+from .jobs import data, mlp, outcome, shard
 
 
 class Failing(nn.Module):
@@ -40,11 +42,13 @@ class Failing(nn.Module):
         return self.inner(x)
 
 
-def ready(how: str, rank: int, after: int = 2) -> Any:
-    """An objective that fails on one process from its next evaluations on."""
+def ready(how: str, rank: int, after: int = 2, shards: bool = False) -> Any:
+    """An objective that fails on one process from its next evaluations on; of a model in shards, it may be."""
     x, y = data(0, 12)
     own = shard(12, [0, 7, 12] if dist.get_world_size() == 2 else [0, 4, 8, 12])
-    objective = js.supervised(Failing(how), x[own], y[own], group=dist.group.WORLD)
+    model = fully_shard(Failing(how)) if shards else Failing(how)
+    objective = js.supervised(model, x[own], y[own], group=dist.group.WORLD)
+    objective.home = model
     js.solve(objective)  # is asked once whether it is one function
     if dist.get_rank() == rank:
         objective.model.left[0] = after
@@ -52,15 +56,26 @@ def ready(how: str, rank: int, after: int = 2) -> Any:
 
 
 def still(objective: Any, call: Any) -> list[Any]:
-    before = weights(objective.model)
+    model = getattr(objective, "home", objective.model)
+    before = held(model)
     found = outcome(lambda: call(objective))
-    return [*found, bool(torch.equal(before, weights(objective.model)))]
+    return [*found, bool(torch.equal(before, held(model)))]
+
+
+def held(model: nn.Module) -> Tensor:
+    """What this process has of a model's weights."""
+    own = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
+    return torch.cat([p.detach().reshape(-1) for p in own])
+
+
+def skipped(objective: Any) -> Any:
+    return js.skip(objective, torch.optim.SGD(objective.home.parameters(), lr=0.01, momentum=0.9), 200)
 
 
 def main() -> dict[str, Any]:
     how = os.environ.get("JOB_HOW")
     if how is not None:  # a group that is lost: one job each
-        objective = ready(how, dist.get_world_size() - 1)
+        objective = ready(how, dist.get_world_size() - 1, shards=bool(os.environ.get("JOB_SHARDS")))
         begun = time.monotonic()
         found = still(objective, js.jump)
         again = outcome(lambda: js.jump(objective))
@@ -75,9 +90,11 @@ def main() -> dict[str, Any]:
             "jump": js.jump,
             "solve": js.solve,
             "fit": lambda objective: js.fit(objective, jumps=2, progress=False),
-            "skip": lambda objective: js.skip(objective, torch.optim.SGD(objective.model.parameters(), lr=0.01), 200),
+            "skip": skipped,
         }.items():
-            found[f"{how} in a {name}"] = still(ready(how, 1, 0 if name == "skip" else 2), call)
+            for shards in (False, True):
+                of = "shards: " if shards else ""
+                found[f"{of}{how} in a {name}"] = still(ready(how, 1, 0 if name == "skip" else 2, shards), call)
 
     def build(name: str, make: Any) -> None:
         found[name] = outcome(make)

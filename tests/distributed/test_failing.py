@@ -32,6 +32,12 @@ CASES = {
 }  # fmt: skip
 
 
+# The same of a model in shards (FSDP2).
+QUIET = ("nan in a jump", "nan in a fit", "nan in a skip")
+QUIET += tuple(f"shards: {name}" for name in QUIET)
+CASES |= {f"shards: {name}": case for name, case in CASES.items() if " in a " in name}
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
     found = spawn("failing", 2, tmp_path_factory.mktemp("failing"), timeout=20.0)
@@ -51,21 +57,19 @@ def test_all_processes_are_told(told, case):
 
 
 def test_every_case_is_judged(told):
-    quiet = {"nan in a jump", "nan in a fit", "nan in a skip"}
+    quiet = set(QUIET)
     assert {name for name, value in told[0].items() if isinstance(value, list)} == set(CASES) | quiet
 
 
-@pytest.mark.parametrize("case", ["nan in a jump", "nan in a fit", "nan in a skip"])
+@pytest.mark.parametrize("case", QUIET)
 def test_what_is_not_finite_somewhere_moves_nobody(told, case):
     """An outcome or a named error, the same on all."""
     assert told[0][case][::2] == told[1][case][::2]
-    assert told[0][case][2] or case != "nan in a jump"
+    assert told[0][case][2] or not case.endswith("nan in a jump")
 
 
-@pytest.mark.parametrize("how", ["dies", "sleeps"])
-def test_a_process_that_is_lost(tmp_path, how):
-    seconds = 4.0
-    found = spawn("failing", 3, tmp_path, timeout=seconds, lost=1, JOB_HOW=how)
+def lost(folder, how, seconds=4.0, **extra):
+    found = spawn("failing", 3, folder, timeout=seconds, lost=1, JOB_HOW=how, **extra)
     for rank in found:
         assert rank["code"] == 0, rank["out"][-3000:]
         kind, text, same = rank["found"]
@@ -73,3 +77,14 @@ def test_a_process_that_is_lost(tmp_path, how):
         assert f"{seconds:g} s that the group waits" in text
         assert rank["seconds"] < 4 * seconds
         assert rank["again"][0] == GONE  # and at once
+
+
+@pytest.mark.parametrize("how", ["dies", "sleeps"])
+def test_a_process_that_is_lost(tmp_path, how):
+    lost(tmp_path, how)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["dies", "sleeps"])
+def test_a_process_that_is_lost_with_its_shards(tmp_path, how):
+    lost(tmp_path, how, JOB_SHARDS="1")

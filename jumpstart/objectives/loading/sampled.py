@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...distributed.sharded import has_shards
 from ...errors import InputError
 from ...losses.base import Loss
 from ...utils.brief import brief
@@ -220,7 +221,7 @@ def _require_model(model: Any) -> None:
     """Raise for what is no model of one process."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-    if any(base.__name__ == "DistributedDataParallel" for base in type(model).__mro__):
+    if has_shards(model) or any(base.__name__ == "DistributedDataParallel" for base in type(model).__mro__):
         raise InputError(
             "from_loader draws for one process: in a loop over several give JumpOptimizer a fixed objective, "
             "js.supervised(model, inputs, targets) of samples that each process has drawn."
