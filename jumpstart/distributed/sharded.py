@@ -305,7 +305,7 @@ def reshard(model: nn.Module) -> None:
             module.reshard()  # type: ignore[operator]
             if any(not group.is_sharded for group in _groups(module)):
                 raise InputError(
-                    f"{name or type(module).__name__!r} is in the middle of a forward pass, its parameters whole: call "
+                    f"{(name or type(module).__name__)!r} is in the middle of a forward pass, its parameters whole: call "
                     "jumps outside of it (not in a hook)."
                 )
 

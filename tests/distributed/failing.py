@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 import jumpstart as js
 from jumpstart.distributed import wrapped
 
+from . import kept
 from .jobs import data, mlp, outcome, shard
 
 
@@ -146,6 +147,7 @@ def main() -> dict[str, Any]:
     build("a head", lambda: js.fit_head(objective()))
     build("a recorder", lambda: js.trajectory.Recorder(objective(), lr=0.1))
     build("a loader", lambda: js.from_loader(DistributedDataParallel(mlp(0)), [(x, y)], "mse"))
+    found |= kept.refused()
     dist.destroy_process_group()
     build("a group that is gone", lambda: js.supervised(mlp(0), x, y, group=group))
     found["an objective of it"] = still(spread, js.jump)

@@ -52,15 +52,16 @@ def layouts() -> dict[str, float]:
     for shape in ((1, size), (size, 1)):
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard"))
         found[f"mesh {shape}"] = jumped(fully_shard(mlp(0), mesh=mesh), mlp(0))
-    placed = fully_shard(
-        mlp(0, width=6), shard_placement_fn=lambda p: Shard(1) if p.dim() > 1 and p.shape[1] == 6 else None
-    )
-    found["Shard(1)"] = jumped(placed, mlp(0, width=6))
+
+    def across(p: nn.Parameter) -> Shard | None:
+        return Shard(1) if p.dim() > 1 and p.shape[1] == 6 else None
+
+    found["Shard(1)"] = jumped(fully_shard(mlp(0, width=6), shard_placement_fn=across), mlp(0, width=6))
     one, model = mlp(0), mlp(0)
     for net in (one, model):
         net[0].bias.requires_grad_(False)
     found["frozen"] = jumped(fully_shard(model), one)
-    found["params="] = jumped(fully_shard(mlp(0)), mlp(0), params=["2.*"])
+    found["params="] = jumped(fully_shard(mlp(0)), mlp(0), params=["0.*"])
     model = mlp(0)
     fully_shard(model[0])
     found["in no group"] = jumped(model, mlp(0))
@@ -115,7 +116,7 @@ def stale() -> dict[str, float]:
     found["modes"] = abs(a.value(a.theta()) - b.value(b.theta()))
     state = {name: value * 1.1 for name, value in one.state_dict().items()}
     one.load_state_dict(state)
-    for name, p in model.named_parameters():
+    for p in model.parameters():
         with torch.no_grad():
             p.mul_(1.1)
     model.shift.mul_(1.1)
@@ -179,7 +180,6 @@ def loops() -> dict[str, float]:
                         scheduler.step()
             ends.append((model, optimizer, inner, scheduler))
         (one, a, inner, first), (many, b, other, second) = ends
-        print(name, a.results, b.results)
         assert a.jumps == b.jumps > 0 and a.skipped == b.skipped, (a, b)
         found[f"{name} loop"] = near(full(many), weights(one))
         found[f"{name} moments"] = near(moments(many, other), moments(one, inner))
@@ -204,6 +204,12 @@ def equations() -> dict[str, float]:
         ends.append((js.fit(objective, jumps=3, progress=False), model))
     found["fit"] = near(full(ends[1][1]), weights(ends[0][1]))
     return found
+
+
+def strange(model: nn.Module, x: Tensor) -> Any:
+    """A skip by an optimizer of another model in shards."""
+    objective = js.supervised(model, x, x[:, :2])
+    return js.skip(objective, torch.optim.SGD(fully_shard(mlp(1)).parameters(), lr=0.1), 10)
 
 
 def refused() -> dict[str, list[str]]:
@@ -259,6 +265,7 @@ def refused() -> dict[str, list[str]]:
     found["in a forward pass"] = outcome(lambda: inside(x, y))
     build("FSDP1", lambda: FullyShardedDataParallel(mlp(0), device_id=torch.device("cpu")), group=dist.group.WORLD)
     build("record", lambda: fully_shard(mlp(0)), lambda model, x: js.gating.record(model).__enter__(), x)
-    build("a loader", lambda: fully_shard(mlp(0)), js.from_loader, [(x, y)], "mse")
+    build("a loader of shards", lambda: fully_shard(mlp(0)), js.from_loader, [(x, y)], "mse")
+    build("another model's optimizer", lambda: fully_shard(mlp(0)), strange, x)
     build("other shards", lambda: fully_shard(mlp(0, width=6 + 2 * dist.get_rank())))
     return found

@@ -21,6 +21,7 @@ import jumpstart as js
 from jumpstart.linearization.linearize import linearize
 from jumpstart.linearization.operators import GraphJacobian
 
+from . import kept, resumed, sharded
 from .jobs import data, mlp, near, shard, weights
 
 
@@ -28,6 +29,11 @@ def main() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in (products, solves, jumps, skips, residuals, loops, gates):
         found.update(part())
+    if dist.get_world_size() == 2:
+        for part in (sharded.products, sharded.jumps, sharded.skips, kept.stale, kept.untouched):
+            found.update(part())
+    for kind in resumed.KINDS:
+        keep(resumed.stage(pathlib.Path(os.environ["JOB_FOLDER"]), kind))
     found["weights"] = _BITS
     return found
 

@@ -32,6 +32,17 @@ CASES = {
 }  # fmt: skip
 
 
+# Of models in shards (``kept.refused``).
+CASES |= {
+    "mixed precision": (INPUT, "param_dtype=torch.bfloat16"), "output dtype": (INPUT, "output_dtype=torch.float32"),
+    "meta": (INPUT, "call to_empty"), "closure": (INPUT, "make it a method"),
+    "compiled inside": (INPUT, "compile the whole"), "tensor parallel": (INPUT, "'0' is parallelized"),
+    "another group": (INPUT, "'0.weight' lies on the processes [0, 1]"), "offload": (INPUT, "CPUOffloadPolicy"),
+    "in a forward pass": (INPUT, "in the middle of a forward pass"), "FSDP1": (INPUT, "FSDP1"),
+    "record": (INPUT, "works with DistributedDataParallel"), "a loader of shards": (INPUT, "from_loader"),
+    "other shards": (INPUT, "'0.weight' (shape, dtype, placements) differs"),
+    "another model's optimizer": (INPUT, "does not hold"),
+}  # fmt: skip
 # The same of a model in shards (FSDP2).
 QUIET = ("nan in a jump", "nan in a fit", "nan in a skip")
 QUIET += tuple(f"shards: {name}" for name in QUIET)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch.distributed as dist
 
-from .jobs import spawn
+from . import resumed
+from .jobs import near, spawn
 
 CLOSE = 1e-10
 # Agreements and payloads of each product; "preparing" is one agreement more, before what asks the parts anew.
@@ -17,7 +19,8 @@ COUNTS = {
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
     folder = tmp_path_factory.mktemp("same")
-    return {size: spawn("same", size, folder, JOB_PROBLEMS=str(6 - size)) for size in (2, 3)}
+    found = {size: spawn("same", size, folder, JOB_PROBLEMS=str(6 - size)) for size in (2, 3)}
+    return {**found, "folder": folder}
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -49,6 +52,22 @@ def test_collectives_are_counted(told, size):
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_gradient_that_is_no_mean_over_processes_has_no_variance(told, size):
     assert all("not the mean over" in rank["clipped"] for rank in told[size])
+
+
+def test_what_moves_nothing_writes_to_no_shard(told):
+    for rank in told[2]:
+        assert rank["refused leaves all"] and rank["a jump writes in place"]
+
+
+@pytest.mark.parametrize("kind", resumed.KINDS)
+def test_a_run_goes_on_in_groups_of_other_sizes(told, kind):
+    """Two processes, then three, then one: as one that was never interrupted."""
+    assert all(rank["code"] == 0 for size in (2, 3) for rank in told[size])
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        assert near(resumed.stage(told["folder"], kind), resumed.alone()) <= CLOSE
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.slow
