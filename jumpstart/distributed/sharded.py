@@ -304,9 +304,10 @@ def reshard(model: nn.Module) -> None:
         if fully_sharded(module) and any(not group.is_sharded for group in _groups(module)):
             module.reshard()  # type: ignore[operator]
             if any(not group.is_sharded for group in _groups(module)):
+                place = repr(name or type(module).__name__)
                 raise InputError(
-                    f"{(name or type(module).__name__)!r} is in the middle of a forward pass, its parameters whole: call "
-                    "jumps outside of it (not in a hook)."
+                    f"{place} is in the middle of a forward pass, its parameters whole: call jumps outside of it (not "
+                    "in a hook)."
                 )
 
 

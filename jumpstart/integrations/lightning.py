@@ -29,7 +29,9 @@ class JumpCallback(Callback):
     and ``gradient_clip_val`` are followed. Checkpoints hold what jumps remember.
 
     Args:
-        objective, at, options: as for :class:`jumpstart.JumpOptimizer`.
+        objective, at, options: as for :class:`jumpstart.JumpOptimizer`. In a fit over several processes a function is
+            called once, at its beginning, when their group is there: ``lambda: js.supervised(…, group=
+            torch.distributed.group.WORLD)``.
 
     Raises:
         InputError: at the beginning of a fit, where there is not exactly one optimizer, or it cannot be wrapped.
@@ -47,7 +49,10 @@ class JumpCallback(Callback):
             raise InputError(f"JumpCallback: this module has {len(trainer.optimizers)} optimizers: it takes one.")
         (made,) = trainer.optimizers
         if inside(made) is None:
-            trainer.strategy.optimizers = [JumpOptimizer(made, self.objective, self.at, **self.options)]
+            # Over several processes an objective is fixed, and there is no group before this.
+            once = trainer.world_size > 1 and not isinstance(self.objective, Objective)
+            objective = self.objective() if once else self.objective
+            trainer.strategy.optimizers = [JumpOptimizer(made, objective, self.at, **self.options)]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Tells the wrapper of schedule, clipping and number of steps; Lightning calls it, with its ``pl_module``."""
