@@ -16,6 +16,7 @@ from ..errors import GroupError, InputError
 from ..utils.brief import brief
 from ..utils.version import installed
 from ..utils.warn import warn
+from .optimizers import LINK, InShards, Optimizer, Spread, in_shards, is_spread
 from .sharded import group_of, has_shards, whole_model
 from .world import World
 
@@ -72,6 +73,19 @@ def joined(model: Any, group: Any) -> tuple[Any, World | None]:
 def _is_a(model: Any, name: str) -> bool:
     """Whether a class of that name is among a model's: torch.distributed need not be there."""
     return any(base.__name__ == name for base in type(model).__mro__)
+
+
+def whole(optimizer: Optimizer) -> Optimizer:
+    """The twin of an optimizer that spreads its state over processes (``optimizers``); any other as it is.
+
+    Raises:
+        InputError: it wraps another one, whose parameters are in shards, or steps where nothing can follow.
+    """
+    if vars(optimizer).get(LINK) is not None:
+        return optimizer
+    if is_spread(optimizer):
+        return Spread(optimizer, require_group(optimizer.process_group)).twin  # type: ignore[attr-defined]
+    return InShards(optimizer).twin if in_shards(optimizer) else optimizer
 
 
 def require_whole(model: Any, who: str) -> None:

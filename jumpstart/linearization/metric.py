@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..distributed.optimizers import current, whole
+from ..distributed.optimizers import current
+from ..distributed.wrapped import whole
 from ..errors import InputError, NonFiniteError, ShapeError
 from ..objectives.objective import Objective
 from ..objectives.parameters import ParameterSpace, as_reals

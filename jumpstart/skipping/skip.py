@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..distributed.optimizers import current, whole
-from ..distributed.wrapped import entry
+from ..distributed.optimizers import current
+from ..distributed.wrapped import entry, whole
 from ..errors import InputError
 from ..linearization.consistency import require_repeatable
 from ..objectives.objective import Objective, require_finite_outputs

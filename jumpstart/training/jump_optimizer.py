@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from ..distributed.optimizers import current, whole
-from ..distributed.wrapped import warn_alone
+from ..distributed.optimizers import current
+from ..distributed.wrapped import warn_alone, whole
 from ..errors import InputError
 from ..objectives.objective import Objective
 from ..optim import adapters
@@ -102,11 +102,6 @@ class JumpOptimizer(torch.optim.Optimizer):
             raise InputError("JumpOptimizer: this optimizer jumps already; wrap the one inside it (optimizer.inner).")
         if not isinstance(objective, Objective) and not callable(objective):
             raise InputError(f"objective must be a js.Objective or a function returning one, got {brief(objective)}.")
-        if any(base.__name__ == "ZeroRedundancyOptimizer" for base in type(optimizer).__mro__):
-            raise InputError(
-                "JumpOptimizer: ZeroRedundancyOptimizer keeps the state of each parameter on one process, and a jump "
-                "needs all of it on each: wrap the optimizer that it is made of."
-            )
         warn_alone("the objective of this JumpOptimizer", getattr(objective, "world", None))
         self.inner, self.taken = optimizer, 0
         self.action = chosen(whole(optimizer), objective, at, skip, search, actions, options)

@@ -11,8 +11,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
 
 import jumpstart as js
 
@@ -22,7 +24,7 @@ from .sharded import full, in_shards, loop, texts, transformer
 
 def main() -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for part in (layouts, stale, untouched, loops, equations, refused):
+    for part in (layouts, stale, untouched, loops, zero, equations, refused):
         found.update(part())
     return found
 
@@ -194,6 +196,45 @@ def moments(model: nn.Module, optimizer: Any) -> Tensor:
     return torch.cat([t.detach().double().reshape(-1) for t in whole])
 
 
+def zero() -> dict[str, float]:
+    """Loops of ``ZeroRedundancyOptimizer`` under DDP, whose state is spread over the processes."""
+    found, (x, y) = {}, data(0, 12)
+    ways = {
+        "AdamW": ({"at": 20}, torch.optim.AdamW, {"lr": 2e-3}),
+        "SGD": ({"at": 20}, torch.optim.SGD, {"lr": 2e-2, "momentum": 0.9}),
+        "search": ({"at": 20, "search": True}, torch.optim.AdamW, {"lr": 2e-3}),
+    }
+    for name, (options, kind, settings) in ways.items():
+        one, many = mlp(0), DistributedDataParallel(mlp(0))
+        inner = ZeroRedundancyOptimizer(many.parameters(), kind, parameters_as_bucket_view=name == "SGD", **settings)
+        ends = []
+        for model, own, bare in ((one, slice(None), kind(one.parameters(), **settings)), (many, rows(12), inner)):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                optimizer = js.JumpOptimizer(bare, js.supervised(model, x[own], y[own]), **options)
+            for _ in optimizer.steps(40):
+                optimizer.zero_grad()
+                (model(x[own]) - y[own]).square().mean().backward()
+                optimizer.step()
+            ends.append(optimizer)
+        a, b = ends
+        assert a.jumps == b.jumps > 0 and a.skipped == b.skipped, (a, b)
+        found[f"ZeRO {name}"] = near(weights(many), weights(one))
+        inner.consolidate_state_dict(0)
+        if dist.get_rank() == 0:
+            theirs, ours = b.state_dict()["state"], a.state_dict()["state"]
+            pairs = [(theirs[at][key], ours[at][key]) for at in ours for key in ours[at]]
+            found[f"ZeRO {name} state"] = max(near(u.double(), v.double()) for u, v in pairs)
+    return found
+
+
+def overlapping(model: nn.Module, x: Tensor) -> Any:
+    """A wrapper of an optimizer that steps in the backward pass."""
+    inner = ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, lr=0.1)
+    inner._overlap_with_ddp = True  # as overlap_with_ddp=True and a DDP hook make it
+    return js.JumpOptimizer(inner, js.supervised(model, x, x[:, :2], group=dist.group.WORLD))
+
+
 def equations() -> dict[str, float]:
     def residual(net: Any, x: Tensor) -> Tensor:
         return torch.func.grad(lambda z: net(z)[0])(x)[0] - net(x)[0]
@@ -267,5 +308,6 @@ def refused() -> dict[str, list[str]]:
     build("record", lambda: fully_shard(mlp(0)), lambda model, x: js.gating.record(model).__enter__(), x)
     build("a loader of shards", lambda: fully_shard(mlp(0)), js.from_loader, [(x, y)], "mse")
     build("another model's optimizer", lambda: fully_shard(mlp(0)), strange, x)
+    build("ZeRO in the backward pass", lambda: mlp(0), overlapping, x)
     build("other shards", lambda: fully_shard(mlp(0, width=6 + 2 * dist.get_rank())))
     return found

@@ -30,7 +30,7 @@ def main() -> dict[str, Any]:
     for part in (products, solves, jumps, skips, residuals, loops, gates):
         found.update(part())
     if dist.get_world_size() == 2:
-        for part in (sharded.products, sharded.jumps, sharded.skips, kept.stale, kept.untouched):
+        for part in (sharded.products, sharded.jumps, sharded.skips, kept.stale, kept.untouched, kept.zero):
             found.update(part())
     for kind in resumed.KINDS:
         keep(resumed.stage(pathlib.Path(os.environ["JOB_FOLDER"]), kind))
