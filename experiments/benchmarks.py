@@ -57,6 +57,7 @@ PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
     ROOT / "docs" / "distributed.md": (
         processes.spread_traffic,
         processes.spread_memory,
+        processes.spread_shards,
         processes.spread_predicted,
     ),
     ROOT / "docs" / "trajectory.md": (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import pathlib
 import resource
 import socket
 import subprocess
@@ -20,9 +21,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 
 import jumpstart as js
+from jumpstart.distributed.optimizers import current
 from jumpstart.distributed.world import World
+from jumpstart.distributed.wrapped import whole as jumping
 from jumpstart.linearization.linearize import linearize
 from jumpstart.report import records
 from jumpstart.report.records import Row
@@ -33,6 +37,7 @@ SIZES = (1, 2, 3)
 SAMPLES, LARGE = 300, 50_000  # of what is compared and counted, and of what memory is measured on
 INPUTS, WIDTH, OUTPUTS = 20, 32, 3
 WIDE = 256  # hidden units where memory is measured, twice
+BROAD = 2048  # hidden units of the model in shards, twice: it has far more parameters than its outputs have numbers
 DEPTH = 4  # Krylov vectors of the jumps
 BYTES = 8  # of a float64
 ROUNDS = 20  # collectives that a time is the median of
@@ -122,7 +127,7 @@ def measured(quick: bool) -> dict[str, Any]:
     apart["solve"] = _apart(js.solve(spread()).outputs(10.0), before)
     return {
         "size": world.size, "rank": world.rank, "samples": mine.stop - mine.start, "traffic": traffic, "apart": apart,
-        "memory": _memory(quick), **_prices(world),
+        "memory": _memory(quick), "shards": _shards(quick), **_prices(world),
     }  # fmt: skip
 
 
@@ -157,6 +162,69 @@ def _memory(quick: bool) -> dict[str, float]:
     objective = js.supervised(network(WIDE, torch.float32), x, y, group=dist.group.WORLD)
     js.jump(objective, basis="krylov", depth=DEPTH)
     return {"samples": n, "MiB": peak() - before, "seconds": time.perf_counter() - begun}
+
+
+def held() -> float:
+    """What this process has in memory now, in MiB."""
+    return _status("VmRSS")
+
+
+def most(call: Callable[[], Any]) -> float:
+    """The most that it has while it calls a function, in MiB."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the kernel's record begins anew
+    call()
+    return _status("VmHWM")
+
+
+def _status(name: str) -> float:
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+
+
+def _shards(quick: bool) -> dict[str, Any]:
+    """FSDP2: bytes of what is gathered for a jump and for a skip against the model, and memory beside the shards."""
+    size, rows = dist.get_world_size(), 60 * dist.get_world_size()
+    x, y = (tensor[own(rows)].clone() for tensor in samples(rows, torch.float32))
+    width = BROAD // 8 if quick else BROAD
+    model = network(width, torch.float32)
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer)
+    fully_shard(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (model(x) - y).square().mean().backward()
+        optimizer.step()
+    model.reshard()
+    parameters = list(model.parameters())
+    shards = [-(-p.shape[0] // size) * p[0].numel() for p in parameters]  # of the first process, which has the most
+    told = 4 * size * sum(shards)
+    before = held()
+    objective = js.supervised(model, x, y)
+    kept = held() - before
+    twin = jumping(optimizer)
+    found: list[Row] = [
+        {"what": "weights", **counted(objective.world, objective.theta), "model": told},
+        {
+            "what": "weights, gradients, AdamW's state",
+            **counted(objective.world, lambda: _stretch(twin)),
+            "model": 4 * told,
+        },
+    ]
+    jump = most(lambda: js.jump(objective, basis="krylov", depth=DEPTH)) - before
+    skip = most(lambda: js.skip(objective, optimizer, 20)) - before
+    other = js.supervised(network(width, torch.float32), x, y, group=dist.group.WORLD)
+    before = held()
+    plain = most(lambda: js.jump(other, basis="krylov", depth=DEPTH)) - before
+    count = sum(p.numel() for p in parameters)
+    memory = {"whole": 4 * count / 2**20, "kept": kept, "jump": jump, "skip": skip, "without shards": plain}
+    return {"traffic": found, "parameters": count, "MiB": memory}
+
+
+def _stretch(twin: torch.optim.Optimizer) -> None:
+    with current(twin):
+        pass
 
 
 def predicted(samples: int, outputs: int, parameters: int, vectors: int) -> list[Row]:
@@ -219,7 +287,9 @@ def summarized(rows: list[Row]) -> dict[str, list[Row]]:
             "most a process": max(row["memory"]["MiB"] for row in here),
             "agreement": 1e3 * here[0]["agreement"], "bandwidth": here[0]["bandwidth"] / 2**20,
         })  # fmt: skip
-    return {"traffic": traffic, "differences": differences, "memory": memory}
+    sent = [{"processes": row["size"], **line} for row in first for line in row["shards"]["traffic"]]
+    shards = [{"processes": row["size"], **row["shards"]["MiB"]} for row in first]
+    return {"traffic": traffic, "differences": differences, "memory": memory, "sent": sent, "shards": shards}
 
 
 def main() -> None:
@@ -232,13 +302,15 @@ def main() -> None:
     settings = {
         **summarized(rows), "parameters": sum(p.numel() for p in model.parameters()),
         "predicted": predicted(10**6, 10, 10**6, 12), "latency": LATENCY, "link": BANDWIDTH,
-        "samples": rows[0]["samples"], "wide": WIDE, "depth": DEPTH,
+        "samples": rows[0]["samples"], "wide": WIDE, "depth": DEPTH, "broad": rows[0]["shards"]["parameters"],
     }  # fmt: skip
     path = records.write(asked.out, "distributed", settings, rows, range(1))
     columns = {name: name for name in ("processes", "what", "agreements", "collectives", "bytes", "model")}
     print(records.table(settings["traffic"], columns))
     print(records.table(settings["differences"], {name: name for name in settings["differences"][0]}))
     print(records.table(settings["memory"], {name: name for name in settings["memory"][0]}))
+    print(records.table(settings["sent"], {name: name for name in settings["sent"][0]}))
+    print(records.table(settings["shards"], {name: name for name in settings["shards"][0]}))
     print(f"written: {path}")
 
 

@@ -64,3 +64,28 @@ def spread_predicted() -> str:
         )
 
     return told("distributed", page)
+
+
+def spread_shards() -> str:
+    """What FSDP2 gathers for a jump and for a skip, and what a process then has."""
+
+    def page(content: dict[str, Any]) -> str:
+        settings = content["settings"]
+        sent = {
+            "processes": "processes", "what": "gathered", "agreements": "agreements", "collectives": "collectives",
+            "bytes": "bytes a process", "model": "by the model",
+        }  # fmt: skip
+        rows = [
+            {key: row[key] if key == "processes" else f"{row[key]:.0f}" for key in row} for row in settings["shards"]
+        ]
+        heads = {
+            "processes": "processes", "whole": "the weights", "kept": "an objective keeps", "jump": "a jump, at most",
+            "without shards": "the same jump without shards", "skip": "a skip, at most",
+        }  # fmt: skip
+        return (
+            f"{settings['broad']:,} parameters in float32, each layer and the model in `fully_shard`.\n\n"
+            f"{markdown(settings['sent'], sent)}\n\nMiB on the first process, beside its shards and their optimizer's "
+            f"state:\n\n{markdown(rows, heads)}"
+        )
+
+    return told("distributed", page)

@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, MemoryLimitError
+from ..utils.memory import FREE, allowance
 from .world import World
 
 BUCKET = 2**26  # bytes of whole tensors that are gathered at once: what comes by a collective is held twice
@@ -31,6 +32,22 @@ def local(tensor: Any) -> Tensor:
     """This process's shard: what the DTensor itself holds, so that a write to it is one to the DTensor."""
     with torch.no_grad():
         return tensor.to_local()
+
+
+def require_room(what: str, tensors: Sequence[Any]) -> None:
+    """Raise where this process has no room for so many sharded tensors whole.
+
+    Raises:
+        MemoryLimitError: says how much they take.
+    """
+    if not tensors:
+        return
+    size, limit = sum(t.numel() * t.element_size() for t in tensors), allowance(local(tensors[0]).device)
+    if size > limit:
+        raise MemoryLimitError(
+            f"{what} take {size:.3g} bytes whole, on each process, and {FREE} is {limit:.3g}: jumps need them whole. "
+            "Run fewer processes on a machine, or leave this model without jumps."
+        )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..utils.interrupts import uninterrupted
-from .layout import cut, gather, is_sharded, local, scatter
+from .layout import cut, gather, is_sharded, local, require_room, scatter
 from .sharded import Sharded, found_for
 from .world import World
 
@@ -136,6 +136,8 @@ class InShards(Home):
 
     def _taken(self, pairs: dict[Any, Tensor]) -> list[tuple[str, Any, Tensor]]:
         """What is to be gathered: names, tensors in shards, and whole ones that the twin holds already."""
+        held = [t for p in pairs for t in (p.grad, *self.optimizer.state.get(p, {}).values()) if is_sharded(t)]
+        require_room(f"the gradients and the state of {type(self.optimizer).__name__}", held)
         found: list[tuple[str, Any, Tensor]] = []
         for at, (p, whole) in enumerate(pairs.items()):
             whole.grad = None

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..utils.brief import brief
-from .layout import gather, is_sharded, local, scatter
+from .layout import gather, is_sharded, local, require_room, scatter
 from .world import World
 
 LINK = "_jumpstart_sharded"  # the attribute of a twin that leads to its ``Sharded``
@@ -96,6 +96,7 @@ class Sharded:
         self.modules: dict[nn.Module, nn.Module] = {}
         for module in home.modules():
             self.modules[module] = object.__new__(_plain_class(module))
+        require_room("the model's weights", [p for _, p in _in_shards(home) if not p.is_meta])
         self._wholes: dict[int, Tensor] = {}  # by the id of a parameter in shards, as the model has them now
         for name, p in _in_shards(home):
             if p.is_meta or local(p).is_meta:

@@ -17,6 +17,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_modul
 from torch.nn.parallel import DistributedDataParallel
 
 import jumpstart as js
+from jumpstart.distributed import layout
 
 from .jobs import data, mlp, near, outcome, weights
 from .sharded import full, in_shards, loop, texts, transformer
@@ -309,5 +310,8 @@ def refused() -> dict[str, list[str]]:
     build("a loader of shards", lambda: fully_shard(mlp(0)), js.from_loader, [(x, y)], "mse")
     build("another model's optimizer", lambda: fully_shard(mlp(0)), strange, x)
     build("ZeRO in the backward pass", lambda: mlp(0), overlapping, x)
+    allowance, layout.allowance = layout.allowance, lambda device: 100.0
+    build("no room", lambda: fully_shard(mlp(0)))
+    layout.allowance = allowance
     build("other shards", lambda: fully_shard(mlp(0, width=6 + 2 * dist.get_rank())))
     return found
