@@ -50,8 +50,8 @@ class JumpCallback(Callback):
         (made,) = trainer.optimizers
         if inside(made) is None:
             # Over several processes an objective is fixed, and there is no group before this.
-            once = trainer.world_size > 1 and not isinstance(self.objective, Objective)
-            objective = self.objective() if once else self.objective
+            given = self.objective
+            objective = given if isinstance(given, Objective) or trainer.world_size == 1 else given()
             trainer.strategy.optimizers = [JumpOptimizer(made, objective, self.at, **self.options)]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

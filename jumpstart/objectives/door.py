@@ -136,8 +136,8 @@ TABLE = (
     ),
     Row(
         _modules(_of_class("FullyShardedDataParallel", "FSDPModule")),
-        "keeps its parameters in shards, and products need them whole",
-        "give a module that holds them whole, in DistributedDataParallel or with group=",
+        "keeps its parameters in shards, and they are needed whole",
+        "js.supervised, js.residual and js.Objective take fully_shard's; else give a module that holds them whole",
     ),
     Row(
         _parameters(lambda p: type(p.data).__name__ == "DTensor"),

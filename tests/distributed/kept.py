@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import pathlib
 import warnings
 from typing import Any
 
@@ -166,7 +168,11 @@ def loops() -> dict[str, float]:
     """Loops with a scheduler, a search, and rehearsed skips."""
     found, n = {}, 12
     x, y = texts(n)
-    for name, options in {"scheduler": {"at": 20}, "search": {"search": True, "at": 10}, "loose": {}}.items():
+    ways = {
+        "scheduler": {"at": 20}, "search": {"search": True, "at": 10}, "loose": {},
+        "loose proposals": {"actions": ("line", "trajectory", "average"), "at": 10},
+    }  # fmt: skip
+    for name, options in ways.items():
         ends = []
         for model, own in ((transformer(), slice(None)), (in_shards(), rows(n))):
             inner = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -176,7 +182,7 @@ def loops() -> dict[str, float]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)
                 optimizer = js.JumpOptimizer(inner, js.supervised(model, x[own], y[own], "cross_entropy"), **options)
-                steps = optimizer.steps(60) if name != "search" else range(24)
+                steps = optimizer.steps(60) if name in ("scheduler", "loose") else range(24)
                 for _ in steps:
                     loop(model, optimizer, x[own], y[own], [0])
                     if name == "scheduler":
@@ -243,7 +249,9 @@ def equations() -> dict[str, float]:
     found, ends = {}, []
     for model in (mlp(5, 1, 1), fully_shard(mlp(5, 1, 1))):
         objective = js.residual(model, js.Term(residual, js.domains.Box((0,), (1,)), count=21))
-        ends.append((js.fit(objective, jumps=3, progress=False), model))
+        path = pathlib.Path(os.environ["JOB_FOLDER"], f"{len(ends)}-{dist.get_rank() if not ends else ''}.jump")
+        js.fit(objective, jumps=2, progress=False, path=path)
+        ends.append((js.fit(objective, jumps=4, progress=False, path=path), model))  # goes on
     found["fit"] = near(full(ends[1][1]), weights(ends[0][1]))
     return found
 
