@@ -253,7 +253,9 @@ def whole_model(model: nn.Module, world: World) -> nn.Module:
     """
     model = getattr(model, "_orig_mod", model)  # a compiled one is entered by what it was made of
     known = _known.get(id(model))
-    if known is None or known.world is not world:
+    new = known is None or known.world is not world
+    # What nobody holds is collected sooner on one process than on another.
+    if world.any("whether a model in shards is new", new) or known is None:
         known = world.attempt("a model in shards", lambda: Sharded(model, world))
         told: dict[str, Any] = {"the model": type(known.twin).__name__}
         for name, p, _ in known.pairs():

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from ..distributed.optimizers import current
+from ..distributed.optimizers import current, original
 from ..distributed.wrapped import warn_alone, whole
 from ..errors import InputError
 from ..objectives.objective import Objective
@@ -315,6 +315,11 @@ class JumpOptimizer(torch.optim.Optimizer):
         self.action.check(own["action"])
 
     def __getstate__(self) -> dict[str, Any]:
+        if original(self.action.optimizer) is not self.action.optimizer:
+            raise InputError(
+                f"a JumpOptimizer of a {type(self.inner).__name__} that is spread over processes can neither be copied "
+                "nor pickled: save its state_dict()."
+            )
         # As torch's own: hooks stay behind, and so does ``step`` as schedulers replace it on the instance.
         kept = {key: value for key, value in self.__dict__.items() if key != "step" and not key.endswith("_hooks")}
         return {**kept, "total": None, "_begun": None}  # a copy is in nobody's loop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import pathlib
@@ -262,6 +263,12 @@ def strange(model: nn.Module, x: Tensor) -> Any:
     return js.skip(objective, torch.optim.SGD(fully_shard(mlp(1)).parameters(), lr=0.1), 10)
 
 
+def copied(model: nn.Module, x: Tensor) -> Any:
+    """A copy of a wrapper whose optimizer is of parameters in shards."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return copy.deepcopy(js.JumpOptimizer(optimizer, js.supervised(model, x, x[:, :2])))
+
+
 def refused() -> dict[str, list[str]]:
     x, y = data(0, 12)
     x, y = x[rows(12)], y[rows(12)]
@@ -318,6 +325,7 @@ def refused() -> dict[str, list[str]]:
     build("a loader of shards", lambda: fully_shard(mlp(0)), js.from_loader, [(x, y)], "mse")
     build("another model's optimizer", lambda: fully_shard(mlp(0)), strange, x)
     build("ZeRO in the backward pass", lambda: mlp(0), overlapping, x)
+    build("a copy", lambda: fully_shard(mlp(0)), copied, x)
     allowance, layout.allowance = layout.allowance, lambda device: 100.0
     build("no room", lambda: fully_shard(mlp(0)))
     layout.allowance = allowance

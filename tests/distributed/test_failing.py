@@ -41,7 +41,8 @@ CASES |= {
     "in a forward pass": (INPUT, "in the middle of a forward pass"), "FSDP1": (INPUT, "FSDP1"),
     "record": (INPUT, "works with DistributedDataParallel"), "a loader of shards": (INPUT, "from_loader"),
     "other shards": (INPUT, "'0.weight' (shape, dtype, placements) differs"),
-    "no room": ("MemoryLimitError", "the model's weights take 464 bytes whole"),
+    "a copy": (INPUT, "neither be copied"),
+    "no room": ("MemoryLimitError", "the model's weights take 400 bytes whole"),
     "ZeRO in the backward pass": (INPUT, "overlap_with_ddp"),
     "another model's optimizer": (INPUT, "does not hold"),
 }  # fmt: skip
