@@ -114,7 +114,7 @@ def products() -> dict[str, Any]:
 
 def jumps() -> dict[str, Any]:
     found = {}
-    for seed, options in enumerate(({"basis": "krylov"}, {"basis": "krylov", "depth": 5}, {"basis": "dense"}, {})):
+    for seed, options in enumerate(({"basis": "krylov"}, {"basis": "dense"}, {})):
         (one, many), model = pair(10, seed)
         a, b = js.jump(one, **options), js.jump(many, **options)
         assert a.outcome is b.outcome, (options, a, b)
@@ -145,10 +145,9 @@ def skips() -> dict[str, Any]:
         for objective, net, rows in ((one, one.model, slice(None)), (many, model, own)):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # the reference is of this process alone
-                optimizer = js.JumpOptimizer(make(net.parameters()), objective, at=20)
-            loop(net, optimizer, x[rows], y[rows], optimizer.steps(60))
+                optimizer = js.JumpOptimizer(make(net.parameters()), objective, at=10)
+            loop(net, optimizer, x[rows], y[rows], optimizer.steps(30))
             ends.append(optimizer)
-        print(ends)
         assert ends[0].skipped == ends[1].skipped > 0, ends
         found[f"skip {name}"] = near(full(model), weights(one.model))
     return found
