@@ -16,8 +16,9 @@ from ..errors import GroupError, InputError
 from ..utils.brief import brief
 from ..utils.version import installed
 from ..utils.warn import warn
+from .layout import is_sharded
 from .optimizers import LINK, InShards, Optimizer, Spread, in_shards, is_spread
-from .sharded import group_of, has_shards, whole_model
+from .sharded import group_of, has_shards, link, whole_model
 from .world import World
 
 _worlds: dict[Any, World] = {}  # by process group: entries of two objectives of one group count as one program
@@ -62,9 +63,16 @@ def joined(model: Any, group: Any) -> tuple[Any, World | None]:
             f"{type(model).__name__} keeps its parameters in FullyShardedDataParallel (FSDP1), flat and in shards: "
             "shard the model by torch.distributed.fsdp.fully_shard, or give one in DistributedDataParallel."
         )
+    if (sharded := link(model)) is not None:  # another objective's twin
+        model = sharded.home
     if has_shards(model):
         world = require_group(group_of(model) if group is None else group)
         return whole_model(model, world), world
+    if isinstance(model, nn.Module) and (found := next((n for n, p in model.named_parameters() if is_sharded(p)), "")):
+        raise InputError(
+            f"{found!r} of {type(model).__name__} is a DTensor that fully_shard did not make (parallelize_module? "
+            "distribute_tensor?): only sharded data parallelism is known; else give a module that holds them whole."
+        )
     if _is_a(model, "DistributedDataParallel"):
         return model.module, require_group(model.process_group if group is None else group)
     return model, None if group is None else require_group(group)

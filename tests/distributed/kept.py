@@ -67,6 +67,9 @@ def layouts() -> dict[str, float]:
     for net in (one, model):
         net[0].bias.requires_grad_(False)
     found["frozen"] = jumped(fully_shard(model), one)
+    objective = js.supervised(fully_shard(mlp(0)), *(t[rows(12)] for t in data(0, 12)))
+    twins = js.supervised(objective.model, *(t[rows(12)] for t in data(0, 12)))
+    assert twins.model is objective.model and twins.world is objective.world
     found["params="] = jumped(fully_shard(mlp(0)), mlp(0), params=["0.*"])
     model = mlp(0)
     fully_shard(model[0])

@@ -21,3 +21,16 @@ def test_as_one_process(tmp_path, module, size):
         assert far == {}
         assert len(numbers) > (7 if module == "sharded" else 20)
         assert all(value is True for value in rank.values() if isinstance(value, bool))
+
+
+@pytest.mark.slow
+def test_meshes_of_four_processes(tmp_path):
+    found = spawn("meshes", 4, tmp_path)
+    for at, rank in enumerate(found):
+        assert rank["code"] == 0, rank["out"][-3000:]
+        assert max(value for value in rank.values() if isinstance(value, float)) <= CLOSE
+        assert ("a group that is given" in rank) == (at < 2)
+        for name, words in {"no group": "give group=", "tensor parallel": "DTensor"}.items():
+            kind, text = rank.get(name, ("InputError", words))
+            assert kind == "InputError" and words in text
+        assert rank["tensor parallel alone"][0] == "InputError" and "DTensor" in rank["tensor parallel alone"][1]
