@@ -8,9 +8,13 @@ nothing of it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import threading
 import types
+import weakref
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 from weakref import WeakValueDictionary
@@ -18,6 +22,7 @@ from weakref import WeakValueDictionary
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..errors import InputError
 from ..utils.brief import brief
@@ -232,6 +237,10 @@ class Sharded:
             scatter(self.world, repr(name), whole, p)
 
 
+# What leads nowhere, or (weak references) to nothing that a copy could lead elsewhere with: ``apart`` finds that out.
+_LEAVES = (str, bytes, int, float, complex, type, types.ModuleType, Tensor, weakref.ref, *weakref.ProxyTypes)
+
+
 class _Closure(Exception):
     """A function was met that holds what is looked for."""
 
@@ -289,6 +298,34 @@ def settled(model: nn.Module) -> None:
         sharded.settle()
 
 
+@contextlib.contextmanager
+def apart(model: nn.Module) -> Iterator[None]:
+    """A stretch in which a twin is evaluated, and by no way calls modules of its model: their weights stand still.
+
+    An attribute may lead to them past all that a twin has in their place (a weak reference, a global name), and FSDP
+    would gather what they need without a word.
+    """
+    sharded = link(model)
+    if sharded is None:
+        yield
+        return
+    modules, thread = sharded.modules, threading.get_ident()
+
+    def refuse(module: nn.Module, _: Any) -> None:
+        if module in modules and threading.get_ident() == thread:
+            raise InputError(
+                f"the sharded model's own {type(module).__name__} is called from inside of a {type(model).__name__} that "
+                "is evaluated with whole parameters: by a weak reference, a global name, or a function that holds it. "
+                "Reach it by self, as a submodule."
+            )
+
+    trap = register_module_forward_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        trap.remove()
+
+
 # ---- what fully_shard makes of a module -------------------------------------------------------------------------
 
 
@@ -304,6 +341,9 @@ def reshard(model: nn.Module) -> None:
         InputError: one is in the middle of a forward pass.
     """
     for name, module in model.named_modules():
+        for group in _groups(module) if fully_sharded(module) else ():
+            if getattr(group, "_all_gather_result", None) is not None:  # under way, of unshard(async_op=True)
+                group.wait_for_unshard()  # or a forward pass would take what it has brought for the weights
         if fully_sharded(module) and any(not group.is_sharded for group in _groups(module)):
             module.reshard()  # type: ignore[operator]
             if any(not group.is_sharded for group in _groups(module)):
@@ -393,7 +433,7 @@ def _reaches(value: Any, known: dict[int, Any], seen: set[int]) -> bool:
     """
     if id(value) in known:
         return True
-    if id(value) in seen or isinstance(value, (str, bytes, int, float, complex, type, types.ModuleType, Tensor)):
+    if id(value) in seen or isinstance(value, _LEAVES):
         return False
     seen.add(id(value))
     if isinstance(value, types.FunctionType):
@@ -418,7 +458,7 @@ def _inside(value: Any) -> list[Any]:
     found: list[Any] = []
     if isinstance(value, dict):
         found += [*value.keys(), *value.values()]
-    elif isinstance(value, (list, tuple, set, frozenset)):
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
         found += value
     elif isinstance(value, types.MethodType):
         found += [value.__self__, value.__func__]
@@ -426,4 +466,7 @@ def _inside(value: Any) -> list[Any]:
         found += [value.func, *value.args, *value.keywords.values()]
     if hasattr(value, "__dict__"):
         found += vars(value).values()
+    for base in type(value).__mro__:
+        slots = vars(base).get("__slots__", ())
+        found += [getattr(value, name, None) for name in ([slots] if isinstance(slots, str) else slots)]
     return found

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
+from ..distributed.sharded import apart
 from ..errors import UnknownNameError
 from ..utils import threads
 from ..utils.cost import Counting
@@ -108,7 +109,7 @@ class Net:
         given.update(params)
         # Ties are resolved here: functional_call would swap a module that stands at two places twice, and back wrongly.
         tensors = {prefix + name: given[first] for name, first in ties(self.model) if first in given}
-        with attributes_kept(self.model), module_mode(self.model, mode), uncached_parametrizations():
+        with attributes_kept(self.model), module_mode(self.model, mode), uncached_parametrizations(), apart(self.model):
             return functional_call(module, tensors, args, kwargs, tie_weights=False)
 
     def tensors(self) -> dict[str, Tensor]:
