@@ -133,6 +133,13 @@ def stale() -> dict[str, float]:
     for net in (one, model):
         net.inner[0].bias.requires_grad_(False)
     found["frozen since"] = float("frozen" not in outcome(lambda: js.jump(b))[1])
+    one, model = mlp(0), fully_shard(mlp(0))
+    a, b = objectives(model, one)
+    model.reshard()
+    model.unshard(async_op=True)  # under way: what it brings is older than the jump
+    assert js.jump(a, basis="krylov").accepted and js.jump(b, basis="krylov").accepted
+    with torch.no_grad():
+        found["gathered before"] = near(model(a.parts[0].inputs), one(a.parts[0].inputs))
     return found
 
 
