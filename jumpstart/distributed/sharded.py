@@ -315,8 +315,8 @@ def apart(model: nn.Module) -> Iterator[None]:
         if module in modules and threading.get_ident() == thread:
             raise InputError(
                 f"the sharded model's own {type(module).__name__} is called from inside of a {type(model).__name__} "
-                "that is evaluated with whole parameters: by a weak reference, a global name, or a function that holds it. "
-                "Reach it by self, as a submodule."
+                "that is evaluated with whole parameters: by a weak reference, a global name, or a function that holds "
+                "it. Reach it by self, as a submodule."
             )
 
     trap = register_module_forward_pre_hook(refuse)
