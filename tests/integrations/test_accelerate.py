@@ -19,7 +19,7 @@ def run(parts, save=None, load=None, accumulate=1):
     y = torch.sin(x.sum(1, keepdim=True))
     model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
     inner = torch.optim.SGD(model.parameters(), 0.05)
-    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), skip=10)
+    optimizer = js.JumpOptimizer(inner, js.supervised(model, x, y), skip=40)
     outer, backward, accumulating = optimizer, torch.Tensor.backward, None
     if parts:
         accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=accumulate)

@@ -75,7 +75,7 @@ def test_the_fit_ends_where_the_bare_one_ends_in_a_few_steps(tmp_path, limit):
     start = outputs(bare)
     limits = {} if limit == "steps" else {"max_steps": -1, "max_epochs": STEPS}
     fit(tmp_path, bare, **limits)
-    trainer, jumps = fit(tmp_path, module, JumpCallback(objective(module), skip=20), **limits)
+    trainer, jumps = fit(tmp_path, module, JumpCallback(objective(module), skip=40), **limits)
     assert jumps.effective_steps == STEPS
     assert trainer.global_step == jumps.taken <= STEPS / 3
     assert jumps.action.options["clip"] == 1.0
@@ -94,11 +94,11 @@ def test_a_fit_without_jumps_is_lightnings_own_to_the_bit(tmp_path):
 
 def test_a_resumed_fit_goes_on_to_the_bit(tmp_path):
     whole, again = Module(), Module()
-    saves = lightning.callbacks.ModelCheckpoint(str(tmp_path), "{step}", every_n_train_steps=10, save_top_k=-1)
-    jumping = JumpCallback(objective(whole), skip=5)
+    saves = lightning.callbacks.ModelCheckpoint(str(tmp_path), "{step}", every_n_train_steps=5, save_top_k=-1)
+    jumping = JumpCallback(objective(whole), skip=40)
     _, one = fit(tmp_path, whole, jumping, saves, enable_checkpointing=True)
     assert one.skipped > 10
-    _, other = fit(tmp_path, again, JumpCallback(objective(again), skip=5), checkpoint=str(tmp_path / "step=10.ckpt"))
+    _, other = fit(tmp_path, again, JumpCallback(objective(again), skip=40), checkpoint=str(tmp_path / "step=5.ckpt"))
     assert (other.taken, other.skipped, other.effective_steps) == (one.taken, one.skipped, STEPS)
     assert torch.equal(outputs(again), outputs(whole))
 
