@@ -186,7 +186,7 @@ def _shards(quick: bool) -> dict[str, Any]:
     size, rows = dist.get_world_size(), 60 * dist.get_world_size()
     x, y = (tensor[own(rows)].clone() for tensor in samples(rows, torch.float32))
     width = BROAD // 8 if quick else BROAD
-    model = network(width, torch.float32)
+    model: Any = network(width, torch.float32)
     for layer in model:
         if isinstance(layer, nn.Linear):
             fully_shard(layer)
@@ -202,13 +202,14 @@ def _shards(quick: bool) -> dict[str, Any]:
     told = 4 * size * sum(shards)
     before = held()
     objective = js.supervised(model, x, y)
-    kept = held() - before
+    kept, world = held() - before, objective.world
+    assert world is not None
     twin = jumping(optimizer)
     found: list[Row] = [
-        {"what": "weights", **counted(objective.world, objective.theta), "model": told},
+        {"what": "weights", **counted(world, objective.theta), "model": told},
         {
             "what": "weights, gradients, AdamW's state",
-            **counted(objective.world, lambda: _stretch(twin)),
+            **counted(world, lambda: _stretch(twin)),
             "model": 4 * told,
         },
     ]
