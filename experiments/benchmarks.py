@@ -48,6 +48,7 @@ PAGES: dict[Path, tuple[Callable[[], str], ...]] = {
         pinns.points,
         pinns.budgets,
         pinns.longest,
+        pinns.rest,
         pinns.high,
         pinns.pinn_page,
     ),

@@ -65,6 +65,11 @@ def high() -> str:
     return told("pinnhigh/budgets", standings.untuned, RACE)
 
 
+def rest() -> str:
+    """The other three equations on domains, for docs/pinns.md."""
+    return told("pinnrest/budgets", standings.untuned, RACE)
+
+
 def collocation() -> str:
     """What renewed points are worth, for docs/pinns.md."""
     return told("collocation", renewed)

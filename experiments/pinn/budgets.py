@@ -52,6 +52,8 @@ class Race:
         """Yields what has been run, and all rows so far."""
         rows = self._kept() if self.resume else []
         self._begin(rows)
+        if rows:  # perhaps all that there is to be
+            yield f"{len(rows)} rows are there", rows
         done = {(row["problem"], row["seed"], row["contender"]) for row in rows}
         left_out: set[tuple[str, str]] = set()
         for i, seed in enumerate(self.seeds):

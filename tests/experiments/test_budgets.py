@@ -154,6 +154,9 @@ def test_an_interrupted_race_goes_on(monkeypatch, tmp_path):
     assert ran == ["L-BFGS"]
     assert [(row["contender"], row["budget"]) for row in again] == [(row["contender"], row["budget"]) for row in rows]
     assert again[:2] == rows[:2]
+    (tmp_path / "budgets" / "results.json").unlink()
+    begin(monkeypatch, tmp_path, *asked, "--resume")
+    assert ran == ["L-BFGS"] and len(records.read(tmp_path / "budgets")["rows"]) == 4
     race = budgets.Race([0], ["poisson"], ["Adam"], (10.0,), tmp_path / "budgets", quick=True, resume=True)
     with pytest.raises(InputError, match=r"rows\.jsonl holds rows .*give another --out, or no --resume"):
         next(race.run())
