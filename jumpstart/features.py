@@ -79,7 +79,7 @@ class Periodic(nn.Module):
         for axis, period in periods.items():
             if isinstance(axis, bool) or not isinstance(axis, int) or not 0 <= axis < inputs:
                 raise InputError(f"Periodic(periods={brief(periods)}): axis {axis!r} is none of 0 to {inputs - 1}.")
-            if isinstance(period, bool) or not isinstance(period, (int, float)) or not 0 < period < math.inf:
+            if not (_finite(period) and period > 0):
                 raise InputError(f"Periodic(periods={brief(periods)}): {period!r} is no positive, finite period.")
         self.inputs, self.harmonics = inputs, harmonics
         self.periods = {axis: float(period) for axis, period in sorted(periods.items())}
@@ -215,12 +215,14 @@ class Kink(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         for name, value in (("at", at), ("start", start)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            if not _finite(value):
                 raise InputError(f"Kink({name}={brief(value)}): give a finite number.")
-        for name, value in (("diffusion", diffusion), ("rounded", rounded), ("period", period)):
-            if name == "period" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        for name, value in (
+            ("diffusion", diffusion),
+            ("rounded", rounded),
+            ("period", 1 if period is None else period),
+        ):
+            if not (_finite(value) and value > 0):
                 raise InputError(f"Kink({name}={brief(value)}): give a positive, finite number.")
         for name, value in (("axis", axis), ("time", time)):
             if isinstance(value, bool) or not isinstance(value, int):
@@ -309,6 +311,11 @@ class Constrained(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Values (…, c) that meet the conditions."""
         return self.form(x, self.net(x))
+
+
+def _finite(value: Any) -> bool:
+    """Whether it is a finite number, and no tensor of one."""
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and abs(value) < math.inf
 
 
 def _require_count(kind: str, **counts: Any) -> None:

@@ -8,6 +8,11 @@ from jumpstart.report import records
 
 from . import machine, markdown, told
 
+COUNTED = {
+    "processes": "processes", "what": "", "agreements": "agreements", "collectives": "collectives",
+    "bytes": "bytes a process", "model": "by the model",
+}  # fmt: skip
+
 
 def _sentence(content: dict[str, Any]) -> str:
     settings = content["settings"]
@@ -20,14 +25,10 @@ def spread_traffic() -> str:
 
     def page(content: dict[str, Any]) -> str:
         settings = content["settings"]
-        heads = {
-            "processes": "processes", "what": "", "agreements": "agreements", "collectives": "collectives",
-            "bytes": "bytes a process", "model": "by the model",
-        }  # fmt: skip
         return (
             f"{settings['samples']} samples on one process, {settings['parameters']:,} parameters, Krylov vectors: "
             f"{settings['depth']}; {_sentence(content)}.\n\n"
-            f"{markdown(settings['traffic'], heads)}\n\n<sub>{machine(content)}</sub>"
+            f"{markdown(settings['traffic'], COUNTED)}\n\n<sub>{machine(content)}</sub>"
         )
 
     return told("distributed", page)
@@ -71,10 +72,7 @@ def spread_shards() -> str:
 
     def page(content: dict[str, Any]) -> str:
         settings = content["settings"]
-        sent = {
-            "processes": "processes", "what": "gathered", "agreements": "agreements", "collectives": "collectives",
-            "bytes": "bytes a process", "model": "by the model",
-        }  # fmt: skip
+        sent = markdown(settings["sent"], {**COUNTED, "what": "gathered"})
         rows = [
             {key: row[key] if key == "processes" else f"{row[key]:.0f}" for key in row} for row in settings["shards"]
         ]
@@ -84,7 +82,7 @@ def spread_shards() -> str:
         }  # fmt: skip
         return (
             f"{settings['broad']:,} parameters in float32, each layer and the model in `fully_shard`.\n\n"
-            f"{markdown(settings['sent'], sent)}\n\nMiB on the first process, beside its shards and their optimizer's "
+            f"{sent}\n\nMiB on the first process, beside its shards and their optimizer's "
             f"state:\n\n{markdown(rows, heads)}"
         )
 

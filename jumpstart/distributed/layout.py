@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import InputError, MemoryLimitError
+from ..utils.kinds import is_named
 from ..utils.memory import FREE, allowance
 from .world import World
 
@@ -25,7 +26,7 @@ BUCKET = 2**26  # bytes of whole tensors that are gathered at once: what comes b
 
 def is_sharded(tensor: Any) -> bool:
     """Whether a tensor is a DTensor."""
-    return any(base.__name__ == "DTensor" for base in type(tensor).__mro__)
+    return is_named(tensor, "DTensor")
 
 
 def local(tensor: Any) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..utils.interrupts import uninterrupted
+from ..utils.kinds import is_named
 from .layout import cut, gather, is_sharded, local, require_room, scatter
 from .sharded import Sharded, found_for
 from .world import World
@@ -244,7 +245,7 @@ def _own(key: str) -> bool:
 
 def is_spread(optimizer: Any) -> bool:
     """Whether an optimizer is a ``ZeroRedundancyOptimizer``."""
-    return any(base.__name__ == "ZeroRedundancyOptimizer" for base in type(optimizer).__mro__)
+    return is_named(optimizer, "ZeroRedundancyOptimizer")
 
 
 def in_shards(optimizer: Optimizer) -> bool:

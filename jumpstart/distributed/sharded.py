@@ -26,6 +26,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..errors import InputError
 from ..utils.brief import brief
+from ..utils.kinds import is_named
 from .layout import gather, is_sharded, local, require_room, scatter
 from .world import World
 
@@ -45,7 +46,7 @@ _known: WeakValueDictionary[int, Sharded] = WeakValueDictionary()  # by the mode
 
 def fully_sharded(module: nn.Module) -> bool:
     """Whether ``fully_shard`` was applied to a module itself."""
-    return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
+    return is_named(module, "FSDPModule")
 
 
 def has_shards(model: Any) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import GroupError, InputError
 from ..utils.brief import brief
+from ..utils.kinds import is_named
 from ..utils.version import installed
 from ..utils.warn import warn
 from .layout import is_sharded
@@ -58,7 +59,7 @@ def joined(model: Any, group: Any) -> tuple[Any, World | None]:
     Raises:
         InputError: see ``Sharded``.
     """
-    if isinstance(model, nn.Module) and any(_is_a(m, "FullyShardedDataParallel") for m in model.modules()):
+    if isinstance(model, nn.Module) and any(is_named(m, "FullyShardedDataParallel") for m in model.modules()):
         raise InputError(
             f"{type(model).__name__} keeps its parameters in FullyShardedDataParallel (FSDP1), flat and in shards: "
             "shard the model by torch.distributed.fsdp.fully_shard, or give one in DistributedDataParallel."
@@ -73,14 +74,9 @@ def joined(model: Any, group: Any) -> tuple[Any, World | None]:
             f"{found!r} of {type(model).__name__} is a DTensor that fully_shard did not make (parallelize_module? "
             "distribute_tensor?): only sharded data parallelism is known; else give a module that holds them whole."
         )
-    if _is_a(model, "DistributedDataParallel"):
+    if is_named(model, "DistributedDataParallel"):
         return model.module, require_group(model.process_group if group is None else group)
     return model, None if group is None else require_group(group)
-
-
-def _is_a(model: Any, name: str) -> bool:
-    """Whether a class of that name is among a model's: torch.distributed need not be there."""
-    return any(base.__name__ == name for base in type(model).__mro__)
 
 
 def whole(optimizer: Optimizer) -> Optimizer:

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from ..errors import InputError
 from ..gating.records import Record
+from ..utils.kinds import is_named
 
 NAMED = 4  # places that a message names
 
@@ -52,8 +53,8 @@ def _moving(holds: Callable[[Tensor], bool]) -> Callable[[nn.Module, Collection[
 
 
 def _of_class(*names: str) -> Callable[[nn.Module], bool]:
-    """By the name of a class among a module's own: torch.distributed need not be there."""
-    return lambda module: any(base.__name__ in names for base in type(module).__mro__)
+    """By the name of a class among a module's own."""
+    return lambda module: is_named(module, *names)
 
 
 def _quantized(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from ...distributed.sharded import has_shards
 from ...errors import InputError
 from ...losses.base import Loss
 from ...utils.brief import brief
+from ...utils.kinds import is_named
 from ..objective import Consistent, Objective, supervised
 from ..outputs import Chosen, Output
 from ..parameters import ParameterSpace, Select
@@ -221,7 +222,7 @@ def _require_model(model: Any) -> None:
     """Raise for what is no model of one process."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-    if has_shards(model) or any(base.__name__ == "DistributedDataParallel" for base in type(model).__mro__):
+    if has_shards(model) or is_named(model, "DistributedDataParallel"):
         raise InputError(
             "from_loader draws for one process: in a loop over several give JumpOptimizer a fixed objective, "
             "js.supervised(model, inputs, targets) of samples that each process has drawn."
