@@ -1,4 +1,4 @@
-"""The stages of a fit, as a table: descend, climb, land, restart; and the run that goes through them."""
+"""The stages of a fit, as a table: descend, climb, approach, land, restart; and the run that goes through them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,16 @@ from .state import FitState, Stage
 
 REFUSED = 3  # rejections in a row after which something else is tried
 CALM = 0.01  # a run of ``patience`` jumps that takes less than this share off the loss has stagnated
-LAND_HORIZON = 500.0  # times 1/loss: where landing starts its search
+LAND_HORIZON = 5.0  # times 1/loss: where landing starts its search
 KICK = 0.03  # size of the first perturbation of a restart, relative to each tensor's own root mean square
 CAUTION = 20  # jumps after which a fit may climb at the latest (these three: seeds 100 to 105)
 DESCENT = 0.01  # or once the loss is this share of the first
 LANDING = 0.6  # share of the budget after which a nonmonotone fit goes back to the best weights and climbs no more
 LATER = 0.85  # the same on points that move: landing from the weights lowest on others takes a few jumps
 WATCH = 0.1  # share of the time that may go into calls of ``error``
+DEAR = 25  # jumps that landing may take in any case, where 15% of the budget is less: points are renewed in these
+RECENT = 20  # jumps whose time says what the next take
+APPROACH, BRIEF = 10, 3  # jumps after which an approach is judged: after two looks at unseen points, or by the loss
 LONGER = 4  # times the patience with a climb on points that move: what it gains shows when it lands
 ROUNDING = 1e3  # times the precision of a number: residuals of this size, relative to the first, are nothing
 
@@ -50,6 +53,8 @@ class Event(enum.Enum):
     DOWN = "the loss has come down, or enough jumps have been made to"
     LATE = "most of the budget is spent"
     STUCK = "jumps are refused, or the loss no longer falls"
+    LOWER = "an approach has led lower than anything before"
+    HIGHER = "an approach has not"
     STILL = "the gradient vanishes"
     BROKEN = "derivatives are not finite where the weights are"
 
@@ -59,6 +64,7 @@ class Action(enum.Enum):
 
     NONE = enum.auto()
     CLIMB = enum.auto()
+    APPROACH = enum.auto()
     LAND = enum.auto()
     RESTART = enum.auto()
 
@@ -70,10 +76,14 @@ TRANSITIONS: dict[tuple[Stage, Event], Action] = {
     (Stage.DESCEND, Event.LATE): Action.LAND,
     (Stage.DESCEND, Event.STILL): Action.RESTART,
     (Stage.DESCEND, Event.BROKEN): Action.LAND,
-    (Stage.CLIMB, Event.STUCK): Action.LAND,
-    (Stage.CLIMB, Event.LATE): Action.LAND,
+    (Stage.CLIMB, Event.STUCK): Action.APPROACH,
+    (Stage.CLIMB, Event.LATE): Action.APPROACH,
     (Stage.CLIMB, Event.STILL): Action.RESTART,
     (Stage.CLIMB, Event.BROKEN): Action.LAND,
+    (Stage.APPROACH, Event.LOWER): Action.CLIMB,
+    (Stage.APPROACH, Event.HIGHER): Action.LAND,
+    (Stage.APPROACH, Event.STILL): Action.LAND,
+    (Stage.APPROACH, Event.BROKEN): Action.LAND,
     (Stage.LAND, Event.STUCK): Action.RESTART,
     (Stage.LAND, Event.STILL): Action.RESTART,
     (Stage.LAND, Event.BROKEN): Action.RESTART,
@@ -102,7 +112,7 @@ class FitRun:
         moving: bool = True,
     ) -> None:
         self.objective, self.settings, self.error = objective, settings, error
-        self.metric, self.progress = metric, progress
+        self.metric, self.progress, self.moving = metric, progress, moving
         self.jumper = Jumper(objective, metric=metric, penalty_pays=True, **options)
         implicit = options.get("search") == LEVENBERG_MARQUARDT
         squared = objective.loss.quadratic
@@ -302,7 +312,7 @@ class FitRun:
         if state.stage is Stage.CLIMB:
             memory = replace(memory, best=state.best_loss, heading=heading)
         state = replace(state, memory=memory, seconds=state.seconds + self.objective.elapsed(begun))
-        if state.kept is not None and state.stage is not Stage.LAND:
+        if state.stage is Stage.APPROACH or (state.kept is not None and state.stage is not Stage.LAND):
             return state  # patience is about points that do not move
         return replace(state, mark=state.reached, since=state.jumps)
 
@@ -316,7 +326,13 @@ class FitRun:
         """Whether most of the budget is gone."""
         budget = self.settings.budget
         spent = max(state.seconds / budget if budget else 0.0, state.jumps / self.settings.limit)
-        return spent >= (LATER if self.points is not None and self.points.moves else LANDING)
+        if self.points is None or not self.points.moves:
+            return spent >= LANDING
+        if spent < LANDING or spent >= LATER or not budget:
+            return spent >= LATER
+        recent = state.history[-RECENT:]
+        pace = (state.seconds - recent[0]["seconds"]) / max(len(recent) - 1, 1)
+        return budget - state.seconds <= DEAR * pace
 
     def followed(self, state: FitState) -> FitState:
         """What follows from the last jump; ``ended`` if that leads nowhere any more."""
@@ -325,7 +341,10 @@ class FitRun:
             if after is None:
                 return replace(state, ended=True)
             state = after
-        if state.mark - state.reached > CALM * abs(state.mark) or math.isinf(state.mark):
+        lower = state.mark - state.reached > CALM * abs(state.mark)
+        if state.stage is Stage.APPROACH:
+            return self._approached(state, lower)
+        if lower or math.isinf(state.mark):
             state = replace(state, since=state.jumps, mark=state.reached, predicted=0.0)
         # Jumps have been refused too often in a row, or the loss has hardly fallen for ``patience`` jumps.
         climbing = state.stage is Stage.CLIMB and state.kept is not None
@@ -341,15 +360,33 @@ class FitRun:
         if action is Action.CLIMB:
             memory = state.memory.restarted(state.best_loss)
             return replace(state, stage=Stage.CLIMB, refused=0, since=state.jumps, memory=memory)
-        if action is Action.LAND:
+        if action is Action.APPROACH and self.moving:
+            memory = state.memory.restarted()
+            memory = replace(memory, horizon=LAND_HORIZON / state.loss if state.loss > 0 else None, scale=1.0)
+            mark = state.reached
+            return replace(state, stage=Stage.APPROACH, refused=0, since=state.jumps, mark=mark, memory=memory)
+        if action in (Action.APPROACH, Action.LAND):
             return self._landed(state)
         return self._restarted(state) if action is Action.RESTART else state
+
+    def _approached(self, state: FitState, lower: bool) -> FitState:
+        """What follows from an approach, once it is over: a climb from there, or a landing from the best weights."""
+        looks = self.points is not None and self.points.decides
+        made = state.jumps - state.since
+        over = made >= APPROACH and self.points.due(state) if looks else made >= BRIEF  # type: ignore[union-attr]
+        if not over and state.refused < REFUSED:
+            return state
+        if lower and self.late(state):  # it is the landing
+            return replace(state, stage=Stage.LAND, since=state.jumps, mark=state.loss)
+        after = self.met(state, Event.LOWER if lower else Event.HIGHER)
+        assert after is not None
+        return after
 
     def _landed(self, state: FitState) -> FitState:
         memory = state.memory.restarted()
         if state.kept is not None:
             state = replace(state, best=state.kept, best_loss=self.value(state.kept))
-        if state.stage is Stage.CLIMB:
+        if state.stage is not Stage.DESCEND and not state.best.equal(state.theta):
             # Damping in proportion to the loss, as where the search comes down all the way; or what led here.
             best = state.best_loss
             memory = replace(memory, horizon=max(LAND_HORIZON / best, state.reach) if best > 0 else None, scale=1.0)

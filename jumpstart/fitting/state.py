@@ -20,6 +20,7 @@ class Stage(enum.Enum):
 
     DESCEND = "The loss has to fall at every jump, until it has come down: only then may it rise on the way."
     CLIMB = "The loss may rise along the last step; the best weights are kept."
+    APPROACH = "From the last weights on, the loss has to fall at every jump, to see where they lead."
     LAND = "From the best weights on, the loss has to fall at every jump."
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import math
+from typing import Any
 
 from torch import Tensor
 
@@ -83,6 +84,10 @@ class LinearizedRun(abc.ABC):
     @abc.abstractmethod
     def max_rate(self) -> float:
         """The largest rate at the start (or an estimate of it), 0 where nothing relaxes."""
+
+    def learned(self, t: float) -> dict[str, Any]:
+        """What the next jump may know of this one, whose search ended at a horizon t, by its name in the memory."""
+        return {}
 
     @property
     def known_rates(self) -> tuple[float, float]:

@@ -18,9 +18,8 @@ from ..linearization.problem import LinearizedProblem, linearized
 from ..objectives.objective import Objective, require_objective
 from ..objectives.parameters import Select
 from ..surrogate import select
-from ..surrogate.damped_cg import DampedCG
 from ..surrogate.implicit_euler import ImplicitEuler
-from ..surrogate.select import BasisLike, Plan
+from ..surrogate.select import BasisLike, Expected, Plan
 from ..utils.cost import Ledger
 from ..utils.guard import guarded
 from .balanced import balanced, kept_by_flow
@@ -225,7 +224,8 @@ def _moved(
         follow = _nothing if then is None else then
         if then is None:
             found = replace(found, outcome=Outcome.UNDONE)
-    memory = replace(found.memory, sketch=run.sketch() if isinstance(run, DampedCG) else None)
+    learned = {} if run is None or best is None or not remembers else run.learned(best.horizon)
+    memory = replace(found.memory, **{"sketch": None, "modes": None, **learned})
     result = _told(found, run, plan, problem, objective.elapsed(begun))
     if found.outcome.accepted:  # last of all: what has been measured is what is done
         assert best is not None
@@ -266,6 +266,7 @@ def _searched(
             tolerance=JUMP_TOLERANCE,
             directions=settings.directions,
             sketch=memory.sketch,
+            expected=_expected(settings, memory) if remembers else None,
         )
         geodesic = not run.is_krylov if settings.geodesic is None else settings.geodesic
         judge = Judge(conditions.judges, problem.lin.theta, ledger, len(problem.lin.u)) if conditions.judges else None
@@ -278,6 +279,14 @@ def _searched(
     except (FlowError, torch.linalg.LinAlgError):
         found = unsolved(found)
     return found, run, plan
+
+
+def _expected(settings: Settings, memory: Memory) -> Expected | None:
+    """What the last jump says of this one, whose horizons are at most the one that memory begins with."""
+    goes_on = settings.horizon is None and settings.search in (None, LEVENBERG_MARQUARDT)
+    if not goes_on or memory.modes is None or memory.horizon is None:
+        return None
+    return Expected(memory.modes, memory.horizon)
 
 
 def search_of(settings: Settings, run: LinearizedRun, remembers: bool) -> Search:

@@ -35,7 +35,7 @@ class LevenbergMarquardt(Search):
     chord_steps: int = 0
 
     def __call__(self, descent: Descent, trust: Trust, memory: Memory) -> Found:
-        before, longest = descent.problem.before, descent.run.max_horizon
+        before = descent.problem.before
         ledger = descent.problem.lin.ledger
         if self.nonmonotone:
             memory = replace(memory, best=min(memory.best, before))
@@ -52,7 +52,8 @@ class LevenbergMarquardt(Search):
                 done = 0
                 if falls and self.chord_steps:
                     found, done = descent.chord(found, self.chord_steps)
-                memory = memory.at(min(t * PACE, longest) if k == 0 else t)
+                # Perhaps beyond what this run has digits for: the next may have more (surrogate.select).
+                memory = memory.at(t * PACE if k == 0 else t)
                 if self.nonmonotone:
                     memory = replace(memory, best=min(memory.best, found.loss), heading=found.first)
                 outcome = Outcome.ACCEPTED if falls else Outcome.CLIMBED

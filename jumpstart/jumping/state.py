@@ -24,6 +24,7 @@ class Memory:
         scale: share of the full step that was last accepted, for searches over scales.
         best: lowest loss that a nonmonotone search has met; ∞ before. heading: its last step (P,), second order apart.
         sketch: of the kernel, which preconditions the next matrix-free jump.
+        modes: how many the last implicit step reached (its effective dimension); None where nobody has counted.
         directions: (r, P) displacements taken last, to be kept in the next Krylov basis.
     """
 
@@ -32,6 +33,7 @@ class Memory:
     best: float = math.inf
     heading: Tensor | None = None
     sketch: Nystrom | None = None
+    modes: float | None = None
     directions: Tensor | None = None
 
     def at(self, horizon: float) -> Memory:
@@ -50,6 +52,7 @@ class Memory:
             "scale": self.scale,
             "best": self.best,
             "heading": self.heading,
+            "modes": self.modes,
             "sketch_vectors": None if sketch is None else sketch.vectors,
             "sketch_values": None if sketch is None else sketch.values,
             "directions": self.directions,
@@ -65,13 +68,16 @@ class Memory:
         known = Memory().state_dict().keys()
         if not isinstance(state, Mapping) or set(state) != set(known):
             raise InputError(f"this is no memory of jumps: {state!r:.80} has not the entries {sorted(known)}.")
-        numbers = {"scale": state["scale"], "best": state["best"], "horizon": state["horizon"] or 1.0}
+        numbers = {name: state[name] for name in ("scale", "best")}
+        numbers |= {name: 1.0 if state[name] is None else state[name] for name in ("horizon", "modes")}
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
                 raise InputError(f"this is no memory of jumps: {name}={brief(state[name])} is no number.")
-        if not (0 < numbers["horizon"] < math.inf and 0 < numbers["scale"] <= 1):
+        positive = 0 < numbers["horizon"] < math.inf and 0 < numbers["modes"] < math.inf
+        if not (positive and 0 < numbers["scale"] <= 1):
             raise InputError(
-                f"this is no memory of jumps: horizon={state['horizon']!r} or scale={state['scale']!r} is out of range."
+                f"this is no memory of jumps: horizon={state['horizon']!r}, modes={state['modes']!r} or "
+                f"scale={state['scale']!r} is out of range."
             )
         plain = {f.name: state[f.name] for f in fields(Memory) if f.name != "sketch"}
         vectors, values = state["sketch_vectors"], state["sketch_values"]

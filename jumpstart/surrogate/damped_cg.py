@@ -9,6 +9,7 @@ Source: docs/theory.md, section 9.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,6 +86,9 @@ class DampedCG(ImplicitEuler):
         if found is None or found.values.numel() <= RANK:
             return found
         return Nystrom(found.vectors[:, :RANK], found.values[:RANK])
+
+    def learned(self, t: float) -> dict[str, Any]:
+        return {"sketch": self.sketch()}
 
     def initial_horizon(self) -> float:
         return 1e2 / self.max_rate if self.max_rate > 0 else 1.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,11 @@ from ..linalg.operator import LinearOperator, Matrix
 from ..linearization.ntk.collocation import gathered_kernel
 from ..linearization.operators import Explicit, GraphJacobian, require_finite_derivatives
 from ..linearization.problem import LinearizedProblem
-from .implicit_euler import ImplicitEuler
+from ..utils.autodiff import normal
+from .implicit_euler import EPS, ImplicitEuler, longest
 
+PROBES = 2  # random vectors that the effective dimension is estimated from
+SKETCHED = 300  # least size of the Gram matrix, below which a sketch saves nothing
 SAFE = 1e-8  # damping over the trace from which a solve has eight digits as it is
 
 
@@ -25,7 +29,7 @@ class DampedCholesky(ImplicitEuler):
     """Factors of the Gram matrix of an explicit A; with weight decay always on the parameters' side.
 
     Args:
-        problem: the linearized problem, whose explicit Jacobian is formed.
+        problem: the linearized problem. formed: its explicit Jacobian, where there is one already.
 
     Raises:
         NonFiniteError: derivatives are not finite.
@@ -34,10 +38,10 @@ class DampedCholesky(ImplicitEuler):
     kind = "dense"
     route = "cholesky"
 
-    def __init__(self, problem: LinearizedProblem) -> None:
+    def __init__(self, problem: LinearizedProblem, formed: Explicit | None = None) -> None:
         super().__init__(problem)
         metric = problem.metric
-        a = Explicit(problem.lin, metric)
+        a = Explicit(problem.lin, metric) if formed is None else formed
         n, p = a.shape
         self.dual = n < p and not metric.decays
         self.size = n if self.dual else p
@@ -85,7 +89,16 @@ class DampedCholesky(ImplicitEuler):
     @property
     def precision(self) -> float:
         """Relative rounding of the matrix."""
-        return torch.finfo(torch.float64).eps
+        return EPS
+
+    def learned(self, t: float) -> dict[str, Any]:
+        """The effective dimension, from the last factor, by Hutchinson's estimate; all of a small matrix."""
+        if not self._factors or self.size < SKETCHED:
+            return {"modes": float(self.size)}
+        held = list(self._factors.values())[-1]
+        signs = normal((PROBES, self.size), self.size).sign().to(self.matrix)
+        left = sum(float(torch.dot(z, held.solve(z))) for z in signs) / PROBES
+        return {"modes": min(max(self.size - held.shift * left, 1.0), float(self.size))}
 
     def initial_horizon(self) -> float:
         """A thousand relaxation times of the fastest mode, or a little less."""
@@ -94,7 +107,7 @@ class DampedCholesky(ImplicitEuler):
     @property
     def max_horizon(self) -> float:
         """Beyond this the factorization has no digits left for the slowest modes."""
-        return 1 / (0.5 * self.precision * self.trace) if self.trace > 0 else 1e16
+        return longest(self.trace, self.precision)
 
     def image(self, c: Tensor) -> Tensor:
         known, moved = self._image

@@ -18,6 +18,8 @@ from ..flow.horizon import Parsed, Steps, Times
 from ..flow.run import LinearizedRun
 from ..linearization.problem import LinearizedProblem
 
+EPS = torch.finfo(torch.float64).eps
+
 
 class ImplicitEuler(LinearizedRun):
     """Coefficients c are a scaled displacement z − z₀ (P,), or cotangents s (N,) with z − z₀ = Aᵀs.
@@ -82,6 +84,11 @@ class ImplicitEuler(LinearizedRun):
 
     def displacement(self, c: Tensor) -> Tensor:
         return self.problem.jacobian.displacement(self.scaled(c))
+
+
+def longest(trace: float, precision: float = EPS) -> float:
+    """The horizon beyond which a matrix of squares, whose rates add up to ``trace``, has no digits for slow modes."""
+    return 1 / (0.5 * precision * trace) if trace > 0 else 1e16
 
 
 def _times(horizon: Parsed) -> tuple[float, ...]:

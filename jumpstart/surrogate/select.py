@@ -19,12 +19,15 @@ from ..gating import Gate
 from ..linalg.nystrom import Nystrom
 from ..linearization.linearize import rounding_error
 from ..linearization.ntk.collocation import gatherable
+from ..linearization.operators import Explicit
 from ..linearization.problem import LinearizedProblem
 from ..utils.brief import brief
 from ..utils.cost import EIGEN, ELEMENTS, FORWARD, MOVED, PRODUCTS, PULL, PUSH, RECORD, SINGULAR, TRANSFORM, rate
 from ..utils.memory import FREE
 from .damped_cg import DampedCG
 from .damped_cholesky import DampedCholesky, GatheredCholesky
+from .damped_sketch import DampedSketch, width_for
+from .implicit_euler import longest
 
 BasisLike = str | Basis | Callable[[LinearizedProblem], Basis]
 
@@ -33,6 +36,8 @@ MATRIX_FREE = "matrix-free"
 DEPTH = 12  # Krylov vectors where none are asked for (docs/decisions/0005)
 EIGH_FLOPS = 9.0  # eigh of an N×N matrix costs about this many N³
 RENEWALS = 20.0  # factorizations that a flow takes which is integrated to an end
+SAVING = 0.8  # of the cost of Cholesky factors, at most, that a sketch may take
+DIGITS = 4.0  # the same where Cholesky factors have no digits left
 CHOLESKIES = 2.0  # factors a jump takes, on average
 LARGE = 2.5e7  # entries of a Jacobian beyond which its kernel is gathered without forming it
 GATHERED = 6000  # outputs up to which a kernel is gathered and factored
@@ -78,6 +83,14 @@ JUMP = Worth(1.0)  # the real loss decides, so that modes must not be dearer
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What the last jump says of the next: how many modes it reached, and the longest horizon that is to be tried."""
+
+    modes: float
+    horizon: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """A choice and the reasons for it: the predicted cost of each way that was weighed."""
 
@@ -108,18 +121,20 @@ def run(
     tolerance: float = FLOW_TOLERANCE,
     directions: Tensor | None = None,
     sketch: Nystrom | None = None,
+    expected: Expected | None = None,
 ) -> tuple[LinearizedRun, Plan | None]:
     """The linearized run by the way that was asked for, or by the cheaper one that fits.
 
     Args:
         damped: prefer implicit steps (``damped_cholesky``) to modes where the loss is quadratic and they fit.
         directions: (r, P) displacements to keep in a Krylov basis. sketch: preconditioner of matrix-free steps.
+        expected: implicit steps may then be taken within fewer modes (``damped_sketch``), where "auto" is asked for.
         depth, memory_limit, gate, tolerance: as for ``solve``.
     """
     if basis == MATRIX_FREE:
         return matrix_free(problem, depth, sketch), None
     if damped and gate is None and directions is None and isinstance(basis, str):
-        found = implicit(problem, basis, memory_limit)
+        found = implicit(problem, basis, memory_limit, expected)
         if found is not None:
             return found
     built, plan = build(problem, basis, depth, memory_limit, directions)
@@ -292,6 +307,16 @@ def cholesky_cost(problem: LinearizedProblem) -> Cost:
     return Cost(seconds + RECORD + lin.work.calls * TRANSFORM, 8.0 * (4 * small * small + 3 * here * p))
 
 
+def sketch_cost(problem: LinearizedProblem, width: int) -> Cost:
+    """Of implicit steps within so many modes: an explicit Jacobian, random sums of its rows, and their image."""
+    lin, device = problem.lin, problem.lin.theta.device
+    n, p = problem.jacobian.shape
+    seconds = (lin.jacobian_pulls() * PULL + FORWARD) * gradient_seconds(problem) + RECORD + lin.work.calls * TRANSFORM
+    seconds += 2.0 * n * p / rate(ELEMENTS, device) + 2.0 * n * width * p / rate(PRODUCTS, device)
+    seconds += width**2 * (4.0 * p + 2.0 * n + CHOLESKIES * 10 / 3 * width) / rate(SINGULAR, device)
+    return Cost(seconds, 8.0 * (3 * n * p + 3 * p * width + n * width))
+
+
 def krylov_cost(problem: LinearizedProblem, k: int) -> tuple[Cost, float]:
     """Of k Krylov vectors on the parameters' side, and the bytes on the outputs' side."""
     n, p = problem.jacobian.shape
@@ -319,8 +344,8 @@ def forms_jacobian(problem: LinearizedProblem) -> bool:
 
 
 def implicit(
-    problem: LinearizedProblem, kind: str, memory_limit: float | None = None
-) -> tuple[DampedCholesky, Plan] | None:
+    problem: LinearizedProblem, kind: str, memory_limit: float | None = None, expected: Expected | None = None
+) -> tuple[DampedCholesky | DampedSketch, Plan] | None:
     """Implicit steps in a dense basis's place; None where dense is not asked for, does not fit or is slow."""
     if kind not in ("auto", "dense") or not problem.loss.quadratic:
         return None
@@ -332,7 +357,38 @@ def implicit(
             plan = Plan("dense", 0, {"gathered": cost}, limit, "kernel gathered layer by layer")
             return GatheredCholesky(problem), plan
     chosen = weigh(problem, kind, None, memory_limit, cholesky=True)
-    return (DampedCholesky(problem), chosen) if chosen.kind == "dense" else None
+    if chosen.kind != "dense":
+        return None
+    formed = Explicit(problem.lin, problem.metric)
+    if kind == "auto" and expected is not None:
+        sketched = _sketched(problem, formed, expected, chosen)
+        if sketched is not None:
+            return sketched
+    return DampedCholesky(problem, formed), chosen
+
+
+def _sketched(
+    problem: LinearizedProblem, formed: Explicit, expected: Expected, chosen: Plan
+) -> tuple[DampedSketch, Plan] | None:
+    """Steps within the modes that are reached, if that is cheaper; None where it is not, or misses what they are for.
+
+    Beyond the horizon that Cholesky factors have digits for, as many modes are taken as that needs, perhaps all.
+    """
+    if problem.metric.decays or problem.loss.curvature is None or problem.lin.shards is not None:
+        return None
+    whole, dense = min(formed.shape), chosen.costs["dense"]
+    beyond = expected.horizon > longest(problem.loss.curvature * float(torch.linalg.vector_norm(formed.rows)) ** 2)
+    worth = (DIGITS if beyond else SAVING) * dense.seconds
+    width = min(width_for(expected.modes), whole)
+    while (cost := sketch_cost(problem, width)).seconds < worth and cost.bytes <= chosen.limit:
+        found = DampedSketch(problem, formed, width)
+        if width == whole or found.reaches(min(expected.horizon, found.max_horizon)):
+            plan = Plan("sketched", width, {"sketched": cost, **chosen.costs}, chosen.limit, "few modes are reached")
+            return found, plan
+        if not beyond:
+            break
+        width = min(2 * width, whole)
+    return None
 
 
 def _gathers(problem: LinearizedProblem) -> bool:

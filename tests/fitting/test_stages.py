@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import jumpstart as js
 from jumpstart import errors
 from jumpstart.fitting import stages
 from jumpstart.fitting.fit import Fit
+from jumpstart.fitting.stages import Event
 from jumpstart.fitting.state import FitState, Stage
 from jumpstart.linearization.linearize import linearize
 from jumpstart.surrogate import select as choose
@@ -99,20 +101,45 @@ def test_causes_are_told_apart(kind):
     assert bool(torch.isfinite(flat(model)).all())
 
 
-def test_a_bold_run_lands_from_its_best_weights(monkeypatch):
+def stages_of(monkeypatch, jumps):
     monkeypatch.setattr(stages, "CAUTION", 3)
-    boldness, courses = [], []
-    for state in Fit(regression(), jumps=20).steps():
-        boldness.append((state.stage is not Stage.LAND, state.best_loss, state.loss))
-        courses.append(state.stage is Stage.CLIMB)
-    landed = next(k for k, (bold, _, _) in enumerate(boldness) if not bold)
-    assert landed == 12  # after 60% of the jumps
-    assert all(bold for bold, _, _ in boldness[:landed])
-    losses = [loss for _, _, loss in boldness[landed:]]
-    assert losses[0] <= boldness[landed - 1][1]
-    assert losses == sorted(losses, reverse=True)
-    assert courses == [False] * 3 + [True] * 9 + [False] * 8
+    return list(Fit(regression(), jumps=jumps).steps())
+
+
+def test_a_bold_run_approaches_from_where_it_is_and_lands(monkeypatch):
+    states = stages_of(monkeypatch, 20)
+    names = [state.stage for state in states]
+    assert names[:12] == [Stage.DESCEND] * 3 + [Stage.CLIMB] * 9  # 60% of the jumps
+    assert names[12:14] == [Stage.APPROACH] * 2 and set(names[14:]) == {Stage.LAND}  # the third has been judged
+    losses = [state.loss for state in states[11:]]
+    lower = min(losses[:4]) < min(state.best_loss for state in states[:12]) * (1 - stages.CALM)
+    if not lower:
+        assert losses[3] == states[13].best_loss
+    assert losses[3:] == sorted(losses[3:], reverse=True)
     assert all(state.stage is Stage.LAND for state in Fit(regression(), jumps=4, nonmonotone=False).steps())
+
+
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize("late", [True, False])
+def test_what_follows_from_an_approach(monkeypatch, lower, late):
+    """Lower than anything before: the climb goes on from there, or the landing; otherwise from the best weights."""
+    fit = Fit(regression(), jumps=100)
+    for state in fit.steps():
+        if state.stage is Stage.CLIMB and not torch.equal(state.theta, state.best):
+            break
+    near = fit.run.met(state, Event.STUCK)
+    assert near.stage is Stage.APPROACH and near.theta is state.theta and near.since == state.jumps
+    assert near.mark == state.best_loss and near.memory.horizon == stages.LAND_HORIZON / state.loss
+    early = replace(near, jumps=near.jumps + 1)
+    assert fit.run.followed(early) is early
+    over = replace(near, jumps=90 if late else near.jumps + stages.BRIEF)
+    if lower:
+        over = replace(over, theta=over.theta + 1e-9, best=over.theta + 1e-9, best_loss=0.5 * near.mark)
+    after = fit.run.followed(over)
+    assert after.stage is (Stage.LAND if late or not lower else Stage.CLIMB)
+    assert after.theta is (over.theta if lower else over.best)
+    refused = replace(early, refused=stages.REFUSED)
+    assert fit.run.followed(refused).stage is Stage.LAND
 
 
 def test_a_march_that_is_stuck_turns_bold_before_it_lands(monkeypatch):
@@ -121,7 +148,7 @@ def test_a_march_that_is_stuck_turns_bold_before_it_lands(monkeypatch):
     up, down = js.Term(lambda f, x: f(x) - 1, X), js.Term(lambda f, x: f(x) + 1, X)
     run = Fit(js.residual(net(), up, down), jumps=60, patience=5).steps()
     found, restarts = zip(*[(s.stage, s.restarts) for s in run], strict=True)
-    assert 0 < found.index(Stage.CLIMB) < found.index(Stage.LAND)
+    assert 0 < found.index(Stage.CLIMB) < found.index(Stage.APPROACH) < found.index(Stage.LAND)
     assert restarts[found.index(Stage.LAND)] == 0
 
 

@@ -250,13 +250,15 @@ def test_chord_corrections_only_help(reuse):
 
 
 def test_horizons_end_where_digits_do():
-    """On a linear model every horizon is accepted: the longest is tried, and not exceeded by the next."""
+    """On a linear model every horizon is accepted: the longest is tried. The next may have more digits, and is asked."""
     model = fill(nn.Linear(3, 1), 0)
     flow = DampedCholesky(linearized(js.supervised(model, randn(0, 9, 3), randn(1, 9, 1))))
     found = LevenbergMarquardt(nonmonotone=True)(AlongFlow(flow, False), js.Trust(horizon=1e300), Memory())
     assert found.outcome is js.Outcome.ACCEPTED
     assert found.best is not None
-    assert (found.tried, found.best.horizon, found.memory.horizon) == (1, flow.max_horizon, flow.max_horizon)
+    assert (found.tried, found.best.horizon, found.memory.horizon) == (1, flow.max_horizon, PACE * flow.max_horizon)
+    again = LevenbergMarquardt(nonmonotone=True)(AlongFlow(flow, False), js.Trust(), found.memory)
+    assert again.best is not None and again.best.horizon == flow.max_horizon
 
 
 def classifier():

@@ -14,10 +14,12 @@ from jumpstart.flow.horizon import Times
 from jumpstart.flow.reduced_flow import ReducedFlow
 from jumpstart.flow.run import LinearizedRun
 from jumpstart.linearization.metric import Metric
+from jumpstart.linearization.operators import Explicit
 from jumpstart.linearization.problem import LinearizedProblem, linearized
 from jumpstart.surrogate import select
 from jumpstart.surrogate.damped_cg import DampedCG
 from jumpstart.surrogate.damped_cholesky import DampedCholesky, GatheredCholesky
+from jumpstart.surrogate.damped_sketch import DampedSketch
 
 from ..objectives.taylor.test_taylor import net_of
 from ..problems import mlp, randn, relative
@@ -36,6 +38,7 @@ RUNS = {
     "modes": lambda p: ReducedFlow(bases.dense(p), p.loss),
     "modes of Krylov, whole": lambda p: ReducedFlow(bases.krylov(p, 9, side="parameters"), p.loss),
     "damped Cholesky": DampedCholesky,
+    "sketched, whole": lambda p: DampedSketch(p, Explicit(p.lin, p.metric), 9),
     "gathered": GatheredCholesky,
     "damped conjugate gradients": lambda p: DampedCG(p, 400),
 }
