@@ -13,10 +13,13 @@ from jumpstart.demo import poisson
 from jumpstart.jumping.candidates import AlongFlow
 from jumpstart.linalg.cholesky import factor, lower_gram
 from jumpstart.linearization.linearize import linearize
+from jumpstart.linearization.operators import Explicit
 from jumpstart.linearization.problem import LinearizedProblem
 from jumpstart.objectives.collocation import Points
 from jumpstart.report.records import Row
 from jumpstart.surrogate.damped_cholesky import DampedCholesky
+from jumpstart.surrogate.damped_sketch import DampedSketch, width_for
+from jumpstart.surrogate.implicit_euler import ImplicitEuler
 
 from .problems import given, laplace, problem
 from .solutions import known
@@ -51,7 +54,10 @@ def _measure(label: str, widths: tuple[int, ...], inside: int, side: int, repeat
     held = factor(matrix, shift, shift)
     small = min(n, p)
     b = torch.randn(small, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    damped = DampedCholesky(LinearizedProblem(lin, objective.loss))
+    whole = LinearizedProblem(lin, objective.loss)
+    formed = Explicit(lin, whole.metric)
+    width = min(width_for(jumper.memory.modes or small), small)
+    damped, sketched = DampedCholesky(whole, formed), DampedSketch(whole, formed, width)
     general = [Points(part.fn, part.points, part.scale) for part in objective.parts if isinstance(part, Points)]
     points, edge = poisson.grid(inside), poisson.boundary(side)
     conditions = [laplace(points, -2 * torch.pi**2 * poisson.exact(points)), given(edge, 0.0, 4.0)]
@@ -74,6 +80,8 @@ def _measure(label: str, widths: tuple[int, ...], inside: int, side: int, repeat
         "eigenvectors instead": lambda: torch.linalg.eigh(matrix),
         "one solve": lambda: held.solve(b),
         "candidate (step, bend, correction, real loss)": lambda: _candidate(damped),
+        f"sketch of {width} instead of the Gram matrix": lambda: DampedSketch(whole, formed, width),
+        "candidate within it": lambda: _candidate(sketched),
         "whole jump": lambda: _jump(jumper, theta),
     }
     times: dict[str, list[float]] = {name: [] for name in pieces}
@@ -97,8 +105,9 @@ def _measure(label: str, widths: tuple[int, ...], inside: int, side: int, repeat
     ]  # fmt: skip
 
 
-def _candidate(damped: DampedCholesky) -> Any:
-    return AlongFlow(damped, geodesic=True).at(1e6 / damped.trace)
+def _candidate(run: ImplicitEuler) -> Any:
+    """With the factor of its horizon, which a run keeps for the next."""
+    return AlongFlow(run, geodesic=True).at(1e6 / run.known_rates[1])
 
 
 def _jump(jumper: Jumper, theta: torch.Tensor) -> Any:

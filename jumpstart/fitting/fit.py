@@ -100,9 +100,9 @@ def fit(
             trained on; a climb on these has four times as many) after which the run has stagnated. It is then restarted
             from the best weights, slightly perturbed, at most ``restarts`` times.
         nonmonotone: once the loss has fallen a hundredfold, or after 20 jumps, or where it no longer falls, let it rise
-            on the way (the best weights are kept), and land from the best weights once 60% of the budget is spent (85%
-            where points are drawn), or ``patience`` is over; docs/theory.md, section 9. For squared losses and
-            Levenberg–Marquardt's search.
+            on the way (the best weights are kept). Once 60% of the budget is spent (85% where points are drawn; of
+            seconds less, if 25 jumps take more), or ``patience`` is over, it comes down from where it is, or from the
+            best weights; docs/theory.md, section 9. For squared losses and Levenberg–Marquardt's search.
         path: file for a checkpoint, written about once a second and at the end; a run that finds one there goes on, if
             it is of the same problem. Where it cannot be written any more, the run warns and goes on. Two runs with
             one path warn of each other, and the last to write wins, whole.

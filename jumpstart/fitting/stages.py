@@ -31,6 +31,7 @@ from .collocation import Collocation, placed, replaced, what_parted
 from .settings import FitSettings
 from .state import FitState, Stage
 
+FARTHEST = 1e280  # horizons are finite numbers
 REFUSED = 3  # rejections in a row after which something else is tried
 CALM = 0.01  # a run of ``patience`` jumps that takes less than this share off the loss has stagnated
 LAND_HORIZON = 5.0  # times 1/loss: where landing starts its search
@@ -40,6 +41,7 @@ DESCENT = 0.01  # or once the loss is this share of the first
 LANDING = 0.6  # share of the budget after which a nonmonotone fit goes back to the best weights and climbs no more
 LATER = 0.85  # the same on points that move: landing from the weights lowest on others takes a few jumps
 WATCH = 0.1  # share of the time that may go into calls of ``error``
+LOST = 3.0  # times the lowest loss on unseen points, beyond which an approach has lost what it found
 DEAR = 25  # jumps that landing may take in any case, where 15% of the budget is less: points are renewed in these
 RECENT = 20  # jumps whose time says what the next take
 APPROACH, BRIEF = 10, 3  # jumps after which an approach is judged: after two looks at unseen points, or by the loss
@@ -82,7 +84,6 @@ TRANSITIONS: dict[tuple[Stage, Event], Action] = {
     (Stage.CLIMB, Event.BROKEN): Action.LAND,
     (Stage.APPROACH, Event.LOWER): Action.CLIMB,
     (Stage.APPROACH, Event.HIGHER): Action.LAND,
-    (Stage.APPROACH, Event.STILL): Action.LAND,
     (Stage.APPROACH, Event.BROKEN): Action.LAND,
     (Stage.LAND, Event.STUCK): Action.RESTART,
     (Stage.LAND, Event.STILL): Action.RESTART,
@@ -303,8 +304,10 @@ class FitRun:
         self.jumper.memory = state.memory
         self.objective = self.jumper.objective = objective
         # What was reached on other points says nothing here.
-        memory = self.jumper.memory
+        memory, before = self.jumper.memory, state.best_loss
         state = replace(state, loss=self.value(state.theta), best_loss=self.value(state.best))
+        if state.stage is Stage.APPROACH and state.kept is None and before > 0:  # what it is judged by, weighed anew
+            state = replace(state, mark=state.mark * state.best_loss / before)
         if not state.loss < math.inf:
             state = replace(state, theta=state.best, loss=state.best_loss)
         elif state.loss < state.best_loss:
@@ -337,14 +340,17 @@ class FitRun:
     def followed(self, state: FitState) -> FitState:
         """What follows from the last jump; ``ended`` if that leads nowhere any more."""
         if state.last == Outcome.STATIONARY.name:
-            after = None if state.best_loss == 0 else self.met(state, Event.STILL)  # a restart could only lose
+            if state.best_loss == 0:  # a restart could only lose
+                return replace(state, ended=True)
+            if state.stage is Stage.APPROACH:
+                return self._approached(state)
+            after = self.met(state, Event.STILL)
             if after is None:
                 return replace(state, ended=True)
             state = after
-        lower = state.mark - state.reached > CALM * abs(state.mark)
         if state.stage is Stage.APPROACH:
-            return self._approached(state, lower)
-        if lower or math.isinf(state.mark):
+            return self._approached(state)
+        if state.mark - state.reached > CALM * abs(state.mark) or math.isinf(state.mark):
             state = replace(state, since=state.jumps, mark=state.reached, predicted=0.0)
         # Jumps have been refused too often in a row, or the loss has hardly fallen for ``patience`` jumps.
         climbing = state.stage is Stage.CLIMB and state.kept is not None
@@ -362,22 +368,32 @@ class FitRun:
             return replace(state, stage=Stage.CLIMB, refused=0, since=state.jumps, memory=memory)
         if action is Action.APPROACH and self.moving:
             memory = state.memory.restarted()
-            memory = replace(memory, horizon=LAND_HORIZON / state.loss if state.loss > 0 else None, scale=1.0)
+            horizon = min(LAND_HORIZON / state.loss, FARTHEST) if state.loss > 0 else None
+            memory = replace(memory, horizon=horizon, scale=1.0)
             mark = state.reached
             return replace(state, stage=Stage.APPROACH, refused=0, since=state.jumps, mark=mark, memory=memory)
         if action in (Action.APPROACH, Action.LAND):
             return self._landed(state)
         return self._restarted(state) if action is Action.RESTART else state
 
-    def _approached(self, state: FitState, lower: bool) -> FitState:
+    def _approached(self, state: FitState) -> FitState:
         """What follows from an approach, once it is over: a climb from there, or a landing from the best weights."""
-        looks = self.points is not None and self.points.decides
+        looks = self.points if self.points is not None and self.points.decides else None
         made = state.jumps - state.since
-        over = made >= APPROACH and self.points.due(state) if looks else made >= BRIEF  # type: ignore[union-attr]
-        if not over and state.refused < REFUSED:
+        over = made >= (BRIEF if looks is None else APPROACH) and (looks is None or looks.due(state))
+        if not over and state.refused < REFUSED and state.last != Outcome.STATIONARY.name:
             return state
-        if lower and self.late(state):  # it is the landing
-            return replace(state, stage=Stage.LAND, since=state.jumps, mark=state.loss)
+        if looks is not None and not looks.due(state):  # nobody has looked at where it has come to
+            state = replace(state, unseen=looks.loss(state.theta))
+            if state.unseen < state.kept_unseen:
+                state = replace(state, kept=state.theta, kept_unseen=state.unseen)
+        lower = state.mark - state.reached > CALM * abs(state.mark)
+        if lower and self.late(state) and not (looks and state.unseen > LOST * state.kept_unseen):  # it is the landing
+            if looks is not None:
+                state = replace(state, best=state.theta, best_loss=state.loss)
+            return replace(state, stage=Stage.LAND, refused=0, since=state.jumps, mark=state.loss)
+        if lower and self.late(state):
+            return self._landed(state)
         after = self.met(state, Event.LOWER if lower else Event.HIGHER)
         assert after is not None
         return after
@@ -389,7 +405,8 @@ class FitRun:
         if state.stage is not Stage.DESCEND and not state.best.equal(state.theta):
             # Damping in proportion to the loss, as where the search comes down all the way; or what led here.
             best = state.best_loss
-            memory = replace(memory, horizon=max(LAND_HORIZON / best, state.reach) if best > 0 else None, scale=1.0)
+            horizon = min(max(LAND_HORIZON / best, state.reach), FARTHEST) if best > 0 else None
+            memory = replace(memory, horizon=horizon, scale=1.0)
         state = replace(state, stage=Stage.LAND, theta=state.best, loss=state.best_loss, memory=memory)
         return replace(state, refused=0, since=state.jumps, mark=state.best_loss)
 

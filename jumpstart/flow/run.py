@@ -1,6 +1,6 @@
 """The contract for the linearized run: whoever answers for it answers these questions, at any horizon.
 
-Three answer: modes of a reduced flow (``reduced_flow``), damped Cholesky factors and damped conjugate gradients (both
+Four answer: modes of a reduced flow (``reduced_flow``); damped Cholesky factors, sketches and conjugate gradients (all
 in ``surrogate``). Coefficients c are whatever an implementation keeps a displacement as.
 """
 

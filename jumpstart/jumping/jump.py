@@ -224,7 +224,8 @@ def _moved(
         follow = _nothing if then is None else then
         if then is None:
             found = replace(found, outcome=Outcome.UNDONE)
-    learned = {} if run is None or best is None or not remembers else run.learned(best.horizon)
+    asked = found.memory.horizon if best is None else best.horizon
+    learned = {} if run is None or not remembers else run.learned(asked or 1.0)
     memory = replace(found.memory, **{"sketch": None, "modes": None, **learned})
     result = _told(found, run, plan, problem, objective.elapsed(begun))
     if found.outcome.accepted:  # last of all: what has been measured is what is done

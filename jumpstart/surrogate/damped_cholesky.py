@@ -30,6 +30,7 @@ class DampedCholesky(ImplicitEuler):
 
     Args:
         problem: the linearized problem. formed: its explicit Jacobian, where there is one already.
+        least: how many modes are reached for certain, since a sketch of fewer did not do.
 
     Raises:
         NonFiniteError: derivatives are not finite.
@@ -38,8 +39,9 @@ class DampedCholesky(ImplicitEuler):
     kind = "dense"
     route = "cholesky"
 
-    def __init__(self, problem: LinearizedProblem, formed: Explicit | None = None) -> None:
+    def __init__(self, problem: LinearizedProblem, formed: Explicit | None = None, least: float = 1.0) -> None:
         super().__init__(problem)
+        self.least = least
         metric = problem.metric
         a = Explicit(problem.lin, metric) if formed is None else formed
         n, p = a.shape
@@ -98,7 +100,7 @@ class DampedCholesky(ImplicitEuler):
         held = list(self._factors.values())[-1]
         signs = normal((PROBES, self.size), self.size).sign().to(self.matrix)
         left = sum(float(torch.dot(z, held.solve(z))) for z in signs) / PROBES
-        return {"modes": min(max(self.size - held.shift * left, 1.0), float(self.size))}
+        return {"modes": min(max(self.size - held.shift * left, self.least), float(self.size))}
 
     def initial_horizon(self) -> float:
         """A thousand relaxation times of the fastest mode, or a little less."""
@@ -174,7 +176,7 @@ class GatheredCholesky(DampedCholesky):
         self.matrix = self.beta * kernel.double()
         require_finite_derivatives(self.matrix.diagonal())
         self.initial_gradient = self.loss.grad(self.u).reshape(-1)
-        self._factors = {}
+        self._factors, self.least = {}, 1.0
 
     @property
     def precision(self) -> float:

@@ -1,9 +1,9 @@
-"""Implicit steps within the modes that the horizon reaches: a fifth of the work where these are few.
+"""Implicit steps within the modes that the horizon reaches: a third of the work where these are few.
 
 A jump moves modes whose rate is above 1/t; on the way to a solution these are a tenth of all. Their span is found from
 random sums of rows of A (``linalg.sketch``), and the step is the damped one within it, by orthogonal factors, which
-leave room for horizons that a matrix of squares has no digits for. What is left out is bounded by the gradient outside of the span. Source: docs/theory.md, section 9, and
-docs/decisions/0035-sketched-steps.md.
+leave room for horizons that a matrix of squares has no digits for. What is left out is bounded by the gradient outside
+of the span. Source: docs/theory.md, equation 22′, and docs/decisions/0035-sketched-steps.md.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .implicit_euler import EPS, ImplicitEuler
 
 WIDER = 1.6  # times the effective dimension of the last jump
 SPARE = 24  # columns more
+FARTHEST = 1e280  # horizons are finite numbers
 MISSED = 0.02  # of what a step gains, at most, that one in all directions could gain besides
 
 
@@ -47,26 +48,27 @@ class DampedSketch(ImplicitEuler):
         super().__init__(problem)
         self.size = width
         self.columns = row_space(a.rows, width, seed=width)
-        self.images = a.rows @ self.columns  # (N, k)
+        self.images = a.rows if width == a.shape[1] else a.rows @ self.columns  # (N, k)
         require_finite_derivatives(self.images)
         # Orthogonal, since squares would lose the modes that are 1e-8 of the largest.
         self._reflectors = torch.geqrf(self.images)
         self.triangle = self._reflectors[0][:width].triu()
-        g = self.loss.grad(self.u).reshape(-1)
-        self.initial_gradient = self.force(g, None)
-        outside = a.rows.T @ g - self.columns @ (self.images.T @ g)
-        outside = outside - self.columns @ (self.columns.T @ outside)
-        self._outside = float(torch.dot(outside, outside))
+        self._rows = a.rows
+        self.initial_gradient = self.force(self.loss.grad(self.u), None)
         self._factors: dict[float, tuple[Tensor, Tensor]] = {}
 
     def reaches(self, t: float) -> bool:
-        """Whether a step of length t gains all but a little of what one in all directions would, to first order.
+        """Whether a step of length t gains all but a little of what one in all directions would.
 
-        Outside of the span it could gain at most t/2 ‖(I − VVᵀ) Aᵀg‖².
+        With the gradient after it, Aᵀg, the damped loss could fall by at most t/2 ‖(I − VVᵀ) Aᵀg‖² more.
         """
         step = self.solve(self.initial_gradient, t, False)
-        gained = float(self.loss.value(self.u)) - float(self.predicted_loss(step))
-        return 0.5 * t * self._outside <= MISSED * gained
+        after = self.outputs(step)
+        gained = float(self.loss.value(self.u)) - float(self.loss.value(after))
+        pull = self._rows.T @ self.loss.grad(after).reshape(-1)
+        for _ in range(2):  # the second time takes away what rounding has left
+            pull = pull - self.columns @ (self.columns.T @ pull)
+        return 0.5 * t * float(torch.dot(pull, pull)) <= MISSED * gained
 
     def learned(self, t: float) -> dict[str, Any]:
         """The effective dimension, tr R(RᵀR + 1/t)⁻¹Rᵀ."""
@@ -94,7 +96,7 @@ class DampedSketch(ImplicitEuler):
     @property
     def max_horizon(self) -> float:
         """Beyond this the factor has no digits left for the slowest modes."""
-        return 1 / (EPS**2 * self.trace) if self.trace > 0 else 1e16
+        return min(1 / EPS / max(EPS * self.trace, 1e-290), FARTHEST)
 
     def force(self, g: Tensor, decayed: Tensor | None) -> Tensor:
         return torch.ormqr(*self._reflectors, g.reshape(-1, 1), transpose=True)[: self.size, 0]

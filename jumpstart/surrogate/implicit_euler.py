@@ -1,4 +1,4 @@
-"""The linearized run of a squared loss by implicit Euler: what damped Cholesky and damped conjugate gradients share.
+"""The linearized run of a squared loss by implicit Euler: what Cholesky factors, sketches and damped CG share.
 
 A step of length t, δz = −(βAᵀA + W + 1/t)⁻¹(Aᵀg + W z₀), is the damped least-squares step of Levenberg and Marquardt
 with damping 1/t: it starts along the gradient and ends at the same point as the flow. Without decay it is Aᵀs with

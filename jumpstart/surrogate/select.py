@@ -359,36 +359,38 @@ def implicit(
     chosen = weigh(problem, kind, None, memory_limit, cholesky=True)
     if chosen.kind != "dense":
         return None
-    formed = Explicit(problem.lin, problem.metric)
+    formed, tried = Explicit(problem.lin, problem.metric), 0
     if kind == "auto" and expected is not None:
-        sketched = _sketched(problem, formed, expected, chosen)
+        sketched, tried = _sketched(problem, formed, expected, chosen)
         if sketched is not None:
             return sketched
-    return DampedCholesky(problem, formed), chosen
+    return DampedCholesky(problem, formed, max(1.0, tried)), chosen
 
 
 def _sketched(
     problem: LinearizedProblem, formed: Explicit, expected: Expected, chosen: Plan
-) -> tuple[DampedSketch, Plan] | None:
-    """Steps within the modes that are reached, if that is cheaper; None where it is not, or misses what they are for.
+) -> tuple[tuple[DampedSketch, Plan] | None, int]:
+    """Steps within the modes that are reached, if that is cheaper, and the width that was tried last.
 
-    Beyond the horizon that Cholesky factors have digits for, as many modes are taken as that needs, perhaps all.
+    None where they are not, or miss what they are for. Beyond the horizon that Cholesky factors have digits for, as
+    many modes are taken as that needs, perhaps all.
     """
     if problem.metric.decays or problem.loss.curvature is None or problem.lin.shards is not None:
-        return None
-    whole, dense = min(formed.shape), chosen.costs["dense"]
-    beyond = expected.horizon > longest(problem.loss.curvature * float(torch.linalg.vector_norm(formed.rows)) ** 2)
-    worth = (DIGITS if beyond else SAVING) * dense.seconds
+        return None, 0
+    norm = float(torch.linalg.vector_norm(formed.rows))
+    beyond = expected.horizon > longest(problem.loss.curvature * norm * norm)
+    left = (DIGITS if beyond else SAVING) * chosen.costs["dense"].seconds
+    whole, tried = min(formed.shape), 0
     width = min(width_for(expected.modes), whole)
-    while (cost := sketch_cost(problem, width)).seconds < worth and cost.bytes <= chosen.limit:
-        found = DampedSketch(problem, formed, width)
+    while (cost := sketch_cost(problem, width)).seconds < left and cost.bytes <= chosen.limit:
+        found, tried = DampedSketch(problem, formed, width), width
         if width == whole or found.reaches(min(expected.horizon, found.max_horizon)):
             plan = Plan("sketched", width, {"sketched": cost, **chosen.costs}, chosen.limit, "few modes are reached")
-            return found, plan
+            return (found, plan), width
         if not beyond:
             break
-        width = min(2 * width, whole)
-    return None
+        left, width = left - cost.seconds, min(2 * width, whole)
+    return None, tried
 
 
 def _gathers(problem: LinearizedProblem) -> bool:

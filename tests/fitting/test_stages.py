@@ -119,6 +119,19 @@ def test_a_bold_run_approaches_from_where_it_is_and_lands(monkeypatch):
     assert all(state.stage is Stage.LAND for state in Fit(regression(), jumps=4, nonmonotone=False).steps())
 
 
+def test_an_approach_is_judged_on_the_weights_of_the_moment():
+    """Where a rule weighs points anew, what it has to be lower than is weighed anew, too."""
+    fit = Fit(regression(), jumps=100)
+    for state in fit.steps():
+        if state.stage is Stage.CLIMB and not torch.equal(state.theta, state.best):
+            break
+    near = fit.run.met(state, Event.STUCK)
+    other = js.supervised(near_model := fit.objective.model, X, Y + 0.5)
+    moved = fit.run.moved(near, other, 0.0)
+    assert moved.mark == pytest.approx(near.mark * other.value(near.best) / near.best_loss, rel=1e-12)
+    assert near_model is fit.objective.model and moved.stage is Stage.APPROACH
+
+
 @pytest.mark.parametrize("lower", [True, False])
 @pytest.mark.parametrize("late", [True, False])
 def test_what_follows_from_an_approach(monkeypatch, lower, late):

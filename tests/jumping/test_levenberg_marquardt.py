@@ -250,7 +250,7 @@ def test_chord_corrections_only_help(reuse):
 
 
 def test_horizons_end_where_digits_do():
-    """On a linear model every horizon is accepted: the longest is tried. The next may have more digits, and is asked."""
+    """On a linear model every horizon is accepted: the longest is tried. The next may have more digits."""
     model = fill(nn.Linear(3, 1), 0)
     flow = DampedCholesky(linearized(js.supervised(model, randn(0, 9, 3), randn(1, 9, 1))))
     found = LevenbergMarquardt(nonmonotone=True)(AlongFlow(flow, False), js.Trust(horizon=1e300), Memory())

@@ -72,7 +72,9 @@ def test_random_sums_span_the_rows_that_matter(shape, seed):
     assert not torch.equal(v, row_space(rows, width, seed + 1))
     whole = min(shape)
     full = row_space(randn(seed, *shape), whole, seed)
-    assert full.shape == (shape[1], whole) and relative(randn(seed, *shape) @ full @ full.T, randn(seed, *shape)) < 1e-12
+    assert (
+        full.shape == (shape[1], whole) and relative(randn(seed, *shape) @ full @ full.T, randn(seed, *shape)) < 1e-12
+    )
 
 
 @pytest.mark.parametrize("t", [1e-3, 10.0, 1e7])
@@ -89,18 +91,38 @@ def test_a_wide_enough_sketch_gains_what_all_modes_would(seed, t):
     assert flow.reaches(t)
     assert gained == pytest.approx(gain, rel=0.02)
     assert relative(flow.displacement(c), expected) < 0.2
-    assert flow.learned(t)["modes"] == pytest.approx(modes, rel=0.02)
-    assert flow.trace == pytest.approx(float(rates.sum()), rel=1e-6)
-    assert flow.max_rate == pytest.approx(float(rates.max()), rel=1e-6)
+    assert flow.learned(t)["modes"] == pytest.approx(max(modes, 1.0), rel=0.02)
+    assert 0.99 * float(rates.sum()) < flow.trace <= float(rates.sum()) * (1 + 1e-12)
+    assert 0.99 * float(rates.max()) < flow.max_rate <= float(rates.max()) * (1 + 1e-12)
 
 
 def test_one_that_is_too_narrow_says_so():
     p = problem(falling(0, decades=4.0))
     flow = run(p, 6)
-    assert not flow.reaches(1e3) and flow.reaches(1e-9)
+    assert not flow.reaches(1e3)
     _, gain = step(p, 1e3)
     gained = p.before - float(flow.predicted_loss(flow.coefficients(Times.at(1e3))[0]))
     assert gained < 0.9 * gain
+
+
+@pytest.mark.parametrize(("width", "t"), [(6, 1.0), (6, 100.0), (6, 1e6)])
+def test_one_that_hides_modes_from_the_first_gradient_says_so(width, t):
+    """Aᵀg lies in the span, and still the step misses what directions outside of it would do."""
+    x = falling(0, decades=4.0)
+    v = row_space(x, width, seed=width)
+    pulled = x @ torch.linalg.solve(x.T @ x, v @ randn(7, width, 1))
+    p = problem(x, x @ randn(5, INPUTS)[:, None] - pulled * len(x))
+    flow = run(p, width)
+    _, gain = step(p, t)
+    gained = p.before - float(flow.predicted_loss(flow.coefficients(Times.at(t))[0]))
+    assert gained < 0.9 * gain and not flow.reaches(t)
+
+
+def test_horizons_are_finite_for_tiny_jacobians():
+    p = problem(1e-150 * falling(0, decades=2.0))
+    flow = run(p, 30)
+    assert 0 < flow.max_horizon < math.inf
+    assert bool(torch.isfinite(flow.coefficients(Times.at(flow.max_horizon))).all())
 
 
 def test_there_are_digits_where_a_matrix_of_squares_has_none():
@@ -111,7 +133,7 @@ def test_there_are_digits_where_a_matrix_of_squares_has_none():
     exact, squares = run(p, INPUTS), DampedCholesky(p)
     left = [float(r.predicted_loss(r.coefficients(Times.at(min(t, r.max_horizon)))[0])) for r in (exact, squares)]
     assert exact.max_horizon > t > squares.max_horizon
-    assert left[0] < 1e-4 * left[1]
+    assert left[0] < 1e-3 * left[1]
     expected, _ = step(p, t)
     assert relative(exact.displacement(exact.coefficients(Times.at(t))[0]), expected) < 1e-4
 
@@ -128,10 +150,10 @@ def test_cholesky_factors_estimate_how_many_modes_they_reach(monkeypatch):
     assert abs(flow.learned(t)["modes"] - modes) < 3 * modes**0.5
 
 
-def sine(decay=False, **options):
+def sine():
     model = fill(nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 1)), 0)
     x = torch.linspace(-1, 1, 500).double()[:, None]
-    return js.supervised(model, x, (4 * x).sin()), {"weight_decay": 1e-3} if decay else {}
+    return js.residual(model, js.Term(lambda net, x: net(x) - (4 * x).sin(), x))
 
 
 @pytest.fixture
@@ -146,26 +168,36 @@ def bases(jumper, count=8):
 
 
 def test_jumps_are_sketched_where_nothing_else_was_asked_for(eager):
-    objective, _ = sine()
+    objective = sine()
     jumper = js.Jumper(objective)
     results = [jumper.jump() for _ in range(8)]
-    assert [r.basis for r in results][0] == "dense" and {r.basis for r in results[1:]} >= {"sketched"}
+    assert results[0].basis == "dense" and {r.basis for r in results[1:]} >= {"sketched"}
     found = next(r for r in results if r.basis == "sketched")
     assert found.plan is not None and found.plan.kind == "sketched" and found.modes < 481
     assert "sketched" in found.plan.explain() and "sketched" in str(found)
     assert results[-1].actual < 0.1 * results[0].before
 
 
+def test_a_sketch_that_does_not_do_is_wider_the_next_time(eager, monkeypatch):
+    monkeypatch.setattr(DampedSketch, "reaches", lambda self, t: False)
+    built = []
+    made = DampedSketch.__init__
+    monkeypatch.setattr(DampedSketch, "__init__", lambda self, *args: (built.append(args[2]), made(self, *args))[1])
+    jumper = js.Jumper(sine())
+    assert {jumper.jump().basis for _ in range(6)} == {"dense"}
+    assert len(built) == 5 and built == sorted(set(built))
+
+
 @pytest.mark.parametrize(
     "options", [{"basis": "dense"}, {"weight_decay": 1e-3}, {"horizon": 1.0}, {"search": "horizon"}]
 )
 def test_jumps_are_not_sketched_where_something_else_was(eager, options):
-    objective, _ = sine()
+    objective = sine()
     assert "sketched" not in bases(js.Jumper(objective, **options))
 
 
 def test_a_single_jump_has_nothing_to_go_by(eager):
-    objective, _ = sine()
+    objective = sine()
     assert js.jump(objective).basis == "dense"
 
 
@@ -173,24 +205,23 @@ def test_sketches_and_factors_lead_down_alike(eager, monkeypatch):
     """Not the same weights, but losses of the same order after as many jumps."""
     ends = {}
     for basis in ("auto", "dense"):
-        objective, _ = sine()
+        objective = sine()
         ends[basis] = js.fit(objective, jumps=60, basis=basis, progress=False).loss
     assert ends["auto"] < 30 * ends["dense"] and ends["auto"] < 1e-8
 
 
 def test_a_fit_goes_on_to_the_bit_after_an_interruption(eager, tmp_path):
-    ends = []
+    left = iter([False] * 10)
+    ends, jumps = [], 30
     for stop in (None, 11):
-        objective, _ = sine()
         path = tmp_path / str(stop)
         if stop:
-            js.fit(objective, jumps=stop, path=path, progress=False)
-            objective, _ = sine()
-        result = js.fit(objective, jumps=30, path=path, progress=False)
-        assert any(row["basis"] == "sketched" for row in result.history)
-        ends.append((flat(objective.model), result.history[-1]["loss"]))
-    # Landing is a share of all jumps, so that a run of 11 has landed: what it remembered is what counts here.
-    assert math.isfinite(ends[1][1])
+            js.fit(sine(), jumps=jumps, path=path, progress=False, callback=lambda _: next(left, True))
+        objective = sine()
+        result = js.fit(objective, jumps=jumps, path=path, progress=False)
+        assert result.jumps == jumps and any(row["basis"] == "sketched" for row in result.history)
+        ends.append(flat(objective.model))
+    assert torch.equal(*ends)
 
 
 def test_memory_keeps_the_modes_and_refuses_what_are_none():
