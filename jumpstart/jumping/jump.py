@@ -52,7 +52,8 @@ class JumpResult:
             network (modes, the reduced flow), counted, in steps of a training loop.
         basis, modes: what answered for the linearized run, and its size.
         max_rate, trace: the largest rate of its kernel and the sum of all (1 / flow time), as far as these are known
-            without further work; NaN otherwise. Of a matrix-free run the largest is one from below.
+            without further work; NaN otherwise. Of a matrix-free run the largest is one from below, of a sketched one
+            both are those of its span.
         directions: (1, P) the displacement taken; None if rejected.
         plan: which ways there were to solve the stretch, and what each would have cost; None where there was no choice.
         cause: why a jump was skipped, in words; empty otherwise.
