@@ -84,13 +84,13 @@ def page(root: Path, folder: str) -> str:
             f"![solutions and errors]({folder}/races/solutions.png)", _source(content),
         ]  # fmt: skip
     if (content := _part(root, "costs")) is not None:
-        parts += ["### Where a jump's time goes", markdown(content["rows"]), _source(content)]
-        if (other := _part(root, "other_machine/costs")) is not None:
-            here, there = (one["settings"]["verdict"]["jump / L-BFGS evaluation"] for one in (content, other))
+        parts.append("### Where a jump's time goes")
+        if (times := content["settings"]["verdict"].get("jump / L-BFGS evaluation")) is not None:
             parts.append(
-                f"It depends on the machine: at 1,185 parameters a jump takes {here:.1f} evaluations of L-BFGS there, "
-                f"and {there:.1f} where products of matrices are slower beside the rest: {_source(other)}"
+                f"At 1,185 parameters a jump takes {times:.1f} evaluations of L-BFGS. It is the seventh of its run; "
+                "later ones reach more modes, and a sketch is wider then ([0035](decisions/0035-sketched-steps.md))."
             )
+        parts += [markdown(content["rows"]), _source(content)]
     for name, (title, text) in SECTIONS.items():
         if (content := _part(root, name)) is None:
             continue

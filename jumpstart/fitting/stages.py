@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, NonFiniteError
+from ..flow.horizon import FARTHEST
 from ..jumping.jump import JumpResult
 from ..jumping.jumper import Jumper
 from ..jumping.settings import LEVENBERG_MARQUARDT
@@ -31,7 +32,6 @@ from .collocation import Collocation, placed, replaced, what_parted
 from .settings import FitSettings
 from .state import FitState, Stage
 
-FARTHEST = 1e280  # horizons are finite numbers
 REFUSED = 3  # rejections in a row after which something else is tried
 CALM = 0.01  # a run of ``patience`` jumps that takes less than this share off the loss has stagnated
 LAND_HORIZON = 5.0  # times 1/loss: where landing starts its search
@@ -388,12 +388,13 @@ class FitRun:
             if state.unseen < state.kept_unseen:
                 state = replace(state, kept=state.theta, kept_unseen=state.unseen)
         lower = state.mark - state.reached > CALM * abs(state.mark)
-        if lower and self.late(state) and not (looks and state.unseen > LOST * state.kept_unseen):  # it is the landing
+        if lower and self.late(state):
+            if looks is not None and state.unseen > LOST * state.kept_unseen:
+                return self._landed(state)
             if looks is not None:
                 state = replace(state, best=state.theta, best_loss=state.loss)
+            # It is the landing.
             return replace(state, stage=Stage.LAND, refused=0, since=state.jumps, mark=state.loss)
-        if lower and self.late(state):
-            return self._landed(state)
         after = self.met(state, Event.LOWER if lower else Event.HIGHER)
         assert after is not None
         return after

@@ -17,6 +17,8 @@ from ..errors import HorizonError
 from ..linalg.etdrk4 import Modes
 from ..utils.brief import brief
 
+FARTHEST = 1e280  # flow times are finite numbers, and so are a few times as many
+
 
 @dataclass(frozen=True)
 class Steps:

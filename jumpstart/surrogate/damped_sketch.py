@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..flow.horizon import FARTHEST
 from ..linalg.sketch import row_space
 from ..linearization.operators import Explicit, require_finite_derivatives
 from ..linearization.problem import LinearizedProblem
@@ -22,7 +23,6 @@ from .implicit_euler import EPS, ImplicitEuler
 
 WIDER = 1.6  # times the effective dimension of the last jump
 SPARE = 24  # columns more
-FARTHEST = 1e280  # horizons are finite numbers
 MISSED = 0.02  # of what a step gains, at most, that one in all directions could gain besides
 
 
